@@ -1,0 +1,43 @@
+# Everything runs from .venv, which `setup` builds once and again only when its inputs change.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+RUN := runs/demo
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help setup demo test test-slow lint format clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "unmask needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+setup: $(STAMP)  ## create .venv and install the package with its development tools
+
+demo: setup  ## train standard masking and PUMA on Sudoku, compare them, solve a puzzle (under 6 minutes)
+	$(BIN)/unmask demo --out $(RUN) --overwrite
+
+test: setup  ## the quick test suite (under 8 minutes)
+	$(BIN)/pytest -q -n 2 -m "not slow"
+
+test-slow: setup  ## the slow tests alone
+	$(BIN)/pytest -q -n 2 -m slow
+
+lint: setup  ## format check, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+format: setup  ## rewrite files into the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove the environment and what runs left behind
+	rm -rf $(VENV) runs .pytest_cache .ruff_cache

@@ -1,0 +1,42 @@
+"""unmask: train masked diffusion models faster and more stably, and measure it on your own data."""
+
+from unmask.batch import MaskedBatch, Scores, TokenBatch
+from unmask.data.stream import RowStream
+from unmask.evaluation.tasks import SudokuTask
+from unmask.head import MaskedHead
+from unmask.masks import Bernoulli, ExactCount
+from unmask.model import MaskedDiffusionLM, MaskedOutput
+from unmask.objectives import ELBO, MaskedMean, RowMean
+from unmask.processes import ForwardProcess, IndependentMasking, ProgressiveUnmasking
+from unmask.sampling import Generation, generate
+from unmask.times import Bell, Beta, Clipped, Uniform
+from unmask.training import Trainer, TrainingConfig
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ELBO",
+    "Bell",
+    "Bernoulli",
+    "Beta",
+    "Clipped",
+    "ExactCount",
+    "ForwardProcess",
+    "Generation",
+    "IndependentMasking",
+    "MaskedBatch",
+    "MaskedDiffusionLM",
+    "MaskedHead",
+    "MaskedMean",
+    "MaskedOutput",
+    "ProgressiveUnmasking",
+    "RowMean",
+    "RowStream",
+    "Scores",
+    "SudokuTask",
+    "TokenBatch",
+    "Trainer",
+    "TrainingConfig",
+    "Uniform",
+    "generate",
+]

@@ -1,0 +1,173 @@
+"""The values that travel between data, forward process, model and objective.
+
+Shapes: B rows of a step on this rank, L positions, V tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+
+class _Rows:
+    """Row-wise operations shared by the dataclasses of tensors whose first dimension is the row."""
+
+    def map(self, function: Callable[[Tensor], Tensor]):
+        """Apply `function` to every tensor field; None stays None."""
+        changes = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, (Tensor, _Rows)):
+                changes[field.name] = value.map(function) if isinstance(value, _Rows) else function(value)
+        return replace(self, **changes)  # type: ignore[type-var]
+
+    def __getitem__(self, rows: slice | Tensor):
+        """Return the rows that a slice, an index tensor or a boolean tensor [B] selects."""
+        return self.map(lambda tensor: tensor[rows])
+
+    def to(self, device: torch.device | str | None):
+        """Move every tensor to `device`; None leaves it where it is."""
+        return self if device is None else self.map(lambda t: t.to(device, non_blocking=True))
+
+
+@dataclass(frozen=True)
+class TokenBatch(_Rows):
+    """Clean rows, as a data stream yields them.
+
+    Attributes:
+        tokens: [B, L] int64 clean token ids, x0.
+        maskable: [B, L] bool, positions that the process may mask: no prompt, no padding.
+        attention: [B, L] bool, real tokens (False = padding).
+        row: [B] int64 global row number; with `draw` it is the counter of the row's noise.
+        draw: [B] int64, how often the row had been drawn before.
+        weight: [B] float32 importance of the row: 1 unless rows are drawn unevenly.
+    """
+
+    tokens: Tensor
+    maskable: Tensor
+    attention: Tensor
+    row: Tensor
+    draw: Tensor
+    weight: Tensor
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def length(self) -> int:
+        """L: the padded length."""
+        return self.tokens.shape[1]
+
+    @property
+    def effective_length(self) -> Tensor:
+        """L_eff: [B] number of maskable positions of each row."""
+        return self.maskable.sum(1)
+
+    def padded(self, length: int) -> TokenBatch:
+        """Pad (or cut padding) on the right to `length` positions."""
+        extra = length - self.length
+        if extra < 0 and self.attention[:, length:].any():
+            raise ValueError(f"rows of {self.length} positions hold real tokens beyond position {length}")
+
+        def widen(tensor: Tensor) -> Tensor:
+            return pad(tensor, (0, extra)) if tensor.dim() == 2 else tensor
+
+        return self if extra == 0 else self.map(widen)
+
+    def replaced(self, rows: Tensor, new: TokenBatch) -> TokenBatch:
+        """Return a copy in which the rows at index `rows` are those of `new`; lengths are evened out."""
+        length = max(self.length, new.length)
+        old, new = self.padded(length), new.padded(length)
+
+        def put(name: str) -> Tensor:
+            return getattr(old, name).index_copy(0, rows, getattr(new, name))
+
+        return TokenBatch(**{field.name: put(field.name) for field in fields(TokenBatch)})
+
+
+@dataclass(frozen=True)
+class MaskedBatch(_Rows):
+    """Partly masked rows, as a forward process yields them: facts only, no weighting.
+
+    Attributes:
+        clean: the rows.
+        masked: [B, L] bool, masked positions, a subset of `clean.maskable`.
+        rate: [B, 1] float64 mask rate ([B, L] where it differs by block), or None where the process has none.
+        density: same shape as `rate`: density of the drawn rate, see docs/estimators.md. None means
+            intractable (PUMA and every mix with it): likelihoods and the ELBO refuse such a batch.
+        group: [B] int64, rows that share noise (mirrored pairs, strata); standard errors cluster on it.
+        block: [B, L] int64 block number of each position for blockwise processes, else None.
+    """
+
+    clean: TokenBatch
+    masked: Tensor
+    rate: Tensor | None
+    density: Tensor | None
+    group: Tensor
+    block: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.masked)
+
+    def noisy(self, mask_token_id: int) -> Tensor:
+        """x_t: [B, L] the clean tokens with `mask_token_id` at the masked positions."""
+        return self.clean.tokens.masked_fill(self.masked, mask_token_id)
+
+
+@dataclass(frozen=True)
+class Scores(_Rows):
+    """What a model thinks of the masked positions; reveal policies rank by it. All [B, L], fp32 or better.
+
+    Values at positions that are not masked have no meaning.
+
+    Attributes:
+        log_confidence: log-probability of the most probable token.
+        margin: probability of the most probable token less that of the second.
+        entropy: entropy of the predicted distribution, in nats.
+        nll: negative log-likelihood of the clean token, in nats. Reveal policies must not read it (it
+            peeks at hidden tokens); time distributions that learn during training do.
+    """
+
+    log_confidence: Tensor
+    margin: Tensor | None = None
+    entropy: Tensor | None = None
+    nll: Tensor | None = None
+
+    @classmethod
+    def from_logits(
+        cls, logits: Tensor, mask_token_id: int | None = None, needs: tuple[str, ...] = ("log_confidence",)
+    ) -> Scores:
+        """Compute scores from plain logits [..., V], for models that do not use the masked head.
+
+        Args:
+            logits: [..., V] in any dtype; statistics are taken in fp32 (float64 stays float64).
+            mask_token_id: excluded from the distribution if given.
+            needs: names of the statistics to compute; the log-confidence always is.
+        """
+        logits = logits.double() if logits.dtype == torch.float64 else logits.float()
+        if mask_token_id is not None:
+            excluded = torch.arange(logits.shape[-1], device=logits.device) == mask_token_id
+            logits = logits.masked_fill(excluded, -torch.inf)
+        return cls(**statistics(logits, logits.logsumexp(-1), needs))
+
+
+def statistics(logits: Tensor, log_normaliser: Tensor, needs: tuple[str, ...]) -> dict[str, Tensor]:
+    """Return the statistics of `Scores` named in `needs` (and the log-confidence) from logits [..., V].
+
+    `log_normaliser` is the log-sum-exp of the logits, [...]. Logits of -inf are excluded tokens.
+    """
+    found: dict[str, Tensor] = {}
+    if "margin" in needs:
+        top = logits.topk(min(2, logits.shape[-1]), -1).values - log_normaliser[..., None]
+        found["log_confidence"] = top[..., 0]
+        found["margin"] = top[..., 0].exp() - (top[..., 1].exp() if top.shape[-1] > 1 else 0.0)
+    else:
+        found["log_confidence"] = logits.amax(-1) - log_normaliser
+    if "entropy" in needs:
+        log_p = logits - log_normaliser[..., None]
+        found["entropy"] = -(log_p.exp() * log_p.masked_fill(log_p == -torch.inf, 0)).sum(-1)
+    return found

@@ -1,0 +1,265 @@
+"""The `unmask` command line: train, compare, sample.
+
+Recipes give defaults; every field of the resulting config can be overridden by its name. What a config
+prints as is also how it is typed: --masking.time "Beta(a=2, b=1)".
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import field, fields, make_dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+from rich.columns import Columns
+from rich.console import Console
+from rich.live import Live
+from rich.padding import Padding
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from unmask.config import nearest, parse
+from unmask.data.sudoku import is_solved
+from unmask.evaluation.speedup import Arm
+from unmask.evaluation.tasks import SudokuTask
+from unmask.masks import MaskRule
+from unmask.objectives import Objective
+from unmask.policies import Policy
+from unmask.recipes import RECIPES, RunConfig
+from unmask.recipes.base import load_model, load_run
+from unmask.report.board import board, story
+from unmask.report.figures import plot_curves
+from unmask.report.tables import final_table, speed_table
+from unmask.times import TimeDistribution
+
+REGISTRY = ConstructorRegistry()
+
+
+@REGISTRY.primitive_rule
+def _printed_configs(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    """Small configs are typed the way they print; a policy is typed by its name."""
+    if info.type in (TimeDistribution, MaskRule, Objective):
+        base = info.type
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="NAME(...)",
+            instance_from_str=lambda words: parse(words[0], base),
+            is_instance=lambda value: isinstance(value, base),
+            str_from_instance=lambda value: [repr(value)],
+        )
+    if info.type == str | Policy:
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="NAME",
+            instance_from_str=lambda words: words[0],
+            is_instance=lambda value: isinstance(value, str) or callable(value),
+            str_from_instance=lambda value: [str(value)],
+        )
+    return None
+
+
+def _out(help_text: str) -> Any:
+    return Annotated[Path, tyro.conf.arg(help=help_text)]
+
+
+def _flag(help_text: str) -> Any:
+    return Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(help=help_text)]
+
+
+def _configured(default: RunConfig, command: str, words: list[str], extra: list[tuple[str, Any, Any]]) -> Any:
+    """Parse `words` into the fields of `default` and the extra options (name, type, default)."""
+    options: list[Any] = [
+        (name, kind) if value is ... else (name, kind, field(default=value)) for name, kind, value in extra
+    ]
+    for f in fields(default):
+        value = getattr(default, f.name)
+        if f.name == "recipe":
+            continue
+        kind: Any = Objective if isinstance(value, Objective) else type(value)
+        if f.name == "training":  # its fields are typed without a prefix: --steps, not --training.steps
+            kind = Annotated[kind, tyro.conf.arg(name="")]
+        options.append((f.name, kind, field(default=value)))
+    options.sort(key=len)  # dataclasses want fields without a default first
+    kind = make_dataclass("Options", options, frozen=True)
+    description = f"{(RECIPES[default.recipe].__doc__ or '').splitlines()[0]}"
+    parsed = tyro.cli(
+        kind,
+        prog=f"unmask {command} {default.recipe}",
+        args=words,
+        description=description,
+        registry=REGISTRY,
+    )
+    values = vars(parsed)
+    names = {f.name for f in fields(default)}
+    return replace(default, **{k: v for k, v in values.items() if k in names}), values
+
+
+def _recipe(command: str, words: list[str]) -> tuple[Callable[..., RunConfig], list[str]]:
+    """Take the recipe's name off the front."""
+    if not words or words[0] in ("-h", "--help"):
+        lines = [f"  {name:<12} {(recipe.__doc__ or '').splitlines()[0]}" for name, recipe in RECIPES.items()]
+        print(f"usage: unmask {command} RECIPE [options]\n\nrecipes:\n" + "\n".join(lines))
+        print(f"\n`unmask {command} RECIPE --help` explains every option.")
+        raise SystemExit(0 if words else 2)
+    if words[0] not in RECIPES:
+        raise ValueError(f"unknown recipe '{words[0]}'{nearest(words[0], RECIPES)}")
+    return RECIPES[words[0]], words[1:]
+
+
+def _option(words: list[str], name: str) -> tuple[list[str], list[str]]:
+    """Take `--name value ...` out of the words; returns its values and the rest."""
+    if name not in words:
+        return [], words
+    start = words.index(name)
+    end = start + 1
+    while end < len(words) and not words[end].startswith("--"):
+        end += 1
+    if end == start + 1:
+        raise ValueError(f"{name} needs a value")
+    return words[start + 1 : end], words[:start] + words[end:]
+
+
+def train(words: list[str]) -> None:
+    """Train one model: unmask train RECIPE --out DIR [--masking NAME] [--resume] [options]."""
+    recipe, words = _recipe("train", words)
+    masking, words = _option(words, "--masking")
+    if len(masking) > 1:
+        raise ValueError(f"--masking takes one value, got {' '.join(masking)}")
+    config, options = _configured(
+        recipe(*masking),
+        "train",
+        words,
+        [
+            ("out", _out("Folder of the run: metrics, config, checkpoints."), ...),
+            (
+                "resume",
+                _flag("Go on from the newest whole checkpoint in --out; start afresh if there is none."),
+                False,
+            ),
+            ("overwrite", _flag("Delete the run that --out holds."), False),
+        ],
+    )
+    last = config.train(options["out"], resume=options["resume"], overwrite=options["overwrite"])
+    Console().print(f"trained: {last}")
+
+
+def compare(words: list[str]) -> None:
+    """Train several arms alike and compare them: unmask compare RECIPE --out DIR [--arms A B ...]."""
+    recipe, words = _recipe("compare", words)
+    names, words = _option(words, "--arms")
+    names = names or ["standard", "puma"]
+    arms = {name: recipe(name) for name in names}
+    if len(arms) < 2:
+        raise ValueError(f"--arms needs at least two different names, got {' '.join(names)}")
+    config, options = _configured(
+        arms[names[0]],
+        "compare",
+        words,
+        [
+            ("out", _out("Folder of the comparison: one folder an arm, curves.png."), ...),
+            ("resume", _flag("Go on with arms that were interrupted."), False),
+            ("overwrite", _flag("Delete the runs that --out holds."), False),
+        ],
+    )
+    shared = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "masking"}
+    out: Path = options["out"]
+    for name, arm in arms.items():
+        run = replace(arm, **shared)
+        run.train(out / name, resume=options["resume"], overwrite=options["overwrite"])
+    results = [Arm.load(out / name) for name in names]
+    plot_curves(results, out / "curves.png", title=f"{config.recipe}: one seed, an indication")
+    console = Console()
+    console.print(final_table(results), speed_table(results))
+    console.print(
+        f"Same model, data order, steps and validation noise in each arm. One seed: an indication, not a proof. "
+        f"Targets are reached to within {config.training.evaluate_every} steps. Curves: {out / 'curves.png'}"
+    )
+
+
+def sample(words: list[str]) -> None:
+    """Solve one unseen puzzle with a trained model: unmask sample RUN [--number N] [--policy NAME]."""
+    options = tyro.cli(_Sample, prog="unmask sample", args=words, registry=REGISTRY)
+    config, folder = load_run(options.run)
+    if not isinstance(config.evaluation, SudokuTask):
+        raise ValueError(f"`unmask sample` shows Sudokus; the run in {options.run} trained on something else")
+    task = replace(config.evaluation, policy=options.policy, split=options.split)
+    console, snapshots = Console(), []
+    puzzle, made = task.solve_one(
+        load_model(folder),
+        options.number,
+        lambda step, tokens, masked: snapshots.append(tokens[0, -81:].clone()),
+    )
+    order, sure = made.step[0, -81:].numpy(), made.confidence[0, -81:].numpy()
+    answer = made.tokens[0, -81:].numpy()
+    console.print(f"An unseen puzzle with {int((puzzle > 0).sum())} clues, by the model in {folder}:\n")
+
+    def frame(step: int) -> Padding:
+        shown = snapshots[step].numpy()
+        last = order == step
+        return Padding(
+            Columns([board(puzzle, shown, last), story(order, sure, answer, step)], padding=(0, 4)), (0, 2)
+        )
+
+    with Live(frame(0), console=console, refresh_per_second=30) as live:
+        for step in range(len(snapshots)):
+            live.update(frame(step), refresh=True)
+            if console.is_terminal:
+                time.sleep(options.pause)
+    solved = bool(is_solved(answer, puzzle))
+    console.print("\nEvery cell in the order it was revealed, with the model's confidence:")
+    console.print(story(order, sure, answer, len(snapshots), lines=81))
+    least = float(np.min(sure[order >= 0]))
+    verdict = "[bold green]solved[/]" if solved else "[bold red]not solved[/]"
+    console.print(
+        f"\n{verdict}: {made.revealed} cells, least sure {least:.1%}, {made.seconds:.1f} s", highlight=False
+    )
+
+
+def _sample_options() -> type:
+    run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="A run's folder, or one of its checkpoints.")]
+    return make_dataclass(
+        "Sample",
+        [
+            ("run", run),
+            ("number", Annotated[int, tyro.conf.arg(help="Which puzzle of the split.")], field(default=0)),
+            ("policy", Annotated[str, tyro.conf.arg(help="Reveal policy.")], field(default="confidence")),
+            (
+                "split",
+                Annotated[Literal["test", "kaidoku"], tyro.conf.arg(help="Which puzzles.")],
+                field(default="test"),
+            ),
+            ("pause", Annotated[float, tyro.conf.arg(help="Seconds between cells.")], field(default=0.15)),
+        ],
+    )
+
+
+_Sample: Any = _sample_options()
+COMMANDS = {command.__name__: command for command in (train, compare, sample)}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point. Bad input ends with one line on standard error and exit code 2."""
+    words = sys.argv[1:] if argv is None else argv
+    if not words or words[0] in ("-h", "--help"):
+        lines = [f"  {name:<10} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+        print(
+            "usage: unmask COMMAND ...\n\n" + "\n".join(lines) + "\n\n`unmask COMMAND --help` explains its options."
+        )
+        raise SystemExit(0 if words else 2)
+    try:
+        if words[0] not in COMMANDS:
+            raise ValueError(f"unknown command '{words[0]}'{nearest(words[0], COMMANDS)}")
+        COMMANDS[words[0]](words[1:])
+    except (ValueError, OSError, FloatingPointError) as error:
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]unmask:[/] {error}", highlight=False)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        Console(stderr=True).print("\nunmask: interrupted; the last checkpoint is kept, go on with --resume")
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

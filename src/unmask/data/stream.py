@@ -1,0 +1,158 @@
+"""RowStream: an endless, sharded, reshuffled sequence of rows whose whole state is one integer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch import Tensor
+
+from unmask import noise
+from unmask.batch import TokenBatch
+
+
+class RowStream:
+    """Deal the rows of a data set to the ranks of a run, epoch after epoch, each in a new order.
+
+    The stream is one global sequence: epoch e visits every row once, in an order that depends on (seed, e)
+    alone. Each `take` advances all ranks together and deals rows in rank order, so the rows of a global
+    batch do not depend on how many ranks share it. No row is drawn and then dropped.
+
+    Args:
+        dataset: a Hugging Face data set with columns `tokens` (integers) and `maskable` (booleans) of
+            equal length in each row; other columns are ignored. Rows may differ in length: they are padded
+            on the right, and padding is neither attended to nor masked.
+        seed: seed of the order.
+        rank: this process's number, 0 ≤ rank < world_size.
+        world_size: number of processes that share the stream.
+
+    Raises:
+        ValueError: for an empty data set, missing columns, or a rank outside the world.
+    """
+
+    def __init__(self, dataset: datasets.Dataset, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
+        missing = {"tokens", "maskable"} - set(dataset.column_names)
+        if missing:
+            raise ValueError(
+                f"the data set lacks the column {' and '.join(sorted(missing))}; it has {dataset.column_names}"
+            )
+        if len(dataset) == 0:
+            raise ValueError("the data set is empty")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank must be at least 0 and below world_size={world_size}, got {rank}")
+        self.dataset = dataset.select_columns(["tokens", "maskable"]).with_format("numpy")
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.position = 0  # rows dealt so far, by all ranks together
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
+
+    @property
+    def epoch(self) -> float:
+        """How many times the data set has been dealt."""
+        return self.position / len(self.dataset)
+
+    def take(self, n: int, counts: Sequence[int] | None = None) -> TokenBatch:
+        """Return this rank's next n rows.
+
+        Args:
+            n: number of rows for this rank, at least 0.
+            counts: [world_size] what every rank takes in this call, where they differ; by default all take n.
+
+        Raises:
+            ValueError: for a negative n, counts that disagree with n, or a row without a maskable position.
+        """
+        counts = [n] * self.world_size if counts is None else list(counts)
+        if n < 0 or len(counts) != self.world_size or counts[self.rank] != n:
+            raise ValueError(f"rank {self.rank} of {self.world_size} cannot take {n} rows with counts {counts}")
+        start = self.position + sum(counts[: self.rank])
+        self.position += sum(counts)
+        sequence = torch.arange(start, start + n)
+        draw = sequence // len(self.dataset)
+        row = torch.empty_like(sequence)
+        for epoch in draw.unique().tolist():
+            here = draw == epoch
+            row[here] = self._epoch_order(epoch)[sequence[here] % len(self.dataset)]
+        return self.rows(row, draw)
+
+    def rows(self, row: Tensor, draw: Tensor | None = None) -> TokenBatch:
+        """Return the rows with the given numbers, [B] int64, whatever the stream's position."""
+        columns = self.dataset[row.numpy()] if len(row) else {"tokens": [], "maskable": []}
+        tokens, attention = _pad(columns["tokens"], np.int64)
+        maskable, _ = _pad(columns["maskable"], np.bool_)
+        if tokens.shape != maskable.shape:
+            raise ValueError(f"`tokens` and `maskable` differ in length in a row among {row.tolist()[:8]}")
+        maskable &= attention
+        empty = ~maskable.any(1)
+        if empty.any():
+            raise ValueError(
+                f"row {int(row[empty][0])} of the data set has no maskable position, so nothing can be learnt "
+                "from it; drop such rows"
+            )
+        return TokenBatch(
+            tokens=tokens,
+            maskable=maskable,
+            attention=attention,
+            row=row,
+            draw=torch.zeros_like(row) if draw is None else draw,
+            weight=torch.ones(len(row)),
+        )
+
+    def state_dict(self) -> dict[str, int]:
+        """The position, with what must agree for it to mean the same rows."""
+        return {"position": self.position, "seed": self.seed, "size": len(self.dataset)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken; the number of ranks may differ.
+
+        Raises:
+            ValueError: where the state belongs to another data set or seed.
+        """
+        own = self.state_dict()
+        for name in ("seed", "size"):
+            if state[name] != own[name]:
+                what = "seed" if name == "seed" else "number of rows"
+                raise ValueError(f"the saved stream had {what} {state[name]}, this one has {own[name]}")
+        self.position = int(state["position"])
+
+    def _epoch_order(self, epoch: int) -> Tensor:
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, noise.permutation(self.seed, epoch, len(self.dataset))
+        return self._order
+
+
+def _pad(rows: Any, dtype: Any) -> tuple[Tensor, Tensor]:
+    """Stack rows of any length to [B, L], zeros on the right, and say which positions are real."""
+    if isinstance(rows, np.ndarray) and rows.ndim == 2:  # equal lengths arrive stacked
+        values = torch.from_numpy(rows.astype(dtype))
+        return values, torch.ones(values.shape, dtype=torch.bool)
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    values = np.zeros((len(lengths), int(lengths.max(initial=0))), dtype=dtype)
+    real = np.arange(values.shape[1]) < lengths[:, None]
+    if len(lengths):
+        values[real] = np.concatenate([np.asarray(row, dtype=dtype) for row in rows])
+    return torch.from_numpy(values), torch.from_numpy(real)
+
+
+def check_rows(dataset: datasets.Dataset, mask_token_id: int, vocab_size: int, chunk: int = 10_000) -> None:
+    """Look through a whole data set before training: every row must be trainable.
+
+    Raises:
+        ValueError: naming the first row that has no maskable position, holds the mask token, or a token
+            outside the vocabulary.
+    """
+    view = dataset.select_columns(["tokens", "maskable"]).with_format("numpy")
+    for start in range(0, len(view), chunk):
+        columns = view[start : start + chunk]
+        tokens, real = _pad(columns["tokens"], np.int64)
+        maskable, _ = _pad(columns["maskable"], np.bool_)
+        problems = {
+            "has no maskable position: drop such rows": ~maskable.any(1),
+            f"already holds the mask token {mask_token_id}: choose a free token": (tokens == mask_token_id) & real,
+            f"holds a token outside the vocabulary of {vocab_size}": (tokens < 0) | (tokens >= vocab_size),
+        }
+        for what, where in problems.items():
+            where = where.any(1) if where.dim() == 2 else where
+            if where.any():
+                raise ValueError(f"row {start + int(where.nonzero()[0])} of the data set {what}")

@@ -1,0 +1,178 @@
+"""The masked head: loss, per-token nll, scores and gradients at masked positions, in one pass over chunks.
+
+No [B, L, V] tensor exists: logits are made for a chunk of masked positions, reduced in fp32 to the loss,
+the statistics that were asked for and the gradients, and dropped. The mask token is excluded from the
+distribution, so it can neither win nor take probability.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unmask.batch import statistics
+
+CHUNK_ELEMENTS = 1 << 23
+"""Logits held at a time: 32 MiB in fp32."""
+
+
+class _MaskedCrossEntropy(torch.autograd.Function):
+    """Σ weight · nll with the gradients computed in the forward, while each chunk's logits are at hand."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        token_weights: Tensor,
+        mask_token_id: int,
+        needs: tuple[str, ...] | None,
+        dtype: torch.dtype,
+        with_gradients: bool,
+    ) -> tuple[Tensor | None, ...]:
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        count, size = len(hidden), weight.shape[0]
+        nll = hidden.new_empty(count, dtype=wide)
+        found = {name: hidden.new_empty(count, dtype=wide) for name in _names(needs)}
+        w = weight.to(dtype)
+        d_hidden = torch.empty_like(hidden) if with_gradients else None
+        d_weight = torch.zeros_like(weight) if with_gradients else None
+        d_bias = torch.zeros_like(bias) if with_gradients and bias is not None else None
+
+        step = max(1, CHUNK_ELEMENTS // size)
+        for start in range(0, count, step):
+            rows = slice(start, min(start + step, count))
+            h = hidden[rows].to(dtype)
+            target = targets[rows, None]
+            logits = (h @ w.T).to(wide)
+            if bias is not None:
+                logits += bias
+            logits[:, mask_token_id] = -torch.inf
+            log_normaliser = logits.logsumexp(-1)
+            nll[rows] = log_normaliser - logits.gather(1, target)[:, 0]
+            if needs is not None:
+                for name, value in statistics(logits, log_normaliser, needs).items():
+                    found[name][rows] = value
+            if d_hidden is None or d_weight is None:
+                continue
+            d_logits = logits.sub_(log_normaliser[:, None]).exp_()  # softmax, in place of the logits
+            d_logits.scatter_add_(1, target, d_logits.new_full(target.shape, -1.0))
+            d_logits *= token_weights[rows, None]
+            if d_bias is not None:
+                d_bias += d_logits.sum(0)
+            d_logits = d_logits.to(dtype)
+            d_hidden[rows] = (d_logits @ w).to(d_hidden.dtype)
+            if dtype == d_weight.dtype:
+                d_weight.addmm_(d_logits.T, h)
+            else:
+                d_weight += d_logits.T @ h
+        ctx.gradients = (d_hidden, d_weight, d_bias) if with_gradients else None
+        extra = tuple(found[name] for name in _names(needs))
+        ctx.mark_non_differentiable(nll, *extra)
+        return ((nll * token_weights).sum(), nll, *extra)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        if ctx.gradients is None:
+            raise RuntimeError(
+                "the masked head computes its gradients in the forward and gives them up in the first backward; "
+                "run the forward again for a second one"
+            )
+        scale = upstream[0]
+        d_hidden, d_weight, d_bias = (None if g is None else g.mul_(scale.to(g.dtype)) for g in ctx.gradients)
+        ctx.gradients = None
+        return d_hidden, d_weight, d_bias, None, None, None, None, None, None
+
+
+def _names(needs: tuple[str, ...] | None) -> tuple[str, ...]:
+    """Statistics in the order they are returned: the log-confidence comes with every request."""
+    return () if needs is None else ("log_confidence", *(n for n in needs if n != "log_confidence"))
+
+
+def masked_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    token_weights: Tensor,
+    mask_token_id: int,
+    needs: tuple[str, ...] | None = None,
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Weighted cross-entropy at masked positions, with the scores of the same pass.
+
+    Args:
+        hidden: [N, d] hidden states aligned with the positions they predict.
+        weight: [V, d] output embedding; may be tied to the input embedding.
+        bias: [V] or None.
+        targets: [N] clean token ids.
+        token_weights: [N] weight of each token's nll, the normaliser 1/Z included.
+        mask_token_id: token excluded from the distribution.
+        needs: statistics of `Scores` wanted besides; None for none.
+
+    Returns:
+        The loss Σ weight · nll (differentiable in hidden, weight and bias), nll [N] and the statistics, each
+        [N], in fp32 (float64 where the hidden states are); nll and statistics carry no gradient.
+    """
+    kind = hidden.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    leaves = (hidden, weight) if bias is None else (hidden, weight, bias)
+    with_gradients = torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    with torch.autocast(kind, enabled=False):
+        loss, nll, *extra = _MaskedCrossEntropy.apply(
+            hidden, weight, bias, targets, token_weights.to(wide), mask_token_id, needs, dtype, with_gradients
+        )
+    return loss, nll, dict(zip(_names(needs), extra, strict=True))
+
+
+class MaskedHead(nn.Module):
+    """An output projection evaluated at masked positions alone.
+
+    Args:
+        output: the linear output layer [V, d]; its weight may be tied to the input embedding.
+        transform: what the library's model puts before it (BERT's dense layer and norm); applied to masked
+            positions alone. None for none.
+    """
+
+    def __init__(self, output: nn.Module, transform: nn.Module | None = None) -> None:
+        super().__init__()
+        self.output, self.transform = output, transform
+
+    @property
+    def vocab_size(self) -> int:
+        """V, the mask token included."""
+        return self.output.weight.shape[0]  # type: ignore[union-attr, index, return-value]
+
+    def _prepared(self, hidden: Tensor) -> Tensor:
+        return hidden if self.transform is None else self.transform(hidden)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        targets: Tensor,
+        token_weights: Tensor,
+        mask_token_id: int,
+        needs: tuple[str, ...] | None = None,
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """See `masked_cross_entropy`. hidden is [N, d]: the masked positions alone."""
+        weight, bias = self.output.weight, getattr(self.output, "bias", None)
+        return masked_cross_entropy(
+            self._prepared(hidden),
+            weight,
+            bias,
+            targets,
+            token_weights,
+            mask_token_id,
+            needs,
+        )
+
+    def logits(self, hidden: Tensor, mask_token_id: int) -> Tensor:
+        """[N, V] logits in fp32 (float64 stays) with the mask token at -inf, for sampling."""
+        logits = self.output(self._prepared(hidden))
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        excluded = torch.arange(logits.shape[-1], device=logits.device) == mask_token_id
+        return logits.masked_fill(excluded, -torch.inf)

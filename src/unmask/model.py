@@ -1,0 +1,249 @@
+"""MaskedDiffusionLM: a Hugging Face backbone made bidirectional, with the masked head.
+
+Everything that reads predictions (loss, reveal scores, sampling) gets hidden states aligned with the
+positions they predict from one place, `MaskedDiffusionLM.hidden`, so they cannot disagree about a shift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
+from transformers.utils import logging as hf_logging
+
+from unmask.batch import MaskedBatch, Scores, _Rows
+from unmask.head import MaskedHead
+
+
+@dataclass(frozen=True)
+class MaskedOutput(_Rows):
+    """What a forward over a masked batch returns.
+
+    Attributes:
+        loss: scalar Σ weight · nll, differentiable.
+        nll: [B, L] nats of each masked token, fp32; 0 where nothing is masked; no gradient.
+        scores: the statistics asked for, or None.
+    """
+
+    loss: Tensor
+    nll: Tensor
+    scores: Scores | None
+
+
+class MaskedDiffusionLM(nn.Module):
+    """A denoiser: reads partly masked rows, predicts the masked tokens.
+
+    Args:
+        backbone: maps `input_ids` and `attention_mask` to an object with `last_hidden_state` [B, L, d].
+        head: a `MaskedHead`, or the linear output layer that one is to be made of.
+        mask_token_id: id of the mask token, inside the vocabulary.
+        shifted: hidden[i - 1] predicts token i, as in a model initialised from an autoregressive one. Position
+            0 then has no predecessor: prepend a BOS, or keep it unmaskable.
+
+    Raises:
+        ValueError: for a mask token outside the vocabulary.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, head: MaskedHead | nn.Module, mask_token_id: int, shifted: bool = False
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head if isinstance(head, MaskedHead) else MaskedHead(head)
+        if not 0 <= mask_token_id < self.head.vocab_size:
+            raise ValueError(f"mask_token_id {mask_token_id} is outside the vocabulary of {self.head.vocab_size}")
+        self.mask_token_id, self.shifted = mask_token_id, shifted
+        # The Hugging Face model that backbone and head are parts of; a tuple keeps it from being registered.
+        self._container: tuple[PreTrainedModel, ...] = ()
+
+    @classmethod
+    def from_hf(cls, model: PreTrainedModel, mask_token_id: int, shifted: bool = False) -> MaskedDiffusionLM:
+        """Wrap a Hugging Face causal or masked language model; its attention becomes bidirectional.
+
+        Raises:
+            ValueError: for a model without output embeddings.
+        """
+        output = model.get_output_embeddings()
+        if output is None or model.base_model is model:
+            raise ValueError(
+                f"{type(model).__name__} has no language-model head; use AutoModelForCausalLM or AutoModelForMaskedLM"
+            )
+        make_bidirectional(model)
+        denoiser = cls(model.base_model, MaskedHead(output), mask_token_id, shifted)
+        denoiser._container = (model,)
+        model.config.mask_token_id = mask_token_id
+        model.config.unmask_shifted = shifted
+        return denoiser
+
+    @classmethod
+    def from_config(cls, config: PretrainedConfig, mask_token_id: int, shifted: bool = False) -> MaskedDiffusionLM:
+        """Make a model with random weights from a Hugging Face config of a causal or masked language model."""
+        return cls.from_hf(_auto_class(config).from_config(config), mask_token_id, shifted)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **options: Any) -> MaskedDiffusionLM:
+        """Load a folder that `save_pretrained` wrote. `options` go to Hugging Face's `from_pretrained`.
+
+        Raises:
+            ValueError: for a folder that is not there or does not name its mask token.
+        """
+        if not (Path(folder) / "config.json").is_file():
+            raise ValueError(f"{folder} is not a model folder: it has no config.json")
+        config = AutoConfig.from_pretrained(folder)
+        mask_token_id = getattr(config, "mask_token_id", None)
+        if mask_token_id is None:
+            raise ValueError(f"{folder}/config.json names no mask_token_id: it was not saved by unmask")
+        model = _auto_class(config).from_pretrained(folder, **options)
+        return cls.from_hf(model, mask_token_id, getattr(config, "unmask_shifted", False))
+
+    def save_pretrained(self, folder: str | Path, state: dict[str, Tensor] | None = None) -> None:
+        """Write a Hugging Face folder (safetensors and config.json) that opens without this library.
+
+        Args:
+            folder: where to.
+            state: weights to save instead of the model's own (an average of them, or gathered shards), with
+                the names of `state_dict()`.
+        """
+        if not self._container:
+            raise ValueError("this model was not made from a Hugging Face model, so it has no folder format")
+        names = self._container_names()
+        renamed = None if state is None else {names[name]: tensor for name, tensor in state.items()}
+        with _quiet():
+            self._container[0].save_pretrained(folder, state_dict=renamed)
+
+    def load_weights(self, folder: str | Path) -> dict[str, Tensor]:
+        """Read the weights of a folder that `save_pretrained` wrote, with the names of `state_dict()`."""
+        saved: dict[str, Tensor] = {}
+        for file in sorted(Path(folder).glob("*.safetensors")):
+            saved |= load_file(file)
+        names = self._container_names()
+        # Tied weights are saved once: whichever of their names is there serves all.
+        alias: dict[int, Tensor] = {}
+        own = self.state_dict(keep_vars=True)
+        for name, tensor in own.items():
+            if names[name] in saved:
+                alias[id(tensor)] = saved[names[name]]
+        missing = [names[name] for name, tensor in own.items() if id(tensor) not in alias]
+        if missing:
+            raise ValueError(f"{folder} lacks weights of this model: {', '.join(missing[:3])}")
+        return {name: alias[id(tensor)] for name, tensor in own.items()}
+
+    @property
+    def config(self) -> PretrainedConfig | None:
+        """The Hugging Face config, or None for a backbone of another kind."""
+        return getattr(self.backbone, "config", None)
+
+    def hidden(self, noisy: Tensor, attention: Tensor) -> Tensor:
+        """[B, L, d] hidden states, aligned: hidden[:, i] predicts position i.
+
+        Args:
+            noisy: [B, L] token ids with mask tokens.
+            attention: [B, L] bool, real tokens.
+        """
+        mask = None if bool(attention.all()) else attention
+        hidden = self.backbone(input_ids=noisy, attention_mask=mask).last_hidden_state
+        if self.shifted:
+            hidden = nn.functional.pad(hidden[:, :-1], (0, 0, 1, 0))
+        return hidden
+
+    def forward(
+        self, batch: MaskedBatch, weights: Tensor | None = None, needs: tuple[str, ...] | None = None
+    ) -> MaskedOutput:
+        """Loss, per-token nll and scores of a masked batch, in one pass.
+
+        Args:
+            batch: the rows; only masked positions are predicted.
+            weights: [B, L] weight of each token's nll, the normaliser 1/Z included (see
+                `unmask.objectives`). By default the mean over masked tokens.
+            needs: statistics of `Scores` to return as well (a process's `needs`); None for none.
+        """
+        masked = batch.masked
+        if self.shifted and bool(masked[:, 0].any()):
+            raise ValueError(
+                "a shifted model cannot predict position 0: prepend a BOS token, or make position 0 unmaskable"
+            )
+        hidden = self.hidden(batch.noisy(self.mask_token_id), batch.clean.attention)
+        flat = masked.flatten().nonzero()[:, 0]
+        token_weights = (
+            weights.flatten()[flat] if weights is not None else torch.full((len(flat),), 1 / max(1, len(flat)))
+        )
+        loss, nll, found = self.head(
+            hidden.flatten(0, 1).index_select(0, flat),
+            batch.clean.tokens.flatten()[flat],
+            token_weights.to(hidden.device),
+            self.mask_token_id,
+            needs,
+        )
+
+        def spread(values: Tensor) -> Tensor:
+            return values.new_zeros(masked.numel()).index_copy(0, flat, values).view(masked.shape)
+
+        full_nll = spread(nll)
+        scores = None
+        if needs is not None:
+            scores = Scores(**{name: spread(value) for name, value in found.items()}, nll=full_nll)
+        return MaskedOutput(loss, full_nll, scores)
+
+    @torch.no_grad()
+    def predict(self, noisy: Tensor, attention: Tensor, masked: Tensor) -> Tensor:
+        """[N, V] logits in fp32 at the N masked positions, row by row, with the mask token at -inf."""
+        if self.shifted and bool(masked[:, 0].any()):
+            raise ValueError("a shifted model cannot predict position 0: prepend a BOS token")
+        hidden = self.hidden(noisy, attention).flatten(0, 1)
+        return self.head.logits(hidden[masked.flatten()], self.mask_token_id)
+
+    def _container_names(self) -> dict[str, str]:
+        """Names of `state_dict()` against those of the Hugging Face model, matched by identity."""
+        theirs = {id(t): name for name, t in self._container[0].state_dict(keep_vars=True).items()}
+        return {name: theirs[id(t)] for name, t in self.state_dict(keep_vars=True).items()}
+
+
+def make_bidirectional(model: PreTrainedModel) -> None:
+    """Drop the causal mask of a Hugging Face model through its config; encoders are left as they are."""
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            module.config.is_causal = False
+            module.config.use_cache = False
+        elif getattr(module, "is_causal", None) is True:
+            module.is_causal = False  # attention layers that pass it on to a fused kernel
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from drawing a progress bar for every file: a run's own display is enough."""
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()
+
+
+def _auto_class(config: PretrainedConfig) -> Any:
+    name = config.model_type
+    if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and "MaskedLM" not in str(config.architectures):
+        # Encoders with a causal variant (BERT) are meant as encoders.
+        if name in MODEL_FOR_MASKED_LM_MAPPING_NAMES and "CausalLM" not in str(config.architectures):
+            return AutoModelForMaskedLM
+        return AutoModelForCausalLM
+    if name in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        return AutoModelForMaskedLM
+    raise ValueError(f"transformers knows no causal or masked language model of type '{name}'")

@@ -1,0 +1,103 @@
+"""Objectives: how is each masked token's loss weighted?
+
+The loss of a step is Σ weight · nll / Z over all rows of the *global* batch. An objective gives both as
+functions of the drawn batch alone, so Z is known before the forward, and neither loss nor gradient depends
+on how the batch is split over ranks and micro-batches. docs/estimators.md derives each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unmask.batch import MaskedBatch
+
+
+class Objective:
+    """Base of the objectives. A new one defines `weights` and `normaliser`."""
+
+    def weights(self, batch: MaskedBatch) -> Tensor:
+        """[B, L] float32 weight of each masked token's nll; 0 where nothing is masked."""
+        raise NotImplementedError
+
+    def normaliser(self, batch: MaskedBatch) -> Tensor:
+        """This batch's contribution to Z, a float64 scalar; contributions of micro-batches and ranks add up."""
+        raise NotImplementedError
+
+    def check(self, masking: Any) -> None:
+        """Raise ValueError if the objective cannot use batches of this masking config."""
+
+
+@dataclass(frozen=True)
+class RowMean(Objective):
+    """Mean over a row's masked tokens, then over the rows that have one (PUMA's loss, arXiv 2602.10314).
+
+    With `ExactCount` and uniform t it is, row by row, an unbiased estimate of the ELBO per L_eff;
+    with anything else it is a weighted cross-entropy with the same minimiser, and no likelihood bound.
+    """
+
+    def weights(self, batch: MaskedBatch) -> Tensor:
+        """1 / (number of masked tokens of the row), times the row's importance."""
+        count = batch.masked.sum(1, keepdim=True).clamp(min=1)
+        return batch.masked * (batch.clean.weight[:, None] / count).float()
+
+    def normaliser(self, batch: MaskedBatch) -> Tensor:
+        """Number of rows with at least one masked token."""
+        return batch.masked.any(1).sum().double()
+
+
+@dataclass(frozen=True)
+class MaskedMean(Objective):
+    """Mean over all masked tokens of the batch: no 1/t weight (the bell recipe, arXiv 2605.13026).
+
+    A ratio estimator (its denominator is random), so biased by O(1/batch) for the ratio of expectations.
+    """
+
+    def weights(self, batch: MaskedBatch) -> Tensor:
+        """1 for each masked token, times the row's importance."""
+        return batch.masked * batch.clean.weight[:, None].float()
+
+    def normaliser(self, batch: MaskedBatch) -> Tensor:
+        """Number of masked tokens."""
+        return batch.masked.sum().double()
+
+
+@dataclass(frozen=True)
+class ELBO(Objective):
+    """Unbiased estimate of the negative ELBO in nats per maskable token (docs/estimators.md).
+
+    Each masked token weighs 1 / (rate · density), corrected for every time distribution; refuses processes
+    that cannot state a density (PUMA) or whose rates do not cover (0, 1] (Clipped).
+    """
+
+    def weights(self, batch: MaskedBatch) -> Tensor:
+        """1 / (rate · density), times the row's importance."""
+        if batch.rate is None or batch.density is None:
+            raise ValueError(
+                "ELBO needs the density of what was drawn, and this process cannot state it (progressive "
+                "unmasking, or a mix with it); train with RowMean or MaskedMean, and measure likelihood with "
+                "IndependentMasking"
+            )
+        weight = batch.clean.weight[:, None] / (batch.rate * batch.density)
+        return torch.where(batch.masked, weight, 0.0).float()
+
+    def normaliser(self, batch: MaskedBatch) -> Tensor:
+        """Number of maskable tokens, Σ L_eff: rows that drew no mask count too."""
+        return batch.clean.maskable.sum().double()
+
+    def check(self, masking: Any) -> None:
+        """Refuse a masking without a density, or whose rates do not cover (0, 1]."""
+        if not masking.has_density:
+            raise ValueError(
+                f"ELBO cannot use {masking}: it cannot state the density of what it draws. Use "
+                "objective RowMean, or IndependentMasking"
+            )
+        if tuple(masking.support) != (0.0, 1.0):
+            low, high = masking.support
+            raise ValueError(
+                f"ELBO needs mask rates over all of (0, 1], but {masking} draws only ({low}, {high}]: the bound "
+                "would silently lose the rest. Use MaskedMean or RowMean, or a time distribution with full support"
+            )

@@ -1,0 +1,71 @@
+"""What every forward process offers, and the checks they share."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+
+from unmask.batch import MaskedBatch, Scores
+from unmask.data.stream import RowStream
+
+
+class ForwardProcess(Protocol):
+    """A running process: it pulls rows from its stream and yields the rows of one step at a time."""
+
+    @property
+    def needs(self) -> tuple[str, ...] | None:
+        """Statistics of `Scores` that `observe` wants; None where it wants no scores at all."""
+        ...
+
+    def draw(self) -> MaskedBatch:
+        """The whole step's rows of this rank."""
+        ...
+
+    def observe(self, scores: Scores | None) -> None:
+        """Take the model's scores for all rows of the last draw. Only processes with `needs` look at them."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """All a resumed run needs, in nested dicts of tensors, numbers and strings; rows' position included."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        ...
+
+
+class Masking(Protocol):
+    """A masking config: a frozen dataclass that starts a forward process."""
+
+    @property
+    def has_density(self) -> bool:
+        """Whether the process can state the density of what it draws."""
+        ...
+
+    @property
+    def support(self) -> tuple[float, float]:
+        """The interval (low, high] of mask rates it draws."""
+        ...
+
+    def start(
+        self, rows: RowStream, batch_size: int, seed: int = 0, device: torch.device | str | None = None
+    ) -> ForwardProcess:
+        """Start the process. `batch_size` counts the rows (forwards) of a step over all ranks together."""
+        ...
+
+
+def local_size(batch_size: int, world_size: int, unit: int = 1) -> int:
+    """Rows of a step for one rank.
+
+    Raises:
+        ValueError: where the global batch does not divide into ranks, or a rank's share into units.
+    """
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}")
+    if batch_size % (world_size * unit):
+        raise ValueError(
+            f"batch_size {batch_size} does not divide into {world_size} rank(s) of units of {unit} row(s); "
+            f"use a multiple of {world_size * unit}"
+        )
+    return batch_size // world_size

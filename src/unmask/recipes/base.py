@@ -1,0 +1,124 @@
+"""RunConfig: all that makes a run, in one value."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from datasets import Dataset
+
+from unmask.config import from_json
+from unmask.model import MaskedDiffusionLM
+from unmask.objectives import Objective
+from unmask.processes import Masking
+from unmask.training import Trainer, TrainingConfig, checkpoint
+from unmask.training.trainer import CONFIG_FILE, Evaluation
+
+
+class DataConfig(Protocol):
+    """Names a data set."""
+
+    def load(self) -> Dataset:
+        """Rows with the columns `tokens` and `maskable`."""
+        ...
+
+
+class ModelConfig(Protocol):
+    """Names a model."""
+
+    def build(self) -> MaskedDiffusionLM:
+        """The model, with weights drawn from torch's generator or loaded."""
+        ...
+
+
+class EvaluationConfig(Protocol):
+    """Names what is evaluated during training."""
+
+    def start(self) -> Evaluation:
+        """Load what it needs; return evaluate(model, last)."""
+        ...
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A run: data, model, masking, objective, training and evaluation.
+
+    Attributes:
+        recipe: name of the recipe that it comes from.
+        data: rows to train on.
+        model: the denoiser.
+        masking: forward process.
+        objective: weights of the masked tokens' losses.
+        training: settings of the loop.
+        evaluation: what is evaluated along the way.
+    """
+
+    recipe: str
+    data: DataConfig
+    model: ModelConfig
+    masking: Masking
+    objective: Objective
+    training: TrainingConfig
+    evaluation: EvaluationConfig
+
+    def train(
+        self, out: str | Path, *, name: str | None = None, resume: bool = False, overwrite: bool = False
+    ) -> Path:
+        """Build everything and train in the folder `out`; returns the last checkpoint's folder.
+
+        Args:
+            out: folder of the run.
+            name: on the display; by default the folder's.
+            resume: go on from the newest whole checkpoint, or start afresh where there is none.
+            overwrite: delete a run that `out` holds.
+        """
+        out = Path(out)
+        if overwrite and (out / CONFIG_FILE).is_file():
+            shutil.rmtree(out)
+        torch.manual_seed(self.training.seed)
+        described: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "training"}
+        trainer = Trainer(
+            self.model.build(),
+            self.masking,
+            self.data.load(),
+            self.objective,
+            self.training,
+            out=out,
+            evaluate=self.evaluation.start(),
+            run=described,
+            name=name or out.name,
+        )
+        return trainer.train(resume=resume)
+
+
+def load_run(folder: str | Path) -> tuple[RunConfig, Path]:
+    """Read the config of a finished or running run, and find its newest whole checkpoint.
+
+    Args:
+        folder: the run's folder, or one of its checkpoints.
+
+    Raises:
+        ValueError: for a folder that is neither, or a run without a checkpoint.
+    """
+    folder = Path(folder)
+    root = folder.parent.parent if (folder / checkpoint.MANIFEST).is_file() else folder
+    if not (root / CONFIG_FILE).is_file():
+        raise ValueError(f"{folder} is neither a run's folder nor a checkpoint: there is no {CONFIG_FILE}")
+    saved = json.loads((root / CONFIG_FILE).read_text())
+    if root == folder:
+        newest = checkpoint.newest(root / "checkpoints")
+        if newest is None:
+            raise ValueError(f"the run in {folder} has no checkpoint yet")
+        folder = newest
+    else:
+        checkpoint.check(folder)
+    return from_json({"type": "RunConfig", **saved["run"], "training": saved["training"]}), folder
+
+
+def load_model(folder: Path) -> MaskedDiffusionLM:
+    """The model of a checkpoint: the averaged weights where there are some."""
+    return MaskedDiffusionLM.from_pretrained(folder / "ema" if (folder / "ema").is_dir() else folder / "model")

@@ -1,0 +1,1 @@
+"""Tables, figures and boards, made from saved records."""

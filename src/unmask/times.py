@@ -1,0 +1,178 @@
+"""Time distributions: at which mask rate t in (0, 1] is a row trained?
+
+A time distribution is a CDF, its inverse and a density. Couplings act on the quantile u, masks on the rate
+t = quantile(u), importance weights on the density, so all of them compose. All functions take and return
+float64 tensors of any shape, on the CPU (a step has one rate per row or block: there is nothing to speed up).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import scipy.special
+import torch
+from torch import Tensor
+
+
+class TimeDistribution:
+    """Base of the time distributions. A new one defines `cdf`, `quantile` and `density`."""
+
+    @property
+    def support(self) -> tuple[float, float]:
+        """The interval (low, high] outside which no rate is drawn."""
+        return 0.0, 1.0
+
+    def cdf(self, t: Tensor) -> Tensor:
+        """F(t), the probability of a rate of at most t."""
+        raise NotImplementedError
+
+    def quantile(self, u: Tensor) -> Tensor:
+        """The t with F(t) = u, for u in (0, 1)."""
+        raise NotImplementedError
+
+    def density(self, t: Tensor) -> Tensor:
+        """p(t) = F'(t)."""
+        raise NotImplementedError
+
+    def start(self) -> TimeDistribution:
+        """Return the distribution that a running process uses: itself, unless it learns during training."""
+        return self
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must keep of it: nothing, unless it learns during training."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        if state:
+            raise ValueError(f"{type(self).__name__} keeps no state, but the checkpoint holds {sorted(state)}")
+
+
+@dataclass(frozen=True)
+class Uniform(TimeDistribution):
+    """p(t) = 1: every rate alike. The standard choice."""
+
+    def cdf(self, t: Tensor) -> Tensor:
+        """F(t) = t."""
+        return t.clamp(0, 1)
+
+    def quantile(self, u: Tensor) -> Tensor:
+        """Return u itself."""
+        return u
+
+    def density(self, t: Tensor) -> Tensor:
+        """Return ones."""
+        return torch.ones_like(t)
+
+
+@dataclass(frozen=True)
+class Bell(TimeDistribution):
+    """A normal distribution truncated to (0, 1]: mostly middle rates (arXiv 2605.13026).
+
+    The paper's family, mean and width are not known to us; this family and its defaults are our choice.
+
+    Attributes:
+        mean: mean of the normal before truncation.
+        std: its standard deviation, greater than 0.
+    """
+
+    mean: float = 0.5
+    std: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not self.std > 0:
+            raise ValueError(f"Bell: std must be greater than 0, got {self.std}")
+        if not self._low + 1e-12 < self._high:
+            raise ValueError(
+                f"Bell: a normal of mean {self.mean} and std {self.std} has no mass in (0, 1]; move the mean inside"
+            )
+
+    @property
+    def _low(self) -> float:
+        return float(scipy.special.ndtr((0 - self.mean) / self.std))
+
+    @property
+    def _high(self) -> float:
+        return float(scipy.special.ndtr((1 - self.mean) / self.std))
+
+    def cdf(self, t: Tensor) -> Tensor:
+        """F(t) = (Φ((t - mean)/std) - Φ(-mean/std)) / (Φ((1 - mean)/std) - Φ(-mean/std))."""
+        below = torch.special.ndtr((t.clamp(0, 1) - self.mean) / self.std)
+        return (below - self._low) / (self._high - self._low)
+
+    def quantile(self, u: Tensor) -> Tensor:
+        """Inverse of `cdf`."""
+        z = torch.special.ndtri(self._low + u * (self._high - self._low))
+        return (self.mean + self.std * z).clamp(1e-12, 1)
+
+    def density(self, t: Tensor) -> Tensor:
+        """p(t) = φ((t - mean)/std) / (std · (Φ((1 - mean)/std) - Φ(-mean/std)))."""
+        z = (t - self.mean) / self.std
+        return torch.exp(-0.5 * z**2) / ((2 * torch.pi) ** 0.5 * self.std * (self._high - self._low))
+
+
+@dataclass(frozen=True)
+class Beta(TimeDistribution):
+    """The Beta(a, b) distribution: p(t) ∝ t^(a-1) (1-t)^(b-1).
+
+    Beta(1, 1) is uniform; a > b leans to high mask rates.
+
+    Attributes:
+        a: first shape, greater than 0.
+        b: second shape, greater than 0.
+    """
+
+    a: float = 2.0
+    b: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not (self.a > 0 and self.b > 0):
+            raise ValueError(f"Beta: both shapes must be greater than 0, got a={self.a}, b={self.b}")
+
+    def cdf(self, t: Tensor) -> Tensor:
+        """The regularised incomplete beta function I_t(a, b)."""
+        return torch.from_numpy(scipy.special.betainc(self.a, self.b, t.clamp(0, 1).numpy(force=True)))
+
+    def quantile(self, u: Tensor) -> Tensor:
+        """Inverse of `cdf`."""
+        return torch.from_numpy(scipy.special.betaincinv(self.a, self.b, u.numpy(force=True))).clamp(1e-12, 1)
+
+    def density(self, t: Tensor) -> Tensor:
+        """p(t) = t^(a-1) (1-t)^(b-1) / B(a, b)."""
+        log = (self.a - 1) * t.log() + (self.b - 1) * torch.log1p(-t)
+        return torch.exp(log - float(scipy.special.betaln(self.a, self.b)))
+
+
+@dataclass(frozen=True)
+class Clipped(TimeDistribution):
+    """Uniform on (low, high]. Its support is not all of (0, 1], so the ELBO refuses it unless it is.
+
+    Attributes:
+        low: smallest rate, at least 0.
+        high: largest rate, at most 1 and greater than low.
+    """
+
+    low: float = 0.3
+    high: float = 0.8
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low < self.high <= 1:
+            raise ValueError(f"Clipped: needs 0 <= low < high <= 1, got low={self.low}, high={self.high}")
+
+    @property
+    def support(self) -> tuple[float, float]:
+        """(low, high]."""
+        return self.low, self.high
+
+    def cdf(self, t: Tensor) -> Tensor:
+        """F(t) = (t - low) / (high - low), clipped to [0, 1]."""
+        return ((t - self.low) / (self.high - self.low)).clamp(0, 1)
+
+    def quantile(self, u: Tensor) -> Tensor:
+        """t = low + u (high - low)."""
+        return self.low + u * (self.high - self.low)
+
+    def density(self, t: Tensor) -> Tensor:
+        """1 / (high - low) inside the support, 0 outside."""
+        return ((t > self.low) & (t <= self.high)).to(t.dtype) / (self.high - self.low)

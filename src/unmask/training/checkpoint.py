@@ -1,0 +1,179 @@
+"""Checkpoints: folders of safetensors and JSON, written aside and renamed, so that they are whole or absent.
+
+checkpoints/step-00000080/
+    manifest.json            step, version, and size and SHA-256 of every other file
+    model/  ema/             Hugging Face folders, or weights.safetensors for a backbone of another kind
+    optimizer.*  rank-0.*    tensors in .safetensors, everything else in .json
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+FORMAT = "unmask-checkpoint-1"
+MANIFEST = "manifest.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be written or read; the message says what to do."""
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write nested dicts of tensors and JSON values as `path`.safetensors and `path`.json."""
+    tensors: dict[str, Tensor] = {}
+
+    def strip(value: Any, name: str) -> Any:
+        if isinstance(value, Tensor):
+            tensors[name] = value.detach().cpu().contiguous().clone()
+            return {"tensor": name}
+        if isinstance(value, dict):
+            return {str(key): strip(item, f"{name}/{key}" if name else str(key)) for key, item in value.items()}
+        return value
+
+    path.with_suffix(".json").write_text(json.dumps(strip(state, "")))
+    save_file(tensors, path.with_suffix(".safetensors"))
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read what `save_state` wrote."""
+    tensors = load_file(path.with_suffix(".safetensors"))
+
+    def restore(value: Any) -> Any:
+        if isinstance(value, dict):
+            if set(value) == {"tensor"}:
+                return tensors[value["tensor"]]
+            return {key: restore(item) for key, item in value.items()}
+        return value
+
+    return restore(json.loads(path.with_suffix(".json").read_text()))
+
+
+def folder_of(root: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return root / f"step-{step:08d}"
+
+
+def temporary_of(root: Path, step: int) -> Path:
+    """Where the checkpoint of a step is put together."""
+    return root / f".writing-step-{step:08d}"
+
+
+def write(root: Path, step: int, version: str, fill: Callable[[Path], None], keep: int) -> Path:
+    """Write the checkpoint of a step and delete all but the last `keep`.
+
+    Args:
+        root: the run's checkpoint folder.
+        step: steps done.
+        version: of unmask, for the manifest.
+        fill: writes the files into the folder it is given.
+        keep: whole checkpoints to keep, at least 1.
+
+    Raises:
+        CheckpointError: where the disk is full or not writable; earlier checkpoints are left as they were.
+    """
+    target, temporary = folder_of(root, step), temporary_of(root, step)
+    try:
+        temporary.mkdir(parents=True, exist_ok=True)
+        fill(temporary)
+        files = {}
+        for file in sorted(p for p in temporary.rglob("*") if p.is_file()):
+            _sync(file)
+            files[str(file.relative_to(temporary))] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
+        manifest = {"format": FORMAT, "step": step, "version": version, "files": files}
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        _sync(temporary / MANIFEST)
+        _sync(temporary)
+        if target.exists():
+            shutil.rmtree(target)
+        temporary.rename(target)
+        _sync(root)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        full = getattr(error, "errno", None) in (
+            errno.ENOSPC,
+            errno.EFBIG,
+            errno.EDQUOT,
+        ) or "os error 28" in str(error)
+        why = "the disk is full" if full else str(error)
+        last = newest(root)
+        kept = f"the last good checkpoint is {last}" if last else "there is no earlier checkpoint"
+        raise CheckpointError(
+            f"could not save step {step} in {root}: {why}; {kept}. Make room, then go on with --resume"
+        ) from error
+    for old in _folders(root)[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def check(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a whole checkpoint.
+
+    Raises:
+        CheckpointError: for a folder that is no checkpoint of ours, or is truncated or altered.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError):
+        raise CheckpointError(f"{folder} is not an unmask checkpoint: it has no readable {MANIFEST}") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        raise CheckpointError(f"{folder} is in format {found!r}; this version reads {FORMAT!r}")
+    for name, facts in manifest["files"].items():
+        file = folder / name
+        if not file.is_file():
+            raise CheckpointError(f"the checkpoint {folder} is not whole: {name} is missing")
+        if file.stat().st_size != facts["bytes"]:
+            raise CheckpointError(
+                f"the checkpoint {folder} is truncated: {name} has {file.stat().st_size} of {facts['bytes']} bytes"
+            )
+        if sha256(file) != facts["sha256"]:
+            raise CheckpointError(f"the checkpoint {folder} was altered: {name} has another content than was saved")
+    return manifest
+
+
+def newest(root: Path) -> Path | None:
+    """The newest whole checkpoint, or None. Broken ones are passed over with a warning."""
+    for folder in reversed(_folders(root)):
+        try:
+            check(folder)
+            return folder
+        except CheckpointError as error:
+            warnings.warn(f"{error}; looking for an earlier one", stacklevel=2)
+    return None
+
+
+def clear_unfinished(root: Path) -> None:
+    """Delete what an interrupted `write` left."""
+    for folder in root.glob(".writing-*"):
+        shutil.rmtree(folder)
+
+
+def sha256(file: Path) -> str:
+    """Hex digest of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(p for p in root.glob("step-*") if p.is_dir())
+
+
+def _sync(path: Path) -> None:
+    """Ask the system to put a file or folder on the disk, so that a rename never outruns its content."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

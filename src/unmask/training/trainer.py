@@ -1,0 +1,422 @@
+"""The training loop, on Hugging Face accelerate; this is the one file that imports it.
+
+One step: the process draws this rank's rows; the objective gives each masked token its weight and the batch
+its normaliser Z, summed over all ranks before any forward; micro-batches are run; the optimiser steps; the
+process observes the scores of the same forwards. So the gradient does not depend on how rows are split.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import gather_object
+from datasets import Dataset
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+import unmask
+from unmask import noise
+from unmask.batch import MaskedBatch, Scores
+from unmask.config import differences, to_json
+from unmask.data.stream import RowStream, check_rows
+from unmask.model import MaskedDiffusionLM
+from unmask.objectives import Objective, RowMean
+from unmask.processes import Masking
+from unmask.training import checkpoint
+from unmask.training.config import TrainingConfig
+from unmask.training.ema import WeightAverage
+from unmask.training.metrics import MetricsLog
+from unmask.training.platform import autocast_dtype, keep_freed_memory
+from unmask.training.progress import TrainingProgress
+
+Evaluation = Callable[[MaskedDiffusionLM, bool], dict[str, Any]]
+CONFIG_FILE = "config.json"
+
+
+class Trainer:
+    """Train a masked diffusion model; leave checkpoints, metrics and the resolved config in a folder.
+
+    Args:
+        model: the denoiser.
+        masking: config of the forward process.
+        dataset: rows with `tokens` and `maskable`.
+        objective: weights of the masked tokens' losses.
+        config: the loop's settings.
+        out: folder of the run.
+        evaluate: called as (model, last) with the averaged weights, if there is an average; `last` tells the
+            evaluation after the last step. Its numbers go to the log, "solved" and "loss" to the display too.
+        run: all that makes the run, configs by name, saved as `config.json` and compared on resume.
+        name: of the run, on the display.
+
+    Raises:
+        ValueError: for anything that could not train: an objective that refuses the masking, rows that hold
+            the mask token or have no maskable position, a batch that does not divide.
+    """
+
+    def __init__(
+        self,
+        model: MaskedDiffusionLM,
+        masking: Masking,
+        dataset: Dataset,
+        objective: Objective | None = None,
+        config: TrainingConfig | None = None,
+        *,
+        out: str | Path,
+        evaluate: Evaluation | None = None,
+        run: dict[str, Any] | None = None,
+        name: str = "train",
+    ) -> None:
+        self.config = config = config or TrainingConfig()
+        self.objective = objective or RowMean()
+        self.objective.check(masking)
+        self.out, self.evaluate, self.name = Path(out), evaluate, name
+        self.description = to_json(run or {"masking": masking, "objective": self.objective})
+        check_rows(dataset, model.mask_token_id, model.head.vocab_size)
+        if model.shifted and bool(dataset.with_format("numpy")["maskable"][:, 0].any()):
+            raise ValueError("a shifted model cannot predict position 0: prepend a BOS, or make it unmaskable")
+
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        keep_freed_memory()
+        tracker = None if config.tracker == "none" else config.tracker
+        self.accelerator = _accelerator(tracker, self.out)
+        device = self.accelerator.device
+        self.dtype = autocast_dtype(config.precision, device)
+        rows = RowStream(dataset, config.seed, self.accelerator.process_index, self.accelerator.num_processes)
+        self.process = masking.start(rows, config.batch_size, config.seed, device)
+        optimizer = torch.optim.AdamW(
+            _parameter_groups(model, config.weight_decay),
+            lr=config.learning_rate,
+            betas=(config.beta1, config.beta2),
+            fused=device.type in ("cpu", "cuda"),
+        )
+        self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.model: MaskedDiffusionLM = self.accelerator.unwrap_model(self.wrapped)
+        self.average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
+        self.step = 0
+        self.seconds = 0.0  # spent training, evaluations and checkpoints excluded
+        self.tokens = 0
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.out / "checkpoints"
+
+    def train(self, resume: bool = False) -> Path:
+        """Run to the last step.
+
+        Args:
+            resume: go on from the newest whole checkpoint in `out`; where there is none yet, start afresh.
+
+        Returns:
+            The folder of the last checkpoint.
+
+        Raises:
+            ValueError: where `out` holds a run and resume is False, or another run and resume is True.
+            FloatingPointError: where the loss stops being finite; names step, rows and last good checkpoint.
+        """
+        self._claim_folder(resume)
+        if resume and (last := checkpoint.newest(self.checkpoints)):
+            self._load(last)
+        main, config = self.accelerator.is_main_process, self.config
+        log = MetricsLog(self.out, after=self.step if self.step else -1) if main else None
+        if config.tracker != "none":
+            self.accelerator.init_trackers("tracker")
+        self.wrapped.train()
+        last_saved = self.step if self.step else -1
+        with TrainingProgress(self.name, config.steps, self.step, visible=main) as progress:
+            if self.step == 0:
+                self._evaluate(log, progress)
+            while self.step < config.steps:
+                began = time.perf_counter()
+                metrics = self._train_step()
+                self.step += 1
+                self.seconds += time.perf_counter() - began
+                if self.step == 1:
+                    self._check_start(metrics["nll"])
+                progress.step(self.step, loss=metrics["loss"])
+                if self.step % config.log_every == 0 or self.step in (1, config.steps):
+                    self._log(log, "train", metrics)
+                if _due(self.step, config.evaluate_every, config.steps):
+                    self._evaluate(log, progress)
+                if _due(self.step, config.checkpoint_every, config.steps):
+                    self._save()
+                    last_saved = self.step
+        if last_saved != self.step:
+            self._save()
+        self.accelerator.end_training()
+        return checkpoint.folder_of(self.checkpoints, self.step)
+
+    def _train_step(self) -> dict[str, float]:
+        config, accelerator = self.config, self.accelerator
+        # Dropout, if the backbone has any, draws from torch's generator: a function of (seed, step, rank).
+        torch.manual_seed(int(noise.hashes(config.seed, self.step, accelerator.process_index)) & (1 << 62) - 1)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate_at(self.step)
+        batch = self.process.draw()
+        weights = self.objective.weights(batch)
+        normaliser = self._sum(self.objective.normaliser(batch))
+        # The backward averages gradients over ranks, and the loss is a sum over them.
+        scale = (accelerator.num_processes / normaliser.clamp(min=1e-30)).float()
+        outputs = self._forward_backward(batch, weights * scale)
+        nll = torch.cat([out[0] for out in outputs])
+        loss = float(self._sum((nll * weights).sum().double()) / normaliser)
+        norm = accelerator.clip_grad_norm_(self.wrapped.parameters(), config.clip_norm)
+        assert norm is not None  # only DeepSpeed, which clips by itself, returns none
+        norm = float(_whole(norm))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self._stop_not_finite(loss, norm, batch, nll)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update(self.step)
+        if self.process.needs is not None:
+            self.process.observe(_join([out[1] for out in outputs]))
+
+        counts = self._sum(
+            torch.stack([batch.clean.attention.sum(), batch.masked.sum(), nll.double().sum()]).double()
+        ).tolist()
+        self.tokens += int(counts[0])
+        return {
+            "loss": loss,
+            "nll": counts[2] / max(1.0, counts[1]),
+            "grad_norm": norm,
+            "learning_rate": config.learning_rate_at(self.step),
+            "masked_share": counts[1] / counts[0],
+            **getattr(self.process, "metrics", {}),
+        }
+
+    def _sum(self, value: Tensor) -> Tensor:
+        """Sum over the ranks."""
+        return cast(Tensor, self.accelerator.reduce(value, "sum"))
+
+    def _forward_backward(self, batch: MaskedBatch, weights: Tensor) -> list[tuple[Tensor, Scores | None]]:
+        """Run the micro-batches; rows without a mask cost no forward. Returns nll and scores of each."""
+        size = self.config.micro_batch_size or len(batch)
+        starts = range(0, len(batch), size)
+        kind = self.accelerator.device.type
+        found = []
+        for start in starts:
+            rows = torch.arange(start, min(start + size, len(batch)), device=batch.masked.device)
+            run = rows[batch.masked[rows].any(1)]
+            # A rank without any mask takes part all the same, with weight zero: others wait for its gradient.
+            run = run if len(run) else rows[:1]
+            last = start == starts[-1]
+            with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+                with torch.autocast(kind, self.dtype, enabled=self.dtype is not None):
+                    output = self.wrapped(batch[run], weights[run], self.process.needs)
+                self.accelerator.backward(output.loss)
+            place = run - start
+
+            def spread(values: Tensor, place: Tensor = place, count: int = len(rows)) -> Tensor:
+                return values.new_zeros(count, values.shape[1]).index_copy(0, place, values)
+
+            scores = None if output.scores is None else output.scores.map(spread)
+            found.append((spread(output.nll), scores))
+        return found
+
+    def _stop_not_finite(self, loss: float, norm: float, batch: MaskedBatch, nll: Tensor) -> None:
+        bad = ~nll.isfinite().all(1)
+        rows = (batch.clean.row[bad] if bad.any() else batch.clean.row).tolist()
+        last = checkpoint.newest(self.checkpoints)
+        raise FloatingPointError(
+            f"step {self.step}: the loss is {loss} and the gradient norm {norm}. "
+            f"Rows of the data set {'with a bad loss' if bad.any() else 'in the batch'}: {rows[:16]}. "
+            f"The weights before this step are kept in {last or 'no checkpoint: none was written yet'}. "
+            "Lower learning_rate, raise warmup_steps, or try --precision fp32"
+        )
+
+    def _check_start(self, nll: float) -> None:
+        """An untrained model must start at about log V nats a masked token (footgun 22)."""
+        expected = math.log(self.model.head.vocab_size - 1)
+        if nll > 1.25 * expected + 0.1:
+            warnings.warn(
+                f"the first step's loss is {nll:.2f} nats a masked token, well above log V = {expected:.2f}: "
+                "the initial weights are too large, or the labels do not line up with the predictions",
+                stacklevel=3,
+            )
+        elif nll < 0.75 * expected - 0.1:
+            warnings.warn(
+                f"the first step's loss is {nll:.2f} nats a masked token, well below log V = {expected:.2f}: fine "
+                "for a pretrained model; with random weights it means that the answer leaks into the input",
+                stacklevel=3,
+            )
+
+    def _evaluate(self, log: MetricsLog | None, progress: TrainingProgress) -> None:
+        if self.evaluate is None:
+            return
+        kind = self.accelerator.device.type
+        with (
+            self.average.applied() if self.average else nullcontext(),
+            torch.autocast(kind, self.dtype, enabled=self.dtype is not None),
+        ):
+            results = self.evaluate(self.model, self.step == self.config.steps)
+        self._log(log, "evaluation", results)
+        shown = {name: value for name, value in results.items() if name in ("solved", "loss")}
+        progress.evaluated(self.step, **shown)
+
+    def _log(self, log: MetricsLog | None, kind: str, values: dict[str, Any]) -> None:
+        if log is not None:
+            rows: RowStream = self.process.rows  # type: ignore[attr-defined]
+            at = {"epoch": rows.epoch, "seconds": self.seconds, "tokens": self.tokens}
+            log.write(kind, self.step, **at, **values)
+        numbers = {f"{kind}/{k}": v for k, v in values.items() if isinstance(v, (int, float))}
+        if self.config.tracker != "none":
+            self.accelerator.log(numbers, step=self.step)
+
+    def _claim_folder(self, resume: bool) -> None:
+        """Refuse a folder that holds another run; write the config; tidy up after an interrupted save."""
+        described = {
+            "unmask": unmask.__version__,
+            "run": self.description,
+            "training": to_json(self.config),
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+        }
+        path = self.out / CONFIG_FILE
+        if path.exists():
+            saved = json.loads(path.read_text())
+            if not resume:
+                raise ValueError(
+                    f"{self.out} already holds a run; use --resume to go on with it, --overwrite to lose it, "
+                    "or another --out"
+                )
+            fixed = to_json(self.config.resumable)
+            saved_training = {name: saved.get("training", {}).get(name) for name in fixed}
+            changed = differences(saved.get("run"), self.description) + differences(saved_training, fixed)
+            if changed:
+                raise ValueError(f"{self.out} holds another run, it cannot be resumed: {'; '.join(changed)}")
+        elif self.out.exists() and any(self.out.iterdir()):
+            raise ValueError(f"{self.out} is not empty and holds no run of unmask; choose another --out")
+        if self.accelerator.is_main_process:
+            self.out.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(described, indent=2) + "\n")
+            checkpoint.clear_unfinished(self.checkpoints)
+        self.accelerator.wait_for_everyone()
+
+    def _names(self) -> dict[Tensor, str]:
+        return {parameter: name for name, parameter in self.model.named_parameters()}
+
+    def _save(self) -> None:
+        accelerator, names = self.accelerator, self._names()
+        weights = {name: _whole(tensor) for name, tensor in self.model.state_dict().items()}
+        moments = {names[p]: {k: _whole(v) for k, v in state.items()} for p, state in self.optimizer.state.items()}
+        average = None
+        if self.average is not None:
+            with self.average.applied():
+                average = {name: _whole(t).clone() for name, t in self.model.state_dict().items()}
+        rank_state = {"process": self.process.state_dict()}
+        rank_file = f"rank-{accelerator.process_index}"
+
+        def fill(folder: Path) -> None:
+            self._write_weights(folder / "model", weights)
+            if average is not None:
+                self._write_weights(folder / "ema", average)
+            progress = {"seconds": self.seconds, "tokens": self.tokens, "ranks": accelerator.num_processes}
+            checkpoint.save_state(folder / "optimizer", {"moments": moments, **progress})
+            checkpoint.save_state(folder / rank_file, rank_state)
+
+        problem = None
+        try:
+            if not accelerator.is_main_process:
+                folder = checkpoint.temporary_of(self.checkpoints, self.step)
+                folder.mkdir(parents=True, exist_ok=True)
+                checkpoint.save_state(folder / rank_file, rank_state)
+        except OSError as error:
+            problem = f"rank {accelerator.process_index}: {error}"
+        if accelerator.num_processes > 1:
+            problem = next((p for p in gather_object([problem]) if p), None)
+        if problem:
+            raise checkpoint.CheckpointError(f"could not save step {self.step}: {problem}")
+        if accelerator.is_main_process:
+            keep = self.config.keep_checkpoints
+            checkpoint.write(self.checkpoints, self.step, unmask.__version__, fill, keep)
+        accelerator.wait_for_everyone()
+
+    def _write_weights(self, folder: Path, weights: dict[str, Tensor]) -> None:
+        if self.model.config is not None:
+            self.model.save_pretrained(folder, weights)
+        else:
+            folder.mkdir()
+            checkpoint.save_state(folder / "weights", weights)
+
+    def _read_weights(self, folder: Path) -> dict[str, Tensor]:
+        if self.model.config is not None:
+            return self.model.load_weights(folder)
+        return checkpoint.load_state(folder / "weights")
+
+    def _load(self, folder: Path) -> None:
+        saved = checkpoint.load_state(folder / "optimizer")
+        if saved["ranks"] != self.accelerator.num_processes:
+            raise ValueError(
+                f"{folder} was written by {saved['ranks']} rank(s), this run has {self.accelerator.num_processes}; "
+                "resume with the same number"
+            )
+        weights = self._read_weights(folder / "model")
+        with torch.no_grad():
+            for name, tensor in self.model.state_dict().items():
+                tensor.copy_(_placed(weights[name], tensor))
+        if self.average is not None:
+            self.average.load(self._read_weights(folder / "ema"), self.model)
+        for parameter, name in self._names().items():
+            if name in saved["moments"]:
+                self.optimizer.state[parameter] = {
+                    key: _placed(value, parameter) if value.dim() else value
+                    for key, value in saved["moments"][name].items()
+                }
+        rank_file = f"rank-{self.accelerator.process_index}"
+        self.process.load_state_dict(checkpoint.load_state(folder / rank_file)["process"])
+        self.step = checkpoint.check(folder)["step"]
+        self.seconds, self.tokens = saved["seconds"], saved["tokens"]
+
+
+def _accelerator(tracker: str | None, out: Path) -> Accelerator:
+    # One process may train several runs after one another; accelerate keeps the first one's settings.
+    AcceleratorState._reset_state()
+    try:
+        return Accelerator(log_with=tracker, project_dir=str(out))
+    except ValueError as error:
+        raise ValueError(f"tracker '{tracker}': {error}") from None
+
+
+def _parameter_groups(model: MaskedDiffusionLM, weight_decay: float) -> list[dict[str, Any]]:
+    matrices = [p for p in model.parameters() if p.requires_grad and p.dim() >= 2]
+    vectors = [p for p in model.parameters() if p.requires_grad and p.dim() < 2]
+    groups = [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _join(parts: list[Scores | None]) -> Scores:
+    """Scores of the micro-batches as those of the step."""
+    whole = [part for part in parts if part is not None]
+    names = [field.name for field in fields(Scores) if getattr(whole[0], field.name) is not None]
+    return Scores(**{name: torch.cat([getattr(part, name) for part in whole]) for name in names})
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """Gather a sharded tensor; a collective under FSDP2, nothing elsewhere."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+
+
+def _placed(value: Tensor, like: Tensor) -> Tensor:
+    """Put a whole tensor where `like` is, sharded as it is."""
+    if isinstance(like, DTensor):
+        return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
+    return value.to(like.device)
+
+
+def _due(step: int, every: int | None, last: int) -> bool:
+    return step == last or (every is not None and step % every == 0)
