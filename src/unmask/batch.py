@@ -7,29 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 
+@dataclass(frozen=True)
 class _Rows:
     """Row-wise operations shared by the dataclasses of tensors whose first dimension is the row."""
 
-    def map(self, function: Callable[[Tensor], Tensor]):
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """Apply `function` to every tensor field; None stays None."""
         changes = {}
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, (Tensor, _Rows)):
                 changes[field.name] = value.map(function) if isinstance(value, _Rows) else function(value)
-        return replace(self, **changes)  # type: ignore[type-var]
+        return replace(self, **changes)
 
-    def __getitem__(self, rows: slice | Tensor):
+    def __getitem__(self, rows: slice | Tensor) -> Self:
         """Return the rows that a slice, an index tensor or a boolean tensor [B] selects."""
         return self.map(lambda tensor: tensor[rows])
 
-    def to(self, device: torch.device | str | None):
+    def to(self, device: torch.device | str | None) -> Self:
         """Move every tensor to `device`; None leaves it where it is."""
         return self if device is None else self.map(lambda t: t.to(device, non_blocking=True))
 

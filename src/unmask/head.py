@@ -7,7 +7,7 @@ distribution, so it can neither win nor take probability.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -145,7 +145,7 @@ class MaskedHead(nn.Module):
     @property
     def vocab_size(self) -> int:
         """V, the mask token included."""
-        return self.output.weight.shape[0]  # type: ignore[union-attr, index, return-value]
+        return cast(Tensor, self.output.weight).shape[0]
 
     def _prepared(self, hidden: Tensor) -> Tensor:
         return hidden if self.transform is None else self.transform(hidden)
@@ -159,7 +159,7 @@ class MaskedHead(nn.Module):
         needs: tuple[str, ...] | None = None,
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """See `masked_cross_entropy`. hidden is [N, d]: the masked positions alone."""
-        weight, bias = self.output.weight, getattr(self.output, "bias", None)
+        weight, bias = cast(Tensor, self.output.weight), cast("Tensor | None", getattr(self.output, "bias", None))
         return masked_cross_entropy(
             self._prepared(hidden),
             weight,

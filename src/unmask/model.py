@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file
@@ -222,7 +222,7 @@ def make_bidirectional(model: PreTrainedModel) -> None:
             module.config.is_causal = False
             module.config.use_cache = False
         elif getattr(module, "is_causal", None) is True:
-            module.is_causal = False  # attention layers that pass it on to a fused kernel
+            module.is_causal = cast(Any, False)  # attention layers that pass it on to a fused kernel
 
 
 @contextmanager

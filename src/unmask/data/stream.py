@@ -135,12 +135,14 @@ def _pad(rows: Any, dtype: Any) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(values), torch.from_numpy(real)
 
 
-def check_rows(dataset: datasets.Dataset, mask_token_id: int, vocab_size: int, chunk: int = 10_000) -> None:
+def check_rows(
+    dataset: datasets.Dataset, mask_token_id: int, vocab_size: int, shifted: bool = False, chunk: int = 10_000
+) -> None:
     """Look through a whole data set before training: every row must be trainable.
 
     Raises:
-        ValueError: naming the first row that has no maskable position, holds the mask token, or a token
-            outside the vocabulary.
+        ValueError: naming the first row that has no maskable position, holds the mask token or a token
+            outside the vocabulary, or, for a shifted model, has a maskable first position.
     """
     view = dataset.select_columns(["tokens", "maskable"]).with_format("numpy")
     for start in range(0, len(view), chunk):
@@ -152,6 +154,9 @@ def check_rows(dataset: datasets.Dataset, mask_token_id: int, vocab_size: int, c
             f"already holds the mask token {mask_token_id}: choose a free token": (tokens == mask_token_id) & real,
             f"holds a token outside the vocabulary of {vocab_size}": (tokens < 0) | (tokens >= vocab_size),
         }
+        if shifted:
+            what = "has a maskable first position, which a shifted model cannot predict: prepend a BOS token"
+            problems[what] = maskable[:, 0]
         for what, where in problems.items():
             where = where.any(1) if where.dim() == 2 else where
             if where.any():

@@ -147,14 +147,15 @@ class IndependentProcess:
             "antithetic": self.step * self.units + unit // 2,
             "stratified": torch.full_like(unit, self.step),
         }[config.coupling][here]
-        clean, t, rate, density, group = (x.to(self.device) for x in (clean, t, rate, density, group))
+        clean = clean.to(self.device)
+        t, rate, density, group = (x.to(self.device) for x in (t, rate[:, None], density[:, None], group))
 
         uniform = self._uniforms(clean, noise.Purpose.MASK)
         other = None
         if config.mirror and config.mirror_below < 1:
             other = self._uniforms(clean, noise.Purpose.MIRROR)
         row = torch.arange(len(clean), device=clean.tokens.device).repeat_interleave(self.rows_per_unit)
-        clean, rate, density, group = clean[row], rate[row, None], density[row, None], group[row]
+        clean, rate, density, group = clean[row], rate[row], density[row], group[row]
         masked = config.mask.choose(config.fields(uniform, other, t), rate, clean.maskable)
         self.step += 1
         return MaskedBatch(clean, masked, rate, density, group)

@@ -82,9 +82,7 @@ class Trainer:
         self.objective.check(masking)
         self.out, self.evaluate, self.name = Path(out), evaluate, name
         self.description = to_json(run or {"masking": masking, "objective": self.objective})
-        check_rows(dataset, model.mask_token_id, model.head.vocab_size)
-        if model.shifted and bool(dataset.with_format("numpy")["maskable"][:, 0].any()):
-            raise ValueError("a shifted model cannot predict position 0: prepend a BOS, or make it unmaskable")
+        check_rows(dataset, model.mask_token_id, model.head.vocab_size, model.shifted)
 
         if config.threads is not None:
             torch.set_num_threads(config.threads)
