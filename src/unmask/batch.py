@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -47,6 +47,7 @@ class TokenBatch(_Rows):
         row: [B] int64 global row number; with `draw` it is the counter of the row's noise.
         draw: [B] int64, how often the row had been drawn before.
         weight: [B] float32 importance of the row: 1 unless rows are drawn unevenly.
+        expected_length: [B] float64, the data set's mean L_eff where rows are drawn unevenly, else None.
     """
 
     tokens: Tensor
@@ -55,6 +56,7 @@ class TokenBatch(_Rows):
     row: Tensor
     draw: Tensor
     weight: Tensor
+    expected_length: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -85,8 +87,9 @@ class TokenBatch(_Rows):
         length = max(self.length, new.length)
         old, new = self.padded(length), new.padded(length)
 
-        def put(name: str) -> Tensor:
-            return getattr(old, name).index_copy(0, rows, getattr(new, name))
+        def put(name: str) -> Any:
+            value = getattr(old, name)
+            return None if value is None else value.index_copy(0, rows, getattr(new, name))
 
         return TokenBatch(**{field.name: put(field.name) for field in fields(TokenBatch)})
 

@@ -6,6 +6,7 @@ prints as is also how it is typed: --masking.time "Beta(a=2, b=1)".
 
 from __future__ import annotations
 
+import inspect
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ import tyro
 from rich.columns import Columns
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.padding import Padding
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
@@ -61,35 +63,51 @@ def _printed_configs(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None
     return None
 
 
-def _out(help_text: str) -> Any:
-    return Annotated[Path, tyro.conf.arg(help=help_text)]
+def _about(kind: Any, help_text: str) -> Any:
+    return Annotated[kind, tyro.conf.arg(help=help_text)]
 
 
 def _flag(help_text: str) -> Any:
-    return Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(help=help_text)]
+    return _about(tyro.conf.FlagCreatePairsOff[bool], help_text)
 
 
-def _configured(default: RunConfig, command: str, words: list[str], extra: list[tuple[str, Any, Any]]) -> Any:
-    """Parse `words` into the fields of `default` and the extra options (name, type, default)."""
+def _description(recipe: str, command: str) -> str:
+    """What a recipe says of itself and of its maskings, for --help."""
+    summary, _, maskings = inspect.cleandoc(RECIPES[recipe].__doc__ or "").partition("\n\nArgs:\n    masking: ")
+    option, default = (
+        ("--arms NAME NAME ...", "standard puma") if command == "compare" else ("--masking NAME", "standard")
+    )
+    return f"{summary}\n\n{option}: {' '.join(maskings.split())} (default: {default})"
+
+
+def _configured(
+    default: RunConfig,
+    command: str,
+    words: list[str],
+    extra: list[tuple[str, Any, Any]],
+    hidden: tuple[str, ...] = (),
+) -> Any:
+    """Parse `words` into the fields of `default`, less the hidden ones, and extra options (name, type, default)."""
     options: list[Any] = [
         (name, kind) if value is ... else (name, kind, field(default=value)) for name, kind, value in extra
     ]
     for f in fields(default):
         value = getattr(default, f.name)
-        if f.name == "recipe":
+        if f.name in ("recipe", *hidden):
             continue
-        kind: Any = Objective if isinstance(value, Objective) else type(value)
+        kind: Any = type(value)
+        if isinstance(value, Objective):
+            kind = _about(Objective, "Weights of the masked tokens' losses: RowMean(), MaskedMean() or ELBO().")
         if f.name == "training":  # its fields are typed without a prefix: --steps, not --training.steps
             kind = Annotated[kind, tyro.conf.arg(name="")]
         options.append((f.name, kind, field(default=value)))
     options.sort(key=len)  # dataclasses want fields without a default first
     kind = make_dataclass("Options", options, frozen=True)
-    description = f"{(RECIPES[default.recipe].__doc__ or '').splitlines()[0]}"
     parsed = tyro.cli(
         kind,
         prog=f"unmask {command} {default.recipe}",
         args=words,
-        description=description,
+        description=_description(default.recipe, command),
         registry=REGISTRY,
     )
     values = vars(parsed)
@@ -110,12 +128,13 @@ def _recipe(command: str, words: list[str]) -> tuple[Callable[..., RunConfig], l
 
 
 def _option(words: list[str], name: str) -> tuple[list[str], list[str]]:
-    """Take `--name value ...` out of the words; returns its values and the rest."""
+    """Take `--name value ...` or `--name=value` out of the words; returns its values and the rest."""
+    words = [part for word in words for part in (word.split("=", 1) if word.startswith(f"{name}=") else [word])]
     if name not in words:
         return [], words
     start = words.index(name)
     end = start + 1
-    while end < len(words) and not words[end].startswith("--"):
+    while end < len(words) and not words[end].startswith("-"):
         end += 1
     if end == start + 1:
         raise ValueError(f"{name} needs a value")
@@ -133,7 +152,7 @@ def train(words: list[str]) -> None:
         "train",
         words,
         [
-            ("out", _out("Folder of the run: metrics, config, checkpoints."), ...),
+            ("out", _about(Path, "Folder of the run: metrics, config, checkpoints."), ...),
             (
                 "resume",
                 _flag("Go on from the newest whole checkpoint in --out; start afresh if there is none."),
@@ -143,7 +162,7 @@ def train(words: list[str]) -> None:
         ],
     )
     last = config.train(options["out"], resume=options["resume"], overwrite=options["overwrite"])
-    Console().print(f"trained: {last}")
+    print(f"trained: {last}")
 
 
 def compare(words: list[str]) -> None:
@@ -151,32 +170,37 @@ def compare(words: list[str]) -> None:
     recipe, words = _recipe("compare", words)
     names, words = _option(words, "--arms")
     names = names or ["standard", "puma"]
-    arms = {name: recipe(name) for name in names}
-    if len(arms) < 2:
+    if len(set(names)) < max(2, len(names)):
         raise ValueError(f"--arms needs at least two different names, got {' '.join(names)}")
+    arms = {name: recipe(name) for name in names}
     config, options = _configured(
         arms[names[0]],
         "compare",
         words,
         [
-            ("out", _out("Folder of the comparison: one folder an arm, curves.png."), ...),
+            ("out", _about(Path, "Folder of the comparison: one folder an arm, curves.png."), ...),
             ("resume", _flag("Go on with arms that were interrupted."), False),
             ("overwrite", _flag("Delete the runs that --out holds."), False),
         ],
+        hidden=("masking",),  # what the arms differ in
     )
     shared = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "masking"}
     out: Path = options["out"]
-    for name, arm in arms.items():
-        run = replace(arm, **shared)
-        run.train(out / name, resume=options["resume"], overwrite=options["overwrite"])
+    runs = {name: replace(arm, **shared) for name, arm in arms.items()}
+    how = {"resume": options["resume"], "overwrite": options["overwrite"]}
+    for name, run in runs.items():  # before the first one trains for minutes
+        run.check(out / name, **how)
+    for name, run in runs.items():
+        run.train(out / name, **how)
     results = [Arm.load(out / name) for name in names]
     plot_curves(results, out / "curves.png", title=f"{config.recipe}: one seed, an indication")
     console = Console()
     console.print(final_table(results), speed_table(results))
     console.print(
         f"Same model, data order, steps and validation noise in each arm. One seed: an indication, not a proof. "
-        f"Targets are reached to within {config.training.evaluate_every} steps. Curves: {out / 'curves.png'}"
+        f"Targets are reached to within {config.training.evaluate_every or config.training.steps} steps."
     )
+    print(f"Curves: {out / 'curves.png'}")
 
 
 def sample(words: list[str]) -> None:
@@ -194,7 +218,7 @@ def sample(words: list[str]) -> None:
     )
     order, sure = made.step[0, -81:].numpy(), made.confidence[0, -81:].numpy()
     answer = made.tokens[0, -81:].numpy()
-    console.print(f"An unseen puzzle with {int((puzzle > 0).sum())} clues, by the model in {folder}:\n")
+    print(f"An unseen puzzle with {int((puzzle > 0).sum())} clues, by the model in {folder}:\n")
 
     def frame(step: int) -> Padding:
         shown = snapshots[step].numpy()
@@ -219,19 +243,19 @@ def sample(words: list[str]) -> None:
 
 
 def _sample_options() -> type:
-    run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="A run's folder, or one of its checkpoints.")]
+    run = _about(tyro.conf.Positional[Path], "A run's folder, or one of its checkpoints.")
     return make_dataclass(
         "Sample",
         [
             ("run", run),
-            ("number", Annotated[int, tyro.conf.arg(help="Which puzzle of the split.")], field(default=0)),
-            ("policy", Annotated[str, tyro.conf.arg(help="Reveal policy.")], field(default="confidence")),
+            ("number", _about(int, "Which puzzle of the split."), field(default=0)),
+            ("policy", _about(str, "Reveal policy."), field(default="confidence")),
             (
                 "split",
-                Annotated[Literal["test", "kaidoku"], tyro.conf.arg(help="Which puzzles.")],
+                _about(Literal["test", "kaidoku"], "Which puzzles."),
                 field(default="test"),
             ),
-            ("pause", Annotated[float, tyro.conf.arg(help="Seconds between cells.")], field(default=0.15)),
+            ("pause", _about(float, "Seconds between cells."), field(default=0.15)),
         ],
     )
 
@@ -254,7 +278,8 @@ def main(argv: list[str] | None = None) -> None:
             raise ValueError(f"unknown command '{words[0]}'{nearest(words[0], COMMANDS)}")
         COMMANDS[words[0]](words[1:])
     except (ValueError, OSError, FloatingPointError) as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]unmask:[/] {error}", highlight=False)
+        message = escape(" ".join(str(error).split()))
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]unmask:[/] {message}", highlight=False)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         Console(stderr=True).print("\nunmask: interrupted; the last checkpoint is kept, go on with --resume")

@@ -105,12 +105,16 @@ def parse(text: str, base: type) -> Any:
             kind = known.get(node.func.id) or (public.get(node.func.id) if node is not root else None)
             if not (isinstance(kind, type) and is_dataclass(kind)):
                 raise ValueError(f"unknown {base.__name__} '{node.func.id}'{nearest(node.func.id, known)}")
-            named = {k.arg: build(k.value) for k in node.keywords if k.arg is not None}
+            arguments = [build(a) for a in node.args]
+            named = {k.arg or "**": build(k.value) for k in node.keywords}
             try:
-                return kind(*(build(a) for a in node.args), **named)
+                return kind(*arguments, **named)
             except TypeError as error:
                 raise ValueError(f"{text}: {error}") from None
-        return ast.literal_eval(node)
+        try:
+            return ast.literal_eval(node)
+        except ValueError:
+            raise ValueError(f"{text}: {ast.unparse(node)} is neither a literal nor a config of unmask") from None
 
     try:
         root = ast.parse(text.strip() if "(" in text else f"{text.strip()}()", mode="eval").body

@@ -85,8 +85,13 @@ class ELBO(Objective):
         return torch.where(batch.masked, weight, 0.0).float()
 
     def normaliser(self, batch: MaskedBatch) -> Tensor:
-        """Number of maskable tokens, Σ L_eff: rows that drew no mask count too."""
-        return batch.clean.maskable.sum().double()
+        """Number of maskable tokens, Σ L_eff: rows that drew no mask count too.
+
+        Where rows are drawn unevenly it is B times the data set's mean L_eff: the drawn rows' own sum would
+        depend on the draw, and bias the ratio.
+        """
+        expected = batch.clean.expected_length
+        return batch.clean.maskable.sum().double() if expected is None else expected.sum()
 
     def check(self, masking: Any) -> None:
         """Refuse a masking without a density, or whose rates do not cover (0, 1]."""

@@ -35,6 +35,17 @@ class TimeDistribution:
         """p(t) = F'(t)."""
         raise NotImplementedError
 
+    @property
+    def learns(self) -> bool:
+        """Whether the running distribution wants `observe` called with the losses of each step."""
+        return False
+
+    def observe(self, rate: Tensor, loss: Tensor, world_size: int = 1) -> None:
+        """Take this rank's rates [B] and losses [B] of a step (Σ nll / (rate · L_eff) of each row).
+
+        Only distributions that learn do anything; they sum over ranks, so that all ranks agree.
+        """
+
     def start(self) -> TimeDistribution:
         """Return the distribution that a running process uses: itself, unless it learns during training."""
         return self
@@ -132,15 +143,15 @@ class Beta(TimeDistribution):
 
     def cdf(self, t: Tensor) -> Tensor:
         """The regularised incomplete beta function I_t(a, b)."""
-        return torch.from_numpy(scipy.special.betainc(self.a, self.b, t.clamp(0, 1).numpy(force=True)))
+        return torch.as_tensor(scipy.special.betainc(self.a, self.b, t.clamp(0, 1).numpy(force=True)))
 
     def quantile(self, u: Tensor) -> Tensor:
         """Inverse of `cdf`."""
-        return torch.from_numpy(scipy.special.betaincinv(self.a, self.b, u.numpy(force=True))).clamp(1e-12, 1)
+        return torch.as_tensor(scipy.special.betaincinv(self.a, self.b, u.numpy(force=True))).clamp(1e-12, 1)
 
     def density(self, t: Tensor) -> Tensor:
         """p(t) = t^(a-1) (1-t)^(b-1) / B(a, b)."""
-        log = (self.a - 1) * t.log() + (self.b - 1) * torch.log1p(-t)
+        log = torch.xlogy(self.a - 1, t) + torch.special.xlog1py(self.b - 1, -t)
         return torch.exp(log - float(scipy.special.betaln(self.a, self.b)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import datasets
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from unmask import noise
 from unmask.batch import TokenBatch
+from unmask.data.importance import RowImportance, RowScales
+from unmask.distributed import gather_rows
 
 
 class RowStream:
@@ -28,12 +31,21 @@ class RowStream:
         seed: seed of the order.
         rank: this process's number, 0 ≤ rank < world_size.
         world_size: number of processes that share the stream.
+        importance: draw rows in proportion to their loss and weigh them back (ISAD as we read it). Rows are then
+            drawn with replacement, and there are no epochs. None: every row once an epoch.
 
     Raises:
         ValueError: for an empty data set, missing columns, or a rank outside the world.
     """
 
-    def __init__(self, dataset: datasets.Dataset, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        dataset: datasets.Dataset,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        importance: RowImportance | None = None,
+    ) -> None:
         missing = {"tokens", "maskable"} - set(dataset.column_names)
         if missing:
             raise ValueError(
@@ -46,6 +58,9 @@ class RowStream:
         self.dataset = dataset.select_columns(["tokens", "maskable"]).with_format("numpy")
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.position = 0  # rows dealt so far, by all ranks together
+        self.importance = importance
+        self._scales = RowScales(importance, len(dataset)) if importance else None
+        self._mean_length = _mean_effective_length(self.dataset) if importance else 0.0
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
 
     @property
@@ -66,8 +81,15 @@ class RowStream:
         counts = [n] * self.world_size if counts is None else list(counts)
         if n < 0 or len(counts) != self.world_size or counts[self.rank] != n:
             raise ValueError(f"rank {self.rank} of {self.world_size} cannot take {n} rows with counts {counts}")
-        start = self.position + sum(counts[: self.rank])
+        offset, start = sum(counts[: self.rank]), self.position
         self.position += sum(counts)
+        if self._scales is not None:  # every rank follows the draws of all, and keeps its own
+            sequence = torch.arange(start, self.position)
+            chosen = self._scales.choose(noise.slot_uniforms(self.seed, 0, sequence, purpose=noise.Purpose.ORDER))
+            row, draw, weight = (x[offset : offset + n] for x in chosen)
+            length = torch.full((n,), self._mean_length, dtype=torch.float64)
+            return replace(self.rows(row, draw), weight=weight.float(), expected_length=length)
+        start += offset
         sequence = torch.arange(start, start + n)
         draw = sequence // len(self.dataset)
         row = torch.empty_like(sequence)
@@ -99,9 +121,15 @@ class RowStream:
             weight=torch.ones(len(row)),
         )
 
-    def state_dict(self) -> dict[str, int]:
-        """The position, with what must agree for it to mean the same rows."""
-        return {"position": self.position, "seed": self.seed, "size": len(self.dataset)}
+    def observe(self, row: Tensor, loss: Tensor) -> None:
+        """Take this rank's rows [B] and their losses [B], as drawn; looked at where rows are drawn by importance."""
+        if self._scales is not None:
+            self._scales.observe(*gather_rows(self.world_size, row, loss))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, with what must agree for it to mean the same rows, and the rows' estimated losses."""
+        state = {"position": self.position, "seed": self.seed, "size": len(self.dataset)}
+        return state | ({"scales": self._scales.state_dict()} if self._scales else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken; the number of ranks may differ.
@@ -114,12 +142,24 @@ class RowStream:
             if state[name] != own[name]:
                 what = "seed" if name == "seed" else "number of rows"
                 raise ValueError(f"the saved stream had {what} {state[name]}, this one has {own[name]}")
+        if ("scales" in state) != (self._scales is not None):
+            raise ValueError("the saved stream and this one differ in whether rows are drawn by importance")
         self.position = int(state["position"])
+        if self._scales is not None:
+            self._scales.load_state_dict(state["scales"])
 
     def _epoch_order(self, epoch: int) -> Tensor:
         if epoch != self._epoch:
             self._epoch, self._order = epoch, noise.permutation(self.seed, epoch, len(self.dataset))
         return self._order
+
+
+def _mean_effective_length(dataset: datasets.Dataset, chunk: int = 10_000) -> float:
+    """Mean number of maskable positions of a row of the whole data set."""
+    total = 0
+    for start in range(0, len(dataset), chunk):
+        total += int(_pad(dataset[start : start + chunk]["maskable"], np.bool_)[0].sum())
+    return total / len(dataset)
 
 
 def _pad(rows: Any, dtype: Any) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from unmask import noise
-from unmask.batch import MaskedBatch, Scores
+from unmask.batch import MaskedBatch, Scores, TokenBatch
 from unmask.data.stream import RowStream
 from unmask.masks import Bernoulli, MaskRule
 from unmask.processes.base import local_size
@@ -97,6 +97,37 @@ class IndependentMasking:
             second = torch.where((t < self.mirror_below)[:, None], second, other)
         return torch.stack([uniform, second], 1).flatten(0, 1)
 
+    def assemble(
+        self,
+        clean: TokenBatch,
+        t: Tensor,
+        time: TimeDistribution,
+        uniform: Tensor,
+        other: Tensor | None,
+        group: Tensor,
+    ) -> MaskedBatch:
+        """Make the rows of units from their clean rows, rates and uniforms: no randomness of its own.
+
+        Args:
+            clean: U rows, one for each unit.
+            t: [U] rates.
+            time: the distribution that they were drawn from.
+            uniform: [U, L] field of each unit.
+            other: [U, L] second field, read with `mirror_below` alone.
+            group: [U] group of each unit.
+
+        Returns:
+            The batch of U rows, or 2U with mirroring.
+        """
+        rate, density = self.mask.rate_and_density(t, clean.effective_length.to(t.device), time)
+        device = clean.tokens.device
+        t, rate, density, group = (x.to(device) for x in (t, rate[:, None], density[:, None], group))
+        fields = self.fields(uniform, other, t)
+        row = torch.arange(len(clean), device=device).repeat_interleave(2 if self.mirror else 1)
+        clean, rate, density = clean[row], rate[row], density[row]
+        masked = self.mask.choose(fields, rate, clean.maskable)
+        return MaskedBatch(clean, masked, rate, density, group[row])
+
     def start(
         self, rows: RowStream, batch_size: int, seed: int = 0, device: torch.device | str | None = None
     ) -> IndependentProcess:
@@ -110,8 +141,6 @@ class IndependentMasking:
 
 class IndependentProcess:
     """The running process of `IndependentMasking`. Its state is the step number and the stream's position."""
-
-    needs = None
 
     def __init__(
         self,
@@ -130,6 +159,12 @@ class IndependentProcess:
             raise ValueError(f"antithetic coupling pairs units, but batch_size {batch_size} has {self.units} of them")
         self.time = config.time.start()
         self.step = 0
+        self._last: MaskedBatch | None = None
+
+    @property
+    def needs(self) -> tuple[str, ...] | None:
+        """No statistics; but the losses, where the time distribution or the row weights learn from them."""
+        return () if self.time.learns or self.rows.importance is not None else None
 
     def draw(self) -> MaskedBatch:
         """Draw the next step's rows of this rank."""
@@ -141,27 +176,36 @@ class IndependentProcess:
         )[here]
         t = self.time.quantile(quantile)
         clean = self.rows.take(self.local_units)
-        rate, density = config.mask.rate_and_density(t, clean.effective_length, self.time)
         group = {
             "independent": self.step * self.units + unit,
             "antithetic": self.step * self.units + unit // 2,
             "stratified": torch.full_like(unit, self.step),
         }[config.coupling][here]
         clean = clean.to(self.device)
-        t, rate, density, group = (x.to(self.device) for x in (t, rate[:, None], density[:, None], group))
-
         uniform = self._uniforms(clean, noise.Purpose.MASK)
-        other = None
-        if config.mirror and config.mirror_below < 1:
-            other = self._uniforms(clean, noise.Purpose.MIRROR)
-        row = torch.arange(len(clean), device=clean.tokens.device).repeat_interleave(self.rows_per_unit)
-        clean, rate, density, group = clean[row], rate[row], density[row], group[row]
-        masked = config.mask.choose(config.fields(uniform, other, t), rate, clean.maskable)
+        second = config.mirror and config.mirror_below < 1
+        other = self._uniforms(clean, noise.Purpose.MIRROR) if second else None
         self.step += 1
-        return MaskedBatch(clean, masked, rate, density, group)
+        batch = config.assemble(clean, t, self.time, uniform, other, group)
+        self._last = batch if self.needs is not None else None
+        return batch
 
     def observe(self, scores: Scores | None) -> None:
-        """Nothing: these masks do not depend on the model."""
+        """Tell the losses of the last draw to what learns from them: the time distribution, the row weights.
+
+        These masks themselves do not depend on the model.
+        """
+        if self._last is None:
+            return
+        if scores is None or scores.nll is None:
+            raise ValueError(f"{self.config} learns from the losses: give observe() scores that hold the nll")
+        batch, self._last = self._last, None
+        assert batch.rate is not None
+        rate = batch.rate[:, 0]
+        loss = scores.nll.double().sum(1) / (rate * batch.clean.effective_length)
+        if self.time.learns:
+            self.time.observe(rate.cpu(), loss.cpu(), self.rows.world_size)
+        self.rows.observe(batch.clean.row.cpu(), loss.cpu())
 
     def state_dict(self) -> dict[str, Any]:
         """Step number, the stream's position, and what the time distribution has learnt."""
@@ -173,5 +217,5 @@ class IndependentProcess:
         self.time.load_state_dict(state["time"])
         self.step = int(state["step"])
 
-    def _uniforms(self, clean: Any, purpose: noise.Purpose) -> Tensor:
+    def _uniforms(self, clean: TokenBatch, purpose: noise.Purpose) -> Tensor:
         return noise.uniforms(self.seed, clean.row, clean.draw, clean.length, purpose=purpose)

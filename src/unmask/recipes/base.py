@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,12 +9,13 @@ from typing import Any, Protocol
 import torch
 from datasets import Dataset
 
-from unmask.config import from_json
+from unmask.config import from_json, to_json
 from unmask.model import MaskedDiffusionLM
 from unmask.objectives import Objective
 from unmask.processes import Masking
 from unmask.training import Trainer, TrainingConfig, checkpoint
-from unmask.training.trainer import CONFIG_FILE, Evaluation
+from unmask.training.folder import check_folder, read_config
+from unmask.training.trainer import Evaluation
 
 
 class DataConfig(Protocol):
@@ -65,6 +64,16 @@ class RunConfig:
     training: TrainingConfig
     evaluation: EvaluationConfig
 
+    @property
+    def described(self) -> dict[str, Any]:
+        """All that a resumed run must share, besides the loop's settings."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "training"}
+
+    def check(self, out: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:
+        """Raise ValueError for what can be refused without building anything: see `train`."""
+        self.objective.check(self.masking)
+        check_folder(Path(out), to_json(self.described), self.training, resume, overwrite)
+
     def train(
         self, out: str | Path, *, name: str | None = None, resume: bool = False, overwrite: bool = False
     ) -> Path:
@@ -77,10 +86,7 @@ class RunConfig:
             overwrite: delete a run that `out` holds.
         """
         out = Path(out)
-        if overwrite and (out / CONFIG_FILE).is_file():
-            shutil.rmtree(out)
         torch.manual_seed(self.training.seed)
-        described: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "training"}
         trainer = Trainer(
             self.model.build(),
             self.masking,
@@ -89,10 +95,10 @@ class RunConfig:
             self.training,
             out=out,
             evaluate=self.evaluation.start(),
-            run=described,
+            run=self.described,
             name=name or out.name,
         )
-        return trainer.train(resume=resume)
+        return trainer.train(resume=resume, overwrite=overwrite)
 
 
 def load_run(folder: str | Path) -> tuple[RunConfig, Path]:
@@ -106,9 +112,9 @@ def load_run(folder: str | Path) -> tuple[RunConfig, Path]:
     """
     folder = Path(folder)
     root = folder.parent.parent if (folder / checkpoint.MANIFEST).is_file() else folder
-    if not (root / CONFIG_FILE).is_file():
-        raise ValueError(f"{folder} is neither a run's folder nor a checkpoint: there is no {CONFIG_FILE}")
-    saved = json.loads((root / CONFIG_FILE).read_text())
+    saved = read_config(root)
+    if saved is None:
+        raise ValueError(f"{folder} is neither a run's folder nor a checkpoint: there is no config.json")
     if root == folder:
         newest = checkpoint.newest(root / "checkpoints")
         if newest is None:

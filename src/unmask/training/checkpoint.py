@@ -71,7 +71,9 @@ def temporary_of(root: Path, step: int) -> Path:
 
 
 def write(root: Path, step: int, version: str, fill: Callable[[Path], None], keep: int) -> Path:
-    """Write the checkpoint of a step and delete all but the last `keep`.
+    """Write the checkpoint of a step and delete all but the last `keep`, and what lies beyond this step.
+
+    Beyond it lie only broken checkpoints, which the resumed run has passed over.
 
     Args:
         root: the run's checkpoint folder.
@@ -101,19 +103,16 @@ def write(root: Path, step: int, version: str, fill: Callable[[Path], None], kee
         _sync(root)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        full = getattr(error, "errno", None) in (
-            errno.ENOSPC,
-            errno.EFBIG,
-            errno.EDQUOT,
-        ) or "os error 28" in str(error)
-        why = "the disk is full" if full else str(error)
+        why = "the disk is full" if _is_full(error) else str(error)
         last = newest(root)
         kept = f"the last good checkpoint is {last}" if last else "there is no earlier checkpoint"
         raise CheckpointError(
             f"could not save step {step} in {root}: {why}; {kept}. Make room, then go on with --resume"
         ) from error
-    for old in _folders(root)[:-keep]:
-        shutil.rmtree(old)
+    folders = _folders(root)
+    here = folders.index(target) + 1
+    for other in folders[: max(0, here - keep)] + folders[here:]:
+        shutil.rmtree(other)
     return target
 
 
@@ -130,6 +129,8 @@ def check(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else None
         raise CheckpointError(f"{folder} is in format {found!r}; this version reads {FORMAT!r}")
+    if not isinstance(manifest.get("step"), int) or not isinstance(manifest.get("files"), dict):
+        raise CheckpointError(f"the checkpoint {folder} was altered: its {MANIFEST} lacks the step or the files")
     for name, facts in manifest["files"].items():
         file = folder / name
         if not file.is_file():
@@ -164,6 +165,11 @@ def sha256(file: Path) -> str:
     """Hex digest of a file."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _is_full(error: Exception) -> bool:
+    codes = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+    return getattr(error, "errno", None) in codes or any(f"os error {code})" in str(error) for code in codes)
 
 
 def _folders(root: Path) -> list[Path]:

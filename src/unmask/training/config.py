@@ -45,7 +45,7 @@ class TrainingConfig:
     seed: int = 0
     """Of weights, data order and masks."""
     evaluate_every: int | None = None
-    """Steps between evaluations; the last step is always evaluated. None: at the end alone."""
+    """Steps between evaluations; the start and the last step are always evaluated. None: these alone."""
     log_every: int = 10
     """Steps between lines in metrics.jsonl."""
     checkpoint_every: int | None = None
@@ -63,6 +63,9 @@ class TrainingConfig:
                 positive_int(name, getattr(self, name))
         for name in ("warmup_steps", "seed"):
             positive_int(name, getattr(self, name), least=0)
+        for name, known in (("schedule", ("cosine", "constant")), ("precision", ("auto", "bf16", "fp32"))):
+            value = getattr(self, name)
+            require(value in known, f"{name} must be one of {', '.join(known)}, got {value!r}")
         require(self.learning_rate > 0, f"learning_rate must be greater than 0, got {self.learning_rate}")
         require(self.clip_norm > 0, f"clip_norm must be greater than 0, got {self.clip_norm}")
         require(self.weight_decay >= 0, f"weight_decay must not be negative, got {self.weight_decay}")

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from unmask.training.folder import replace_text
+
 FILE_NAME = "metrics.jsonl"
 
 
@@ -20,7 +22,7 @@ class MetricsLog:
     def __init__(self, folder: Path, after: int = -1) -> None:
         self.path = folder / FILE_NAME
         kept = [line for line in read_metrics(folder) if line["step"] <= after] if self.path.exists() else []
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        replace_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Add a line: `kind` is "train" or "evaluation", `step` the number of steps done."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
-import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import fields
@@ -22,26 +22,28 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 from datasets import Dataset
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 import unmask
 from unmask import noise
 from unmask.batch import MaskedBatch, Scores
-from unmask.config import differences, to_json
+from unmask.config import to_json
 from unmask.data.stream import RowStream, check_rows
 from unmask.model import MaskedDiffusionLM
 from unmask.objectives import Objective, RowMean
 from unmask.processes import Masking
 from unmask.training import checkpoint
+from unmask.training.checks import check_start, not_finite
 from unmask.training.config import TrainingConfig
 from unmask.training.ema import WeightAverage
+from unmask.training.folder import CONFIG_FILE, check_folder, replace_text
 from unmask.training.metrics import MetricsLog
 from unmask.training.platform import autocast_dtype, keep_freed_memory
 from unmask.training.progress import TrainingProgress
 
 Evaluation = Callable[[MaskedDiffusionLM, bool], dict[str, Any]]
-CONFIG_FILE = "config.json"
 
 
 class Trainer:
@@ -111,20 +113,22 @@ class Trainer:
         """Folder of the checkpoints."""
         return self.out / "checkpoints"
 
-    def train(self, resume: bool = False) -> Path:
+    def train(self, resume: bool = False, overwrite: bool = False) -> Path:
         """Run to the last step.
 
         Args:
             resume: go on from the newest whole checkpoint in `out`; where there is none yet, start afresh.
+            overwrite: delete the run that `out` holds.
 
         Returns:
             The folder of the last checkpoint.
 
         Raises:
-            ValueError: where `out` holds a run and resume is False, or another run and resume is True.
+            ValueError: where `out` holds a run and neither is set, another run and resume is set, or no run
+                but something else.
             FloatingPointError: where the loss stops being finite; names step, rows and last good checkpoint.
         """
-        self._claim_folder(resume)
+        self._claim_folder(resume, overwrite)
         if resume and (last := checkpoint.newest(self.checkpoints)):
             self._load(last)
         main, config = self.accelerator.is_main_process, self.config
@@ -141,8 +145,8 @@ class Trainer:
                 metrics = self._train_step()
                 self.step += 1
                 self.seconds += time.perf_counter() - began
-                if self.step == 1:
-                    self._check_start(metrics["nll"])
+                if self.step == 1 and metrics["masked_share"] > 0:
+                    check_start(metrics["nll"], self.model.head.vocab_size)
                 progress.step(self.step, loss=metrics["loss"])
                 if self.step % config.log_every == 0 or self.step in (1, config.steps):
                     self._log(log, "train", metrics)
@@ -153,7 +157,8 @@ class Trainer:
                     last_saved = self.step
         if last_saved != self.step:
             self._save()
-        self.accelerator.end_training()
+        for tracker in self.accelerator.trackers:  # not end_training: a later run needs the process group
+            tracker.finish()
         return checkpoint.folder_of(self.checkpoints, self.step)
 
     def _train_step(self) -> dict[str, float]:
@@ -166,7 +171,9 @@ class Trainer:
         weights = self.objective.weights(batch)
         normaliser = self._sum(self.objective.normaliser(batch))
         # The backward averages gradients over ranks, and the loss is a sum over them.
-        scale = (accelerator.num_processes / normaliser.clamp(min=1e-30)).float()
+        # A batch may be without any mask at all: its loss and gradient are zero, whatever Z is.
+        normaliser = normaliser.clamp(min=1e-30)
+        scale = (accelerator.num_processes / normaliser).float()
         outputs = self._forward_backward(batch, weights * scale)
         nll = torch.cat([out[0] for out in outputs])
         loss = float(self._sum((nll * weights).sum().double()) / normaliser)
@@ -174,7 +181,7 @@ class Trainer:
         assert norm is not None  # only DeepSpeed, which clips by itself, returns none
         norm = float(_whole(norm))
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            self._stop_not_finite(loss, norm, batch, nll)
+            raise not_finite(self.step, loss, norm, batch, nll, checkpoint.newest(self.checkpoints))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
@@ -224,33 +231,6 @@ class Trainer:
             found.append((spread(output.nll), scores))
         return found
 
-    def _stop_not_finite(self, loss: float, norm: float, batch: MaskedBatch, nll: Tensor) -> None:
-        bad = ~nll.isfinite().all(1)
-        rows = (batch.clean.row[bad] if bad.any() else batch.clean.row).tolist()
-        last = checkpoint.newest(self.checkpoints)
-        raise FloatingPointError(
-            f"step {self.step}: the loss is {loss} and the gradient norm {norm}. "
-            f"Rows of the data set {'with a bad loss' if bad.any() else 'in the batch'}: {rows[:16]}. "
-            f"The weights before this step are kept in {last or 'no checkpoint: none was written yet'}. "
-            "Lower learning_rate, raise warmup_steps, or try --precision fp32"
-        )
-
-    def _check_start(self, nll: float) -> None:
-        """An untrained model must start at about log V nats a masked token (footgun 22)."""
-        expected = math.log(self.model.head.vocab_size - 1)
-        if nll > 1.25 * expected + 0.1:
-            warnings.warn(
-                f"the first step's loss is {nll:.2f} nats a masked token, well above log V = {expected:.2f}: "
-                "the initial weights are too large, or the labels do not line up with the predictions",
-                stacklevel=3,
-            )
-        elif nll < 0.75 * expected - 0.1:
-            warnings.warn(
-                f"the first step's loss is {nll:.2f} nats a masked token, well below log V = {expected:.2f}: fine "
-                "for a pretrained model; with random weights it means that the answer leaks into the input",
-                stacklevel=3,
-            )
-
     def _evaluate(self, log: MetricsLog | None, progress: TrainingProgress) -> None:
         if self.evaluate is None:
             return
@@ -259,7 +239,9 @@ class Trainer:
             self.average.applied() if self.average else nullcontext(),
             torch.autocast(kind, self.dtype, enabled=self.dtype is not None),
         ):
+            self.wrapped.eval()
             results = self.evaluate(self.model, self.step == self.config.steps)
+            self.wrapped.train()
         self._log(log, "evaluation", results)
         shown = {name: value for name, value in results.items() if name in ("solved", "loss")}
         progress.evaluated(self.step, **shown)
@@ -273,32 +255,21 @@ class Trainer:
         if self.config.tracker != "none":
             self.accelerator.log(numbers, step=self.step)
 
-    def _claim_folder(self, resume: bool) -> None:
-        """Refuse a folder that holds another run; write the config; tidy up after an interrupted save."""
-        described = {
-            "unmask": unmask.__version__,
-            "run": self.description,
-            "training": to_json(self.config),
-            "parameters": sum(p.numel() for p in self.model.parameters()),
-        }
-        path = self.out / CONFIG_FILE
-        if path.exists():
-            saved = json.loads(path.read_text())
-            if not resume:
-                raise ValueError(
-                    f"{self.out} already holds a run; use --resume to go on with it, --overwrite to lose it, "
-                    "or another --out"
-                )
-            fixed = to_json(self.config.resumable)
-            saved_training = {name: saved.get("training", {}).get(name) for name in fixed}
-            changed = differences(saved.get("run"), self.description) + differences(saved_training, fixed)
-            if changed:
-                raise ValueError(f"{self.out} holds another run, it cannot be resumed: {'; '.join(changed)}")
-        elif self.out.exists() and any(self.out.iterdir()):
-            raise ValueError(f"{self.out} is not empty and holds no run of unmask; choose another --out")
+    def _claim_folder(self, resume: bool, overwrite: bool) -> None:
+        """Refuse a folder that holds something else; write the config; tidy up after an interrupted save."""
+        check_folder(self.out, self.description, self.config, resume, overwrite)
+        self.accelerator.wait_for_everyone()  # all ranks look before one writes
         if self.accelerator.is_main_process:
+            if overwrite and self.out.exists():
+                shutil.rmtree(self.out)
+            described = {
+                "unmask": unmask.__version__,
+                "run": self.description,
+                "training": to_json(self.config),
+                "parameters": sum(p.numel() for p in self.model.parameters()),
+            }
             self.out.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(described, indent=2) + "\n")
+            replace_text(self.out / CONFIG_FILE, json.dumps(described, indent=2) + "\n")
             checkpoint.clear_unfinished(self.checkpoints)
         self.accelerator.wait_for_everyone()
 
@@ -330,7 +301,7 @@ class Trainer:
                 folder = checkpoint.temporary_of(self.checkpoints, self.step)
                 folder.mkdir(parents=True, exist_ok=True)
                 checkpoint.save_state(folder / rank_file, rank_state)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             problem = f"rank {accelerator.process_index}: {error}"
         if accelerator.num_processes > 1:
             problem = next((p for p in gather_object([problem]) if p), None)
@@ -342,14 +313,14 @@ class Trainer:
         accelerator.wait_for_everyone()
 
     def _write_weights(self, folder: Path, weights: dict[str, Tensor]) -> None:
-        if self.model.config is not None:
+        if self.model._container:  # a Hugging Face model
             self.model.save_pretrained(folder, weights)
         else:
             folder.mkdir()
             checkpoint.save_state(folder / "weights", weights)
 
     def _read_weights(self, folder: Path) -> dict[str, Tensor]:
-        if self.model.config is not None:
+        if self.model._container:  # a Hugging Face model
             return self.model.load_weights(folder)
         return checkpoint.load_state(folder / "weights")
 
@@ -382,9 +353,12 @@ def _accelerator(tracker: str | None, out: Path) -> Accelerator:
     # One process may train several runs after one another; accelerate keeps the first one's settings.
     AcceleratorState._reset_state()
     try:
-        return Accelerator(log_with=tracker, project_dir=str(out))
+        accelerator = Accelerator(log_with=tracker, project_dir=str(out))
     except ValueError as error:
         raise ValueError(f"tracker '{tracker}': {error}") from None
+    if tracker is not None and not accelerator.log_with:
+        raise ValueError(f"tracker '{tracker}' is not installed; install its package, or use --tracker none")
+    return accelerator
 
 
 def _parameter_groups(model: MaskedDiffusionLM, weight_decay: float) -> list[dict[str, Any]]:

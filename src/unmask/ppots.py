@@ -1,0 +1,262 @@
+"""P-POTS: the mask rates at which training losses are noisiest, fitted to measurements (arXiv 2511.18159).
+
+Among unbiased samplers of t, weighted by 1/p(t), the variance of the loss is least for
+
+    p*(t) ∝ sqrt(g(t)² + v(t)),
+
+with g the mean and v the variance, over rows and masks, of the 1/t-weighted loss of one row at rate t. g and v
+are measured on a grid and fitted by the paper's EPR family,
+
+    g(t) = A exp(k t^m),   v(t) = a t^r + b (1 - t)^q,   A, a, b > 0,  k ≥ 0,  m, r, q ≥ 1,
+
+by the least KL divergence of the measured density from the fitted one. A share of uniform keeps the whole of
+(0, 1] in the support.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import scipy.optimize
+import torch
+from torch import Tensor
+
+from unmask.config import positive_int, require
+from unmask.distributed import sum_over_ranks
+from unmask.times import TimeDistribution
+
+BINS = 1024
+
+
+@dataclass(frozen=True)
+class LossProfile:
+    """Loss of one row against its mask rate, Σ nll / (t · L_eff) in nats per token.
+
+    Attributes:
+        t: [G] rates, ascending, in (0, 1].
+        mean: [G] g(t).
+        variance: [G] v(t), over rows and masks.
+    """
+
+    t: Tensor
+    mean: Tensor
+    variance: Tensor
+
+    def __post_init__(self) -> None:
+        if not bool((self.t > 0).all() and (self.t <= 1).all() and (self.t.diff() > 0).all()):
+            raise ValueError("a loss profile needs ascending rates in (0, 1]")
+
+
+class Tabulated(TimeDistribution):
+    """Base of densities that are constant on equal bins of (0, 1]; exact CDF, inverse and density.
+
+    Args:
+        mass: [N] probability of each bin, all positive; it is normalised.
+    """
+
+    def __init__(self, mass: Tensor) -> None:
+        self.mass = mass
+
+    @property
+    def mass(self) -> Tensor:
+        """[N] float64 probability of each bin."""
+        return self._mass
+
+    @mass.setter
+    def mass(self, mass: Tensor) -> None:
+        mass = mass.double()
+        if mass.dim() != 1 or not bool((mass > 0).all() and mass.isfinite().all()):
+            raise ValueError("a tabulated density needs a positive, finite mass in every bin")
+        self._mass = mass / mass.sum()
+        self._edges = torch.cat([mass.new_zeros(1), self._mass.cumsum(0)])
+        self._edges[-1] = 1.0
+
+    def cdf(self, t: Tensor) -> Tensor:
+        """F(t), linear within a bin."""
+        place = t.double().clamp(0, 1) * len(self.mass)
+        bin_ = place.long().clamp(max=len(self.mass) - 1)
+        return self._edges[bin_] + (place - bin_) * (self._edges[bin_ + 1] - self._edges[bin_])
+
+    def quantile(self, u: Tensor) -> Tensor:
+        """Inverse of `cdf`."""
+        bin_ = (torch.searchsorted(self._edges, u.double().contiguous(), right=True) - 1).clamp(0, len(self.mass) - 1)
+        low, high = self._edges[bin_], self._edges[bin_ + 1]
+        return (bin_ + ((u - low) / (high - low)).clamp(0, 1)) / len(self.mass)
+
+    def density(self, t: Tensor) -> Tensor:
+        """p(t)."""
+        bin_ = (t.double().clamp(0, 1) * len(self.mass)).long().clamp(max=len(self.mass) - 1)
+        return (self._edges[bin_ + 1] - self._edges[bin_]) * len(self.mass)
+
+
+@dataclass(frozen=True)
+class EPRFit:
+    """A fit of the EPR family.
+
+    Attributes:
+        parameters: a, r, b, q of v(t) and A, k, m of g(t).
+        kl: KL divergence of the measured density from the fitted one on the grid, in nats.
+    """
+
+    parameters: dict[str, float]
+    kl: float
+
+    def moments(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """g(t) and v(t)."""
+        p = self.parameters
+        mean = p["A"] * np.exp(p["k"] * t ** p["m"])
+        return mean, p["a"] * t ** p["r"] + p["b"] * (1 - t) ** p["q"]
+
+    def root(self, t: np.ndarray, optimum: str) -> np.ndarray:
+        """The density up to a constant: sqrt(g² + v), or sqrt(v) under stratified rates."""
+        mean, variance = self.moments(t)
+        return np.sqrt(variance + (mean**2 if optimum == "independent" else 0.0))
+
+
+def fit_epr(profile: LossProfile, optimum: str = "independent", starts: int = 8) -> EPRFit:
+    """Fit the EPR family to a measured profile by the least KL, from several starting points.
+
+    Args:
+        profile: at least 4 rates.
+        optimum: "independent": sqrt(g² + v); "stratified": sqrt(v).
+        starts: number of starting points, from a fixed sequence.
+
+    Raises:
+        ValueError: for a profile that is too short, not finite, or zero everywhere.
+    """
+    t, mean, variance = (x.double().numpy() for x in (profile.t, profile.mean, profile.variance))
+    measured = np.sqrt(np.maximum(variance, 0) + (mean**2 if optimum == "independent" else 0.0))
+    require(len(t) >= 4, f"P-POTS needs at least 4 rates to fit, got {len(t)}")
+    require(bool(np.isfinite(measured).all()) and measured.sum() > 0, "the measured losses are zero or not finite")
+    target = np.maximum(measured / measured.sum(), 1e-12)
+    scale = max(float(np.mean(measured)), 1e-12)
+
+    def read(x: np.ndarray) -> EPRFit:
+        size, shape = np.exp(x[:3]) * scale ** np.array([2, 2, 1]), 1 + np.exp(x[3:6])
+        values = (*size, *shape, np.exp(x[6]))
+        return EPRFit(dict(zip(("a", "b", "A", "r", "q", "m", "k"), map(float, values), strict=True)), 0.0)
+
+    def kl(x: np.ndarray) -> float:
+        fitted = np.maximum(read(x).root(t, optimum), 1e-300)
+        return float((target * (np.log(target) - np.log(fitted / fitted.sum()))).sum())
+
+    bounds = [(-18, 8), (-18, 8), (-18, 8), (-8, 4), (-8, 4), (-8, 4), (-8, 3)]
+    random = np.random.default_rng(0)
+    first = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
+    points = [first, *(np.clip(first + random.normal(0, 2, 7), -7.5, 2.5) for _ in range(starts - 1))]
+    found = [scipy.optimize.minimize(kl, point, method="L-BFGS-B", bounds=bounds) for point in points]
+    best = min(found, key=lambda result: float(result.fun))
+    return EPRFit(read(best.x).parameters, float(best.fun))
+
+
+@dataclass(frozen=True)
+class PPOTS(TimeDistribution):
+    """P-POTS: uniform until the first fit, then p(t) ∝ sqrt(g² + v) of the current model, mixed with uniform.
+
+    Attributes:
+        refit_every: steps between fits; the first comes after as many.
+        grid: rates at which the loss is measured, spread evenly over (0, 1].
+        rows: held-out rows for each rate.
+        masks: masks for each row and rate.
+        uniform: share of the uniform density in the mix, in (0, 1]; it bounds the weights by 1 / uniform.
+        optimum: "independent": sqrt(g² + v), best for rates drawn independently; "stratified": sqrt(v).
+        online: estimate g and v from the training losses themselves; costs no forward.
+        memory: online only: share of the old estimate kept from one fit to the next, in [0, 1).
+    """
+
+    refit_every: int = 200
+    grid: int = 30
+    rows: int = 10
+    masks: int = 10
+    uniform: float = 0.1
+    optimum: Literal["independent", "stratified"] = "independent"
+    online: bool = False
+    memory: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name, least in (("refit_every", 1), ("grid", 4), ("rows", 2), ("masks", 1)):
+            positive_int(f"PPOTS: {name}", getattr(self, name), least)
+        require(0 < self.uniform <= 1, f"PPOTS: uniform is a share in (0, 1], got {self.uniform}")
+        require(0 <= self.memory < 1, f"PPOTS: memory is a share in [0, 1), got {self.memory}")
+        require(
+            self.optimum in ("independent", "stratified"),
+            f"PPOTS: optimum must be independent or stratified, got {self.optimum!r}",
+        )
+
+    def start(self) -> RunningPPOTS:
+        """The distribution that learns during training."""
+        return RunningPPOTS(self)
+
+
+class RunningPPOTS(Tabulated):
+    """P-POTS during training: the current density, the last fit and the data it came from."""
+
+    def __init__(self, config: PPOTS) -> None:
+        super().__init__(torch.ones(BINS, dtype=torch.float64))
+        self.config = config
+        self.fit: EPRFit | None = None
+        self.profile: LossProfile | None = None
+        self._sums = torch.zeros(config.grid, 3, dtype=torch.float64)  # count, Σ loss, Σ loss² by bin of t
+
+    @property
+    def learns(self) -> bool:
+        """Whether it estimates from the training losses."""
+        return self.config.online
+
+    @property
+    def measures(self) -> PPOTS | None:
+        """What a trainer must measure on held-out rows for the next fit; None if nothing."""
+        return None if self.config.online else self.config
+
+    def observe(self, rate: Tensor, loss: Tensor, world_size: int = 1) -> None:
+        """Add a step's losses to their bins, over all ranks."""
+        size = self.config.grid
+        bin_ = (rate * size).ceil().long().clamp(1, size) - 1
+        step = torch.stack(
+            [torch.bincount(bin_, w.double(), size) for w in (torch.ones_like(loss), loss, loss**2)], 1
+        )
+        self._sums += sum_over_ranks(world_size, step)
+
+    def due(self, step: int) -> bool:
+        """Whether a fit is due after `step` steps."""
+        return step > 0 and step % self.config.refit_every == 0
+
+    def refit(self, profile: LossProfile | None = None) -> None:
+        """Fit anew, to a measured profile or to the training losses seen so far."""
+        if profile is None:
+            profile = self._seen()
+            self._sums *= self.config.memory
+            if profile is None:
+                return
+        self.profile, self.fit = profile, fit_epr(profile, self.config.optimum)
+        middle = (np.arange(BINS) + 0.5) / BINS
+        fitted = torch.from_numpy(self.fit.root(middle, self.config.optimum))
+        share = self.config.uniform
+        self.mass = (1 - share) * fitted / fitted.sum() + share / BINS
+
+    def state_dict(self) -> dict[str, Any]:
+        """The density, the sums, and the last fit with its data."""
+        state: dict[str, Any] = {"mass": self.mass, "sums": self._sums}
+        if self.fit is not None and self.profile is not None:
+            state["fit"] = {"parameters": self.fit.parameters, "kl": self.fit.kl}
+            state["profile"] = vars(self.profile)
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.mass, self._sums = state["mass"], state["sums"].clone()
+        if "fit" in state:
+            self.fit, self.profile = EPRFit(**state["fit"]), LossProfile(**state["profile"])
+
+    def _seen(self) -> LossProfile | None:
+        count, total, square = self._sums.T
+        enough = count >= 2
+        if int(enough.sum()) < 4:
+            return None
+        count, total, square = count[enough], total[enough], square[enough]
+        mean = total / count
+        variance = (square / count - mean**2).clamp(min=0) * count / (count - 1)
+        t = ((torch.arange(self.config.grid) + 0.5) / self.config.grid)[enough]
+        return LossProfile(t.double(), mean, variance)

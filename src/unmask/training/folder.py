@@ -1,0 +1,78 @@
+"""The folder of a run: who may use it, and its config.json."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from unmask.config import differences, to_json
+from unmask.training.config import TrainingConfig
+
+CONFIG_FILE = "config.json"
+
+
+def read_config(folder: Path) -> dict[str, Any] | None:
+    """The resolved config of the run in `folder`, or None where there is no config.json.
+
+    Raises:
+        ValueError: for a config.json that is not a run's.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        return None
+    try:
+        saved = json.loads(path.read_text())
+    except ValueError:
+        saved = None
+    if not isinstance(saved, dict) or not {"unmask", "run", "training"} <= set(saved):
+        raise ValueError(f"{folder} is not empty and holds no run of unmask: {path.name} is not one of ours")
+    return saved
+
+
+def check_folder(
+    out: Path, run: Any, training: TrainingConfig, resume: bool = False, overwrite: bool = False
+) -> None:
+    """Look whether a run may use the folder; nothing is changed.
+
+    Args:
+        out: the folder.
+        run: description of the run, as JSON values.
+        training: settings of the loop.
+        resume: the folder may hold this same run.
+        overwrite: the folder may hold any run.
+
+    Raises:
+        ValueError: for a folder that holds something else, naming the fields in which a run differs.
+    """
+    if resume and overwrite:
+        raise ValueError("--resume goes on with a run and --overwrite deletes it: choose one")
+    saved = read_config(out)
+    if saved is None:
+        begun = f".{CONFIG_FILE}.new"  # all that a run killed in its first moment leaves
+        if out.exists() and (not out.is_dir() or any(path.name != begun for path in out.iterdir())):
+            raise ValueError(f"{out} is not empty and holds no run of unmask; choose another --out")
+    elif resume:
+        fixed = to_json(training.resumable)
+        changed = differences(saved["run"], run)
+        changed += differences({name: saved["training"].get(name) for name in fixed}, fixed)
+        if changed:
+            raise ValueError(f"{out} holds another run, it cannot be resumed: {'; '.join(changed)}")
+    elif not overwrite:
+        raise ValueError(
+            f"{out} already holds a run; use --resume to go on with it, --overwrite to lose it, or another --out"
+        )
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: a crash or a full disk leaves what was there before."""
+    aside = path.with_name(f".{path.name}.new")
+    try:
+        with aside.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
