@@ -102,8 +102,8 @@ class RowStream:
         """Return the rows with the given numbers, [B] int64, whatever the stream's position."""
         columns = self.dataset[row.numpy()] if len(row) else {"tokens": [], "maskable": []}
         tokens, attention = _pad(columns["tokens"], np.int64)
-        maskable, _ = _pad(columns["maskable"], np.bool_)
-        if tokens.shape != maskable.shape:
+        maskable, flagged = _pad(columns["maskable"], np.bool_)
+        if not torch.equal(attention, flagged):
             raise ValueError(f"`tokens` and `maskable` differ in length in a row among {row.tolist()[:8]}")
         maskable &= attention
         empty = ~maskable.any(1)

@@ -26,8 +26,11 @@ class MetricsLog:
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Add a line: `kind` is "train" or "evaluation", `step` the number of steps done."""
-        with self.path.open("a") as file:
-            file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        except OSError as error:
+            raise OSError(f"could not write {self.path}: {error.strerror}. Checkpoints are kept: --resume") from error
 
 
 def read_metrics(folder: str | Path, kind: str | None = None) -> list[dict[str, Any]]:

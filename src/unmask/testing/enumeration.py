@@ -1,0 +1,251 @@
+"""Is an estimator unbiased? Exact enumeration of everything that an independent masking can draw.
+
+Rates and masks are pure functions of uniform numbers, and this checker supplies them to the production code:
+
+- A unit's rate comes from its coupled quantile. The expectation over each uniform is an integral, taken by
+  tanh-sinh quadrature on pieces split where the drawn count or a threshold can jump.
+- A mask rule sees a unit's field of uniforms through two things only: on which side of t and of 1 - t each
+  number lies, and in which order they are. So the field space [0, 1]^L falls into finitely many cells; the
+  checker supplies one representative of each, with the cell's volume.
+
+Your own time distribution, mask rule or objective can be checked the same way, as long as the rule keeps to
+those comparisons.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unmask.batch import MaskedBatch, TokenBatch
+from unmask.masks import ExactCount
+from unmask.objectives import Objective, RowMean
+from unmask.processes import IndependentMasking
+from unmask.times import TimeDistribution, Uniform
+
+Nll = Callable[[TokenBatch, Tensor], Tensor]
+Plan = tuple[float, list[tuple[Tensor, Tensor]]]
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """The exact expectation of an estimator, against the exact ELBO.
+
+    Attributes:
+        expected: of the loss Σ weight · nll / Z of a batch, in nats.
+        exact: negative ELBO in nats per maskable token of the same rows.
+        claims_unbiased: whether the library claims that the two are equal.
+    """
+
+    expected: float
+    exact: float
+    claims_unbiased: bool
+
+    @property
+    def bias(self) -> float:
+        """expected - exact, in nats per token."""
+        return self.expected - self.exact
+
+
+def claims_unbiased(masking: IndependentMasking, objective: Objective) -> bool:
+    """Whether the library claims that the objective's expectation is the ELBO per token (docs/estimators.md)."""
+    try:
+        objective.check(masking)
+    except ValueError:
+        return False
+    if isinstance(objective, RowMean):
+        return isinstance(masking.mask, ExactCount) and isinstance(masking.time, Uniform)
+    return type(objective).__name__ == "ELBO"
+
+
+def exact_elbo(clean: TokenBatch, nll: Nll) -> Tensor:
+    """[B] negative ELBO of each row in nats, Σ_n h_n / n, from all 2^L masks."""
+    totals = []
+    for b in range(len(clean)):
+        places = clean.maskable[b].nonzero()[:, 0].tolist()
+        masks = torch.zeros(2 ** len(places), clean.length, dtype=torch.bool)
+        for m, choice in enumerate(itertools.product([False, True], repeat=len(places))):
+            masks[m, places] = torch.tensor(choice)
+        rows = clean[torch.full((len(masks),), b)]
+        loss, size = nll(rows, masks).sum(1), masks.sum(1)
+        totals.append(sum(loss[size == n].mean() / n for n in range(1, len(places) + 1)))
+    return torch.stack([torch.as_tensor(total) for total in totals])
+
+
+def expectation(
+    masking: IndependentMasking, objective: Objective, clean: TokenBatch, nll: Nll, nodes: int = 60
+) -> Expectation:
+    """Expect an estimator over everything that `masking` can draw for a batch of one unit for each clean row.
+
+    Args:
+        masking: the combination to check. Its time distribution may be a running one.
+        objective: gives weights and Z.
+        clean: U rows, all with the same number of maskable positions, at most 5 (the cells grow like L!).
+        nll: nats of the masked tokens, (rows [B], masked [B, L]) -> [B, L].
+        nodes: quadrature nodes on each piece.
+
+    Returns:
+        The expectation, exact but for quadrature (about 1e-9 for smooth densities).
+    """
+    time, units = masking.time.start(), len(clean)
+    if isinstance(masking.time, type(time)):
+        time = masking.time  # fixed, or running already
+    places = clean.maskable.nonzero()[:, 1].view(units, -1)
+    table = _table(clean, places, nll)
+
+    def outcomes(unit: int, quantile: Tensor, weight: Tensor) -> dict[float, tuple[float, float]]:
+        """By value of the unit's contribution to Z: its probability, and the mean of its loss sum there."""
+        t = time.quantile(quantile)
+        field, other, volume = _cells(t, clean.length, places[unit], masking)
+        cells = field.shape[1]
+        t, weight = t.repeat_interleave(cells), weight.repeat_interleave(cells) * volume.flatten()
+        rows = clean[torch.full((len(t),), unit)]
+        other = None if other is None else other.flatten(0, 1)
+        batch = masking.assemble(rows, t, time, field.flatten(0, 1), other, torch.arange(len(t)))
+        per_unit = len(batch) // len(t)
+        code = (batch.masked[:, places[unit]] * 2 ** torch.arange(places.shape[1])).sum(1)
+        total = (objective.weights(batch).double() * table[unit, code]).sum(1).view(-1, per_unit).sum(1)
+        z = _normalisers(objective, batch, per_unit)
+        return {
+            value: (float(weight[z == value].sum()), float((weight * total)[z == value].sum()))
+            for value in z.unique().tolist()
+        }
+
+    expected = 0.0
+    for probability, plan in _plans(masking, time, units, int(clean.effective_length[0]), nodes):
+        combined: dict[float, tuple[float, float]] = {0.0: (1.0, 0.0)}
+        for unit, (quantile, weight) in enumerate(plan):
+            combined = _convolve(combined, outcomes(unit, quantile, weight))
+        expected += probability * sum(s / z for z, (_, s) in combined.items() if z > 0)
+    exact = float(exact_elbo(clean, nll).sum() / clean.effective_length.sum())
+    return Expectation(expected, exact, claims_unbiased(masking, objective))
+
+
+def check_unbiased(
+    masking: IndependentMasking, objective: Objective, clean: TokenBatch, nll: Nll, tolerance: float = 1e-6
+) -> Expectation:
+    """Raise AssertionError unless the estimator's expectation is the exact ELBO; return the figures."""
+    found = expectation(masking, objective, clean, nll)
+    if abs(found.bias) > tolerance:
+        raise AssertionError(
+            f"{objective} with {masking} expects {found.expected:.8f} nats per token, the exact ELBO is "
+            f"{found.exact:.8f}: biased by {found.bias:+.2e}"
+        )
+    return found
+
+
+def _table(clean: TokenBatch, places: Tensor, nll: Nll) -> Tensor:
+    """[U, 2^n, L] nats of every mask of every row; bit i of a mask's number is the row's i-th maskable position."""
+    masks = (torch.arange(2 ** places.shape[1])[:, None] >> torch.arange(places.shape[1])) % 2 == 1
+    found = []
+    for unit in range(len(clean)):
+        masked = torch.zeros(len(masks), clean.length, dtype=torch.bool)
+        masked[:, places[unit]] = masks
+        found.append(nll(clean[torch.full((len(masks),), unit)], masked))
+    return torch.stack(found)
+
+
+def _normalisers(objective: Objective, batch: MaskedBatch, per_unit: int) -> Tensor:
+    """[units] contribution to Z of each unit. Asked once for each kind of unit: Z sees masks and rows alone."""
+    kinds, which = batch.masked.view(len(batch) // per_unit, -1).unique(dim=0, return_inverse=True)
+    first = torch.stack([(which == k).nonzero()[0, 0] for k in range(len(kinds))]) * per_unit
+    values = torch.stack([objective.normaliser(batch[int(i) : int(i) + per_unit]) for i in first])
+    return values.round(decimals=9)[which]
+
+
+def _convolve(
+    left: dict[float, tuple[float, float]], right: dict[float, tuple[float, float]]
+) -> dict[float, tuple[float, float]]:
+    """Join two independent parts: Z adds up, and so does the mean loss given Z."""
+    joined: dict[float, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for (z1, (p1, s1)), (z2, (p2, s2)) in itertools.product(left.items(), right.items()):
+        joined[round(z1 + z2, 9)][0] += p1 * p2
+        joined[round(z1 + z2, 9)][1] += s1 * p2 + p1 * s2
+    return {z: (p, s) for z, (p, s) in joined.items()}
+
+
+def _plans(
+    masking: IndependentMasking, time: TimeDistribution, units: int, length: int, nodes: int
+) -> Iterator[Plan]:
+    """Yield (probability, [(quantiles, weights) of each unit]): given what units share, they are independent."""
+    splits = [n / length for n in range(1, length)] + [masking.mirror_below, 1 - masking.mirror_below, 0.5]
+    cuts = sorted({float(time.cdf(torch.tensor([s], dtype=torch.float64))[0]) for s in splits if 0 < s < 1})
+    if masking.coupling == "antithetic":
+        nodes_, weights = _tanh_sinh([0.0, *sorted({*cuts, *(1 - c for c in cuts)}), 1.0], nodes)
+        one = torch.ones(1, dtype=torch.float64)
+        grid = itertools.product(zip(nodes_, weights, strict=True), repeat=units // 2)
+        for choice in grid:
+            uniform = torch.stack([u for u, _ in choice]).repeat_interleave(2)
+            quantile = masking.quantiles(uniform, torch.arange(units))
+            yield float(math.prod(float(w) for _, w in choice)), [(q[None], one) for q in quantile]
+        return
+    orders = itertools.permutations(range(units)) if masking.coupling == "stratified" else [tuple(range(units))]
+    count = math.factorial(units) if masking.coupling == "stratified" else 1
+    for order in orders:
+        plan = []
+        for unit in range(units):
+            inside = [0.0, *cuts, 1.0]
+            if masking.coupling == "stratified":
+                inside = [0.0, *sorted(units * c - order[unit] for c in cuts if 0 < units * c - order[unit] < 1), 1.0]
+            nodes_, weights = _tanh_sinh(inside, nodes)
+            quantile = torch.stack(
+                [
+                    masking.quantiles(
+                        torch.full((units,), 0.5, dtype=torch.float64).index_fill(0, torch.tensor(unit), u),
+                        torch.tensor(order),
+                    )[unit]
+                    for u in nodes_.tolist()
+                ]
+            )
+            plan.append((quantile, weights))
+        yield 1 / count, plan
+
+
+def _tanh_sinh(cuts: list[float], nodes: int) -> tuple[Tensor, Tensor]:
+    """Nodes and weights of double-exponential quadrature on the pieces between cuts; bears end singularities."""
+    s = torch.linspace(-3.4, 3.4, nodes, dtype=torch.float64)
+    inner = 0.5 * torch.pi * s.sinh()
+    low, density = torch.sigmoid(2 * inner), 0.5 * torch.pi * s.cosh() / inner.cosh() ** 2
+    points, weights = [], []
+    for a, b in itertools.pairwise(cuts):
+        points.append(a + (b - a) * low)
+        weights.append((b - a) * density / density.sum())
+    return torch.cat(points).clamp(1e-15, 1 - 1e-15), torch.cat(weights)
+
+
+def _cells(
+    t: Tensor, length: int, places: Tensor, masking: IndependentMasking
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """For each rate: representatives [N, cells, L] of field space, of a second field if one is read, volumes."""
+    found = [_orders_in_intervals(float(rate), len(places)) for rate in t]
+    volume = torch.stack([v for _, v in found])
+    field = torch.full((*volume.shape, length), 0.5, dtype=torch.float64)
+    field[:, :, places] = torch.stack([f for f, _ in found])
+    if not (masking.mirror and masking.mirror_below < 1):
+        return field, None, volume
+    one = torch.arange(volume.shape[1])
+    first, second = (i.flatten() for i in torch.meshgrid(one, one, indexing="ij"))
+    return field[:, first], field[:, second], volume[:, first] * volume[:, second]
+
+
+def _orders_in_intervals(t: float, count: int) -> tuple[Tensor, Tensor]:
+    """Every way to put `count` numbers into the intervals cut by t and 1 - t, and in order within each."""
+    cuts = [0.0, min(t, 1 - t), max(t, 1 - t), 1.0]
+    rows, volumes = [], []
+    for sizes in itertools.product(range(count + 1), repeat=len(cuts) - 1):
+        if sum(sizes) != count:
+            continue
+        volume, ladder = 1.0, []
+        for size, (a, b) in zip(sizes, itertools.pairwise(cuts), strict=True):
+            volume *= (b - a) ** size / math.factorial(size)
+            ladder += [a + (b - a) * (i + 1) / (size + 1) for i in range(size)]
+        for order in itertools.permutations(range(count)):
+            rows.append([ladder[i] for i in order])
+            volumes.append(volume)
+    return torch.tensor(rows, dtype=torch.float64), torch.tensor(volumes, dtype=torch.float64)

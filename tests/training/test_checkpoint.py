@@ -1,0 +1,290 @@
+"""Checkpoints are whole or absent, hold nothing that unpickles, and say what is wrong with a bad one."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from unmask import MaskedDiffusionLM, ProgressiveUnmasking
+from unmask.training import checkpoint
+from unmask.training.checkpoint import CheckpointError
+
+
+def _fill(folder: Path) -> None:
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text("{}")
+    checkpoint.save_state(folder / "rank-0", {"step": 3, "pool": {"tokens": torch.arange(5)}})
+
+
+def _write(root: Path, *steps: int, keep: int = 9) -> list[Path]:
+    return [checkpoint.write(root, step, "1.2", _fill, keep) for step in steps]
+
+
+def _names(root: Path) -> list[str]:
+    return sorted(p.name for p in root.iterdir())
+
+
+STATE = {
+    "nothing": None,
+    "numbers": {"int": 2**40, "float": 0.1, "flag": True, "text": "a/b"},
+    "list": [1, 2],
+    "tensors": {
+        "int64": torch.tensor([2**40, -1]),
+        "bool": torch.tensor([[True, False]]),
+        "scalar": torch.tensor(3.5),
+    },
+    "wide": torch.tensor([0.1], dtype=torch.float64),
+    "bf16": torch.tensor([0.1], dtype=torch.bfloat16),
+    "empty": {"rows": torch.empty(0, 4), "dict": {}},
+}
+
+
+def _same(one, other) -> bool:
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    return type(one) is type(other) and one == other
+
+
+@pytest.mark.parametrize(
+    "state", [STATE, {}, {"step": 4}, {"t": torch.ones(2)}], ids=["all", "none", "json", "tensor"]
+)
+def test_saved_state_reads_back_as_it_was(tmp_path, state):
+    checkpoint.save_state(tmp_path / "state", state)
+    assert _same(checkpoint.load_state(tmp_path / "state"), state)
+
+
+def test_state_with_shared_and_strided_tensors_reads_back(tmp_path):
+    base = torch.arange(12.0).view(3, 4)
+    state = {"whole": base, "same": base, "part": base[:, 1], "turned": base.T}
+    checkpoint.save_state(tmp_path / "state", state)
+    assert _same(checkpoint.load_state(tmp_path / "state"), state)
+
+
+def test_checkpoint_of_a_run_holds_only_safetensors_and_json(trainer, tmp_path):
+    settings = {"masking": ProgressiveUnmasking(), "ema_decay": 0.9, "checkpoint_every": 2}
+    last = trainer(**settings).train()
+    for file in (p for p in last.rglob("*") if p.is_file()):
+        assert file.suffix in (".json", ".safetensors")
+        load_file(file) if file.suffix == ".safetensors" else json.loads(file.read_text())
+
+
+def test_resuming_unpickles_nothing(trainer, stop_at):
+    settings = {"masking": ProgressiveUnmasking(), "ema_decay": 0.9, "checkpoint_every": 2, "evaluate_every": 1}
+    with pytest.raises(stop_at.error):
+        trainer(evaluate=stop_at(3), **settings).train()
+    again = trainer(**settings)
+    seen: list[str] = []
+    watching = [True]
+    sys.addaudithook(lambda event, _: seen.append(event) if watching and event.startswith("pickle.") else None)
+    again.train(resume=True)
+    watching.clear()
+    assert seen == []
+
+
+def test_weights_open_with_transformers_alone(trainer, weights_in):
+    run = trainer(ema_decay=0.9)
+    last = run.train()
+    for which in ("model", "ema"):
+        theirs = AutoModelForCausalLM.from_pretrained(last / which)
+        saved = weights_in(last, which)
+        assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in saved.items())
+    loaded = MaskedDiffusionLM.from_pretrained(last / "model").state_dict()
+    assert all(torch.equal(tensor, loaded[name]) for name, tensor in run.model.state_dict().items())
+
+
+def test_model_around_a_plain_backbone_saves_and_resumes(trainer, build, stop_at, state_of):
+    """A model that was put together by hand has no Hugging Face folder to be saved in."""
+
+    def model():
+        made = build()
+        return MaskedDiffusionLM(made.backbone, made.head, made.mask_token_id)
+
+    settings = {"checkpoint_every": 2, "evaluate_every": 1, "ema_decay": 0.9}
+    whole = trainer("whole", model=model(), **settings).train()
+    with pytest.raises(stop_at.error):
+        trainer("cut", model=model(), evaluate=stop_at(3), **settings).train()
+    assert state_of(trainer("cut", model=model(), **settings).train(resume=True)) == state_of(whole)
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_last_ones_are_kept(trainer, tmp_path, keep):
+    trainer(steps=7, checkpoint_every=2, keep_checkpoints=keep).train()
+    assert _names(tmp_path / "run" / "checkpoints") == [f"step-{s:08d}" for s in (2, 4, 6, 7)][-keep:]
+
+
+def test_broken_checkpoint_of_later_does_not_push_out_whole_ones(tmp_path):
+    _, late = _write(tmp_path, 10, 80)
+    (late / "rank-0.json").unlink()
+    _write(tmp_path, 20, keep=1)
+    assert _names(tmp_path) == ["step-00000020"]
+
+
+def test_same_step_is_written_over(tmp_path):
+    (folder,) = _write(tmp_path, 10)
+    (folder / "rank-0.json").write_text("broken")
+    _write(tmp_path, 10)
+    assert checkpoint.check(folder)["step"] == 10
+
+
+def test_kill_in_the_middle_of_a_save_leaves_the_earlier_one_whole(tmp_path):
+    (earlier,) = _write(tmp_path, 10)
+    ready = multiprocessing.get_context("fork").Event()
+
+    def killed(folder: Path) -> None:
+        _fill(folder)
+        ready.set()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    save = multiprocessing.get_context("fork").Process(target=checkpoint.write, args=(tmp_path, 20, "1.2", killed, 1))
+    save.start()
+    save.join(60)
+    assert ready.is_set()
+    assert save.exitcode == -signal.SIGKILL
+    assert _names(tmp_path) == [".writing-step-00000020", "step-00000010"]
+    assert checkpoint.newest(tmp_path) == earlier
+    checkpoint.clear_unfinished(tmp_path)
+    assert _names(tmp_path) == ["step-00000010"]
+    assert checkpoint.newest(tmp_path) == earlier
+
+
+def test_nothing_bears_a_checkpoint_name_before_it_is_whole(tmp_path):
+    def look(folder: Path) -> None:
+        _fill(folder)
+        assert not list(tmp_path.glob("step-*"))
+
+    checkpoint.check(checkpoint.write(tmp_path, 5, "1.2", look, keep=1))
+
+
+def _truncate(folder: Path) -> None:
+    file = folder / "rank-0.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def _alter(folder: Path) -> None:
+    file = folder / "rank-0.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def _foreign(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+
+
+def _manifest(**changes):
+    def change(folder: Path) -> None:
+        manifest = json.loads((folder / "manifest.json").read_text()) | changes
+        kept = {name: value for name, value in manifest.items() if value is not None}
+        (folder / "manifest.json").write_text(json.dumps(kept))
+
+    return change
+
+
+DAMAGE = {
+    "truncated file": (_truncate, r"truncated: rank-0\.safetensors has \d+ of \d+ bytes"),
+    "altered file": (_alter, r"altered: rank-0\.safetensors"),
+    "missing file": (lambda folder: (folder / "model" / "config.json").unlink(), r"model/config\.json is missing"),
+    "foreign folder": (_foreign, r"not an unmask checkpoint: it has no readable manifest\.json"),
+    "manifest cut short": (lambda f: (f / "manifest.json").write_text('{"form'), r"no readable manifest\.json"),
+    "manifest of bytes": (
+        lambda f: (f / "manifest.json").write_bytes(b"\xff\xfe\x00"),
+        r"no readable manifest\.json",
+    ),
+    "manifest of another kind": (lambda f: (f / "manifest.json").write_text("[]"), "is in format None"),
+    "foreign format": (_manifest(format="unmask-checkpoint-99"), "'unmask-checkpoint-99'; this version reads"),
+    "manifest without files": (_manifest(files=None), r"altered: its manifest\.json"),
+    "manifest without step": (_manifest(step=None), r"altered: its manifest\.json"),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGE.values(), ids=DAMAGE)
+def test_broken_checkpoint_is_named_and_passed_over(tmp_path, damage, message):
+    earlier, late = _write(tmp_path, 10, 20)
+    damage(late)
+    with pytest.raises(CheckpointError, match=message) as error:
+        checkpoint.check(late)
+    assert str(late) in str(error.value)
+    with pytest.warns(UserWarning, match=message):
+        assert checkpoint.newest(tmp_path) == earlier
+    shutil.rmtree(earlier)
+    with pytest.warns(UserWarning, match=message):
+        assert checkpoint.newest(tmp_path) is None
+
+
+@pytest.mark.parametrize("damage", [_truncate, _alter, _foreign])
+def test_resume_goes_on_from_the_earlier_of_two(trainer, state_of, stop_at, tmp_path, damage):
+    settings = {"steps": 8, "checkpoint_every": 2, "evaluate_every": 1}
+    with pytest.raises(stop_at.error):
+        trainer("cut", evaluate=stop_at(5), **settings).train()
+    damage(tmp_path / "cut" / "checkpoints" / "step-00000004")
+    run = trainer("cut", **settings)
+    with pytest.warns(UserWarning, match="step-00000004.*looking for an earlier one"):
+        last = run.train(resume=True)
+    assert state_of(last) == state_of(trainer("whole", **settings).train())
+
+
+def test_without_a_folder_there_is_no_newest(tmp_path):
+    assert checkpoint.newest(tmp_path / "absent") is None
+
+
+@pytest.mark.parametrize("size", [700, 5_000, 25_000], ids=["config", "weights", "optimiser"])
+def test_full_disk_while_saving_keeps_the_earlier_checkpoint(trainer, full_disk, state_of, tmp_path, size):
+    """The disk fills up in the middle of the run; once there is room, the run goes on."""
+    settings = {"steps": 8, "checkpoint_every": 3, "evaluate_every": 4, "log_every": 100, "ema_decay": 0.9}
+    whole = trainer("whole", **settings).train()
+    limits = []
+
+    def fill_up(model, last):
+        if not last and (tmp_path / "cut" / "checkpoints").exists():
+            limits.append(full_disk(size))
+            limits[-1].__enter__()
+        return {}
+
+    run = trainer("cut", evaluate=fill_up, **settings)
+    (tmp_path / "cut").mkdir()
+    try:
+        with pytest.raises(
+            CheckpointError, match=r"step 6 .*the disk is full.*last good checkpoint is .*step-00000003"
+        ):
+            run.train()
+    finally:
+        for limit in limits:
+            limit.__exit__(None, None, None)
+    assert _names(tmp_path / "cut" / "checkpoints") == ["step-00000003"]
+    assert state_of(trainer("cut", **settings).train(resume=True)) == state_of(whole)
+
+
+def test_first_save_on_a_full_disk_says_that_there_is_no_earlier_one(tmp_path, full_disk):
+    with full_disk(100), pytest.raises(CheckpointError, match="the disk is full; there is no earlier checkpoint"):
+        _write(tmp_path / "checkpoints", 1)
+    assert _names(tmp_path / "checkpoints") == []
+
+
+def test_resume_with_another_number_of_ranks_is_refused(trainer, stop_at, tmp_path):
+    settings = {"checkpoint_every": 2, "evaluate_every": 1}
+    with pytest.raises(stop_at.error):
+        trainer(evaluate=stop_at(3), **settings).train()
+    folder = tmp_path / "run" / "checkpoints" / "step-00000002"
+    state = checkpoint.load_state(folder / "optimizer")
+    shutil.copytree(folder, tmp_path / "copy")
+
+    def fill(target: Path) -> None:
+        shutil.copytree(tmp_path / "copy", target, dirs_exist_ok=True)
+        (target / "manifest.json").unlink()
+        checkpoint.save_state(target / "optimizer", state | {"ranks": 2})
+
+    checkpoint.write(folder.parent, 2, "1.2", fill, keep=2)
+    with pytest.raises(ValueError, match=r"written by 2 rank\(s\), this run has 1"):
+        trainer(**settings).train(resume=True)

@@ -1,0 +1,160 @@
+"""Who may use a folder: nothing is trained, changed or deleted before that is settled."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from unmask import Bernoulli, ExactCount, IndependentMasking, ProgressiveUnmasking, RowMean
+from unmask.recipes import sudoku
+from unmask.training.folder import read_config
+
+
+def _content(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_folder_of_a_run_is_refused_untouched(trainer, tmp_path):
+    trainer().train()
+    before = _content(tmp_path)
+    with pytest.raises(
+        ValueError, match="already holds a run; use --resume to go on with it, --overwrite to lose it"
+    ):
+        trainer().train()
+    assert _content(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"learning_rate": 0.5}, r"learning_rate: 0\.001 -> 0\.5"),
+        ({"steps": 7}, "steps: 6 -> 7"),
+        ({"seed": 3}, "seed: 0 -> 3"),
+        ({"ema_decay": 0.9}, r"ema_decay: None -> 0\.9"),
+        ({"masking": IndependentMasking(mask=Bernoulli())}, r"masking\.mask\.type: ExactCount -> Bernoulli"),
+        ({"masking": ProgressiveUnmasking(stages=5)}, r"masking\.type: .*masking\.stages: None -> 5"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_resume_with_a_changed_field_names_it(trainer, tmp_path, changed, message):
+    trainer().train()
+    before = _content(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        trainer(**changed).train(resume=True)
+    assert _content(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "changed", [{"log_every": 3}, {"evaluate_every": 2}, {"checkpoint_every": 2}, {"keep_checkpoints": 5}]
+)
+def test_what_does_not_touch_the_weights_may_change_on_resume(trainer, stop_at, state_of, changed):
+    settings = {"steps": 8, "checkpoint_every": 3, "evaluate_every": 1}
+    with pytest.raises(stop_at.error):
+        trainer("cut", evaluate=stop_at(5), **settings).train()
+    last = trainer("cut", **settings | changed).train(resume=True)
+    assert state_of(last) == state_of(trainer("whole", **settings).train())
+
+
+@pytest.mark.parametrize("how", [{}, {"resume": True}, {"overwrite": True}], ids=["plain", "resume", "overwrite"])
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"thesis.tex": "years of work"},
+        {"config.json": '{"model_type": "gpt2", "vocab_size": 50257}', "model.safetensors": "a model"},
+        {"config.json": "not JSON", "data": "important"},
+        {"config.json": "[]", "data": "important"},
+        {"checkpoints/step-00000001/model.bin": "a model"},
+    ],
+    ids=["other", "model", "text", "list", "checkpoints"],
+)
+def test_foreign_folder_is_refused_untouched(trainer, tmp_path, how, files):
+    """Other programs name their files config.json too; to overwrite means to delete runs, nothing else."""
+    for name, text in files.items():
+        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / name).write_text(text)
+    before = _content(tmp_path)
+    with pytest.raises(ValueError, match=re.escape(f"{tmp_path / 'run'} is not empty and holds no run of unmask")):
+        trainer().train(**how)
+    assert _content(tmp_path) == before
+
+
+def test_file_in_place_of_the_folder_is_refused(trainer, tmp_path):
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(ValueError, match="is not empty and holds no run"):
+        trainer().train(overwrite=True)
+    assert (tmp_path / "run").read_text() == "a file"
+
+
+def test_overwrite_starts_afresh_and_leaves_nothing_of_the_old_run(trainer, state_of, tmp_path):
+    trainer(steps=9, checkpoint_every=1, keep_checkpoints=9).train()
+    (tmp_path / "beside").mkdir()
+    (tmp_path / "beside" / "note").write_text("kept")
+    last = trainer(seed=1).train(overwrite=True)
+    assert state_of(last) == state_of(trainer("other", seed=1).train())
+    assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-00000006"]
+    assert (tmp_path / "beside" / "note").read_text() == "kept"
+
+
+def test_overwrite_of_nothing_is_a_fresh_run(trainer, state_of):
+    assert state_of(trainer("a").train(overwrite=True)) == state_of(trainer("b").train())
+
+
+def test_overwrite_and_resume_together_are_refused(trainer, tmp_path):
+    trainer().train()
+    before = _content(tmp_path)
+    with pytest.raises(ValueError, match="choose one"):
+        trainer().train(resume=True, overwrite=True)
+    assert _content(tmp_path) == before
+
+
+def test_bad_settings_do_not_cost_the_run_that_would_be_overwritten(tmp_path, trainer):
+    trainer().train()
+    before = _content(tmp_path)
+    with pytest.raises(ValueError, match="does not divide"):
+        trainer(masking=IndependentMasking(mirror=True), batch_size=7).train(overwrite=True)
+    assert _content(tmp_path) == before
+
+
+def test_run_killed_before_its_config_was_whole_can_start_again(trainer, tmp_path, state_of):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".config.json.new").write_text('{"unma')
+    assert state_of(trainer().train(resume=True)) == state_of(trainer("other").train())
+
+
+def test_saved_config_says_all_that_made_the_run(trainer, tmp_path):
+    run = trainer(masking=ProgressiveUnmasking(stages=5, threshold=0.7), seed=4)
+    run.train()
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert saved == read_config(tmp_path / "run")
+    assert saved["run"]["masking"] == {
+        "type": "ProgressiveUnmasking",
+        "stages": 5,
+        "policy": "confidence",
+        "threshold": 0.7,
+        "until": 1.0,
+    }
+    assert saved["run"]["objective"] == {"type": type(RowMean()).__name__}
+    assert saved["training"]["seed"] == 4
+    assert saved["parameters"] == sum(p.numel() for p in run.model.parameters())
+    assert read_config(tmp_path) is None
+
+
+def test_check_of_a_whole_run_refuses_without_building_anything(tmp_path):
+    run = sudoku("puma")
+    run.check(tmp_path / "absent")
+    run.check(tmp_path / "absent", resume=True)
+    assert not (tmp_path / "absent").exists()
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "file").touch()
+    with pytest.raises(ValueError, match="holds no run of unmask"):
+        run.check(tmp_path / "foreign", overwrite=True)
+
+
+def test_exact_count_and_bernoulli_runs_differ(trainer, state_of):
+    """Guards the tests above: what is named as changed does change the weights."""
+    exact = trainer("exact", masking=IndependentMasking(mask=ExactCount())).train()
+    bernoulli = trainer("bernoulli", masking=IndependentMasking(mask=Bernoulli())).train()
+    assert state_of(exact)["model/model.safetensors"] != state_of(bernoulli)["model/model.safetensors"]

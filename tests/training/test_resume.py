@@ -1,0 +1,184 @@
+"""A run that is interrupted and resumed ends with the same bytes as one that was not."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from unmask import Bernoulli, ExactCount, IndependentMasking, ProgressiveUnmasking
+from unmask.cli import main
+from unmask.training import read_metrics
+
+SMALL = {
+    "model.layers": 1,
+    "model.width": 16,
+    "model.heads": 2,
+    "batch-size": 8,
+    "data.limit": 50,
+    "evaluation.puzzles": 10,
+    "evaluation.final-puzzles": 10,
+    "tracker": "none",
+    "threads": 1,
+}
+TINY = [f"--{name}={value}" for name, value in SMALL.items()]
+COMMAND = [sys.executable, "-m", "unmask.cli"]
+MASKINGS = {
+    "exact count": IndependentMasking(mask=ExactCount()),
+    "bernoulli": IndependentMasking(mask=Bernoulli(), coupling="stratified"),
+    "puma": ProgressiveUnmasking(stages=8),
+    "puma fast-forward": ProgressiveUnmasking(stages=8, threshold=0.2, policy="margin"),
+}
+
+
+@pytest.mark.parametrize("masking", MASKINGS.values(), ids=MASKINGS)
+def test_resumed_run_is_bitwise_equal_with_dropout_and_average(trainer, build, state_of, stop_at, masking):
+    settings = {"masking": masking, "steps": 20, "checkpoint_every": 3, "ema_decay": 0.9, "evaluate_every": 1}
+    whole = trainer("whole", model=build(dropout=0.2), **settings).train()
+    for evaluations in (5, 6, 3, 1):  # after step 5, 10, 13 and 14
+        run = trainer("cut", model=build(dropout=0.2), evaluate=stop_at(evaluations), **settings)
+        with pytest.raises(stop_at.error):
+            run.train(resume=True)
+    cut = trainer("cut", model=build(dropout=0.2, seed=5), **settings).train(resume=True)
+    assert whole.name == cut.name == "step-00000020"
+    assert state_of(whole) == state_of(cut)
+    assert {"model/model.safetensors", "ema/model.safetensors", "optimizer.safetensors"} <= set(state_of(whole))
+
+
+def test_dropout_is_at_work_in_these_runs(trainer, build, state_of):
+    dropped = trainer("dropped", model=build(dropout=0.2)).train()
+    plain = trainer("plain", model=build(dropout=0.0)).train()
+    assert state_of(dropped)["model/model.safetensors"] != state_of(plain)["model/model.safetensors"]
+
+
+def test_resume_in_an_empty_folder_starts_afresh(trainer, state_of, tmp_path):
+    (tmp_path / "empty").mkdir()
+    fresh = trainer("fresh").train()
+    assert state_of(trainer("empty").train(resume=True)) == state_of(fresh)
+    assert state_of(trainer("absent").train(resume=True)) == state_of(fresh)
+
+
+def test_resume_before_the_first_checkpoint_starts_afresh(trainer, state_of, stop_at, tmp_path):
+    with pytest.raises(stop_at.error):
+        trainer("cut", evaluate=stop_at(3), evaluate_every=1).train()
+    assert not (tmp_path / "cut" / "checkpoints").exists()
+    assert state_of(trainer("cut").train(resume=True)) == state_of(trainer("whole").train())
+    assert [line["step"] for line in read_metrics(tmp_path / "cut")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_resume_of_a_finished_run_changes_nothing(trainer, tmp_path):
+    trainer().train()
+    before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    trainer().train(resume=True)
+    assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
+
+
+def test_metrics_have_each_step_once_after_a_resume(trainer, stop_at, tmp_path):
+    settings = {"checkpoint_every": 4, "evaluate_every": 1, "steps": 10}
+    with pytest.raises(stop_at.error):
+        trainer(evaluate=stop_at(7), **settings).train()
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text()
+    (tmp_path / "run" / "metrics.jsonl").write_text(lines + '{"kind": "train", "st')  # cut short by the crash
+    trainer(evaluate=lambda model, last: {}, **settings).train(resume=True)
+    assert [line["step"] for line in read_metrics(tmp_path / "run", "train")] == list(range(1, 11))
+    assert [line["step"] for line in read_metrics(tmp_path / "run", "evaluation")] == list(range(11))
+
+
+def test_resumed_metrics_go_on_counting_tokens_and_epochs(trainer, stop_at, tmp_path):
+    settings = {"checkpoint_every": 4, "evaluate_every": 1, "steps": 10, "masking": ProgressiveUnmasking()}
+    trainer("whole", **settings).train()
+    with pytest.raises(stop_at.error):
+        trainer("cut", evaluate=stop_at(7), **settings).train()
+    trainer("cut", **settings).train(resume=True)
+    seen = {
+        name: [
+            {k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(tmp_path / name, kind="train")
+        ]
+        for name in ("whole", "cut")
+    }
+    assert seen["whole"] == seen["cut"]
+    seconds = [line["seconds"] for line in read_metrics(tmp_path / "cut", "train")]
+    assert seconds == sorted(seconds)
+
+
+def test_a_full_disk_while_a_run_starts_again_loses_nothing(trainer, full_disk, stop_at, state_of, tmp_path):
+    settings = {"steps": 8, "checkpoint_every": 2, "evaluate_every": 1}
+    with pytest.raises(stop_at.error):
+        trainer("cut", evaluate=stop_at(5), **settings).train()
+    kept = {name: (tmp_path / "cut" / name).read_bytes() for name in ("config.json", "metrics.jsonl")}
+    again = trainer("cut", **settings)
+    with full_disk(50), pytest.raises(OSError, match="File too large"):
+        again.train(resume=True)
+    assert {name: (tmp_path / "cut" / name).read_bytes() for name in kept} == kept
+    assert state_of(trainer("cut", **settings).train(resume=True)) == state_of(trainer("whole", **settings).train())
+
+
+def _started(out: Path, *options: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [*COMMAND, "train", "sudoku", "--out", str(out), *TINY, *options],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def _kill(process: subprocess.Popen, when, limit: float = 120) -> None:
+    """Send SIGKILL once `when` says so; the process must still be running then, or have ended well."""
+    began = time.monotonic()
+    while process.poll() is None and not when() and time.monotonic() - began < limit:
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    said = process.communicate()[1]
+    assert process.returncode in (-signal.SIGKILL, 0), said
+
+
+def _steps_logged(out: Path) -> int:
+    path = out / "metrics.jsonl"
+    return path.read_text().count('"train"') if path.exists() else 0
+
+
+def test_command_line_run_killed_at_a_random_moment_resumes_bitwise(tmp_path, state_of):
+    options = ["--masking", "puma", "--steps", "80", "--checkpoint-every", "10", "--log-every", "1"]
+    cut, whole = tmp_path / "cut", tmp_path / "whole"
+    moment = random.randrange(11, 60)
+    _kill(process := _started(cut, *options), lambda: _steps_logged(cut) >= moment)
+    assert process.returncode == -signal.SIGKILL, f"the run was over before it was killed at step {moment}"
+    assert sorted((cut / "checkpoints").glob("step-*"))[-1].name < "step-00000080"
+    main(["train", "sudoku", "--out", str(cut), *TINY, *options, "--resume"])
+    main(["train", "sudoku", "--out", str(whole), *TINY, *options])
+    last = "checkpoints/step-00000080"
+    assert state_of(cut / last) == state_of(whole / last), f"killed after step {moment}"
+    assert [line["step"] for line in read_metrics(cut, "train")] == list(range(1, 81))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("masking", ["standard", "puma"])
+def test_command_line_run_killed_again_and_again_resumes_bitwise(tmp_path, state_of, masking):
+    options = ["--masking", masking, "--steps", "80", "--checkpoint-every", "1", "--log-every", "1"]
+    options += ["--ema-decay", "0.99"]
+    cut, whole = tmp_path / "cut", tmp_path / "whole"
+    assert _started(whole, *options).wait() == 0
+    moments = []
+    for _ in range(2):
+        delay = random.random() * 12  # also before the run has made its folder
+        moments.append(f"{delay:.3f} s")
+        began = time.monotonic()
+        _kill(_started(cut, *options, "--resume"), lambda began=began, delay=delay: time.monotonic() - began > delay)
+    for _ in range(3):  # in the middle of a save
+        begun = set(cut.glob("checkpoints/.writing-*"))
+        _kill(
+            _started(cut, *options, "--resume"), lambda begun=begun: set(cut.glob("checkpoints/.writing-*")) - begun
+        )
+        moments.append(f"saving {[p.name for p in cut.glob('checkpoints/.writing-*')]}")
+    assert _started(cut, *options, "--resume").wait() == 0
+    last = "checkpoints/step-00000080"
+    assert state_of(cut / last) == state_of(whole / last), f"killed at {moments}"
+    assert "ema/model.safetensors" in state_of(cut / last)
+    assert [line["step"] for line in read_metrics(cut, "train")] == list(range(1, 81))
+    assert not list(cut.glob("checkpoints/.writing-*"))
