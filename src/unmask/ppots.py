@@ -73,6 +73,11 @@ class Tabulated(TimeDistribution):
         self._edges = torch.cat([mass.new_zeros(1), self._mass.cumsum(0)])
         self._edges[-1] = 1.0
 
+    @property
+    def breakpoints(self) -> tuple[float, ...]:
+        """The edges of the bins."""
+        return tuple(i / len(self.mass) for i in range(1, len(self.mass)))
+
     def cdf(self, t: Tensor) -> Tensor:
         """F(t), linear within a bin."""
         place = t.double().clamp(0, 1) * len(self.mass)

@@ -36,6 +36,11 @@ class TimeDistribution:
         raise NotImplementedError
 
     @property
+    def breakpoints(self) -> tuple[float, ...]:
+        """Rates inside (0, 1) at which the density is not smooth; quadrature splits there."""
+        return ()
+
+    @property
     def learns(self) -> bool:
         """Whether the running distribution wants `observe` called with the losses of each step."""
         return False

@@ -3,8 +3,8 @@
 A digit of a sum depends on the digits to its right only as far as a carry travels. A *carry chain* starts at a
 place whose two digits give 10 or more and goes on through every next place whose two digits give exactly 9,
 where a carry passes from end to end; its length is the number of carries in it. Pairs drawn uniformly hardly
-ever have a long one (of eight digits one in 90 has a chain above 3), so half of all rows are built to have a
-given chain.
+ever have a long one (of eight digits one pair in 450 has a chain above 3), so half of all rows are drawn to
+have a given one.
 
 A row has fixed width: for D digits, `a` (D tokens), PLUS_TOKEN, `b` (D), EQUALS_TOKEN and the answer (D + 1),
 together 3 D + 3, all padded with zeros on the left. A digit's token is the digit; `MASK_TOKEN` never occurs.
@@ -12,6 +12,7 @@ together 3 D + 3, all padded with zeros on the left. A digit's token is the digi
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -129,7 +130,7 @@ def longest_carry_chain(a, b) -> np.ndarray:
 def strata_names(digits: int) -> list[str]:
     """Name the ranges of carry-chain lengths, shortest first: about quarters of 0 to `digits`."""
     last = [-1, *_last_of_strata(digits)]
-    names = [f"{low + 1}-{high}" if high > low + 1 else f"{high}" for low, high in zip(last, last[1:], strict=False)]
+    names = [f"{low + 1}-{high}" if high > low + 1 else f"{high}" for low, high in pairwise(last)]
     return [*names, f"{last[-1] + 1}+"]
 
 
@@ -203,8 +204,7 @@ def _draw(rng: np.random.Generator, wanted: np.ndarray, digits: int, split: str)
 def _propose(rng: np.random.Generator, wanted: np.ndarray, digits: int) -> np.ndarray:
     """Draw digit pairs [n, D, 2] with a chain of exactly the wanted length somewhere.
 
-    The rest is drawn freely and may hold a longer chain. All pairs with one chain of that length in one
-    place are equally likely.
+    Where the chain starts is uniform; the other places are drawn freely and may hold a longer one.
     """
     place = np.arange(digits)[::-1]  # the place value of each column
     start = (rng.random(len(wanted)) * (digits - wanted + 1)).astype(np.int64)[:, None]

@@ -175,6 +175,7 @@ def _plans(
 ) -> Iterator[Plan]:
     """Yield (probability, [(quantiles, weights) of each unit]): given what units share, they are independent."""
     splits = [n / length for n in range(1, length)] + [masking.mirror_below, 1 - masking.mirror_below, 0.5]
+    splits += [b for s in time.breakpoints for b in (s, 1 - s)]
     cuts = sorted({float(time.cdf(torch.tensor([s], dtype=torch.float64))[0]) for s in splits if 0 < s < 1})
     if masking.coupling == "antithetic":
         nodes_, weights = _tanh_sinh([0.0, *sorted({*cuts, *(1 - c for c in cuts)}), 1.0], nodes)

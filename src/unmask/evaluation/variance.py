@@ -1,0 +1,296 @@
+"""Where does the noise of the loss and of the gradient come from?
+
+By the law of total variance the variance of a batch's loss splits into A (which masks), B (which rates) and
+C (which rows): A = E Var[. | rows, rates], B = E Var_rates E[. | rows, rates], C = Var_rows E[. | rows]
+(arXiv 2511.18159). The same holds for the gradient, with the trace of its covariance. All arms are measured on
+whole batches of equally many forwards, so that couplings and mirrored pairs count in full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from unmask import noise
+from unmask.batch import MaskedBatch
+from unmask.config import positive_int, require
+from unmask.data.stream import RowStream
+from unmask.masks import ExactCount, MaskRule
+from unmask.model import MaskedDiffusionLM
+from unmask.objectives import ELBO, Objective
+from unmask.ppots import PPOTS, LossProfile
+from unmask.processes import IndependentMasking
+from unmask.times import Uniform
+
+ARMS: dict[str, IndependentMasking] = {
+    "standard": IndependentMasking(),
+    "stratified": IndependentMasking(coupling="stratified"),
+    "antithetic": IndependentMasking(coupling="antithetic"),
+    "exact count": IndependentMasking(mask=ExactCount()),
+    "mirror": IndependentMasking(mirror=True),
+    "P-POTS": IndependentMasking(time=PPOTS()),
+    "exact count + stratified": IndependentMasking(mask=ExactCount(), coupling="stratified"),
+    "P-POTS + stratified + exact count": IndependentMasking(PPOTS(optimum="stratified"), ExactCount(), "stratified"),
+    "P-POTS + mirror + stratified + exact count": IndependentMasking(
+        PPOTS(optimum="stratified"), ExactCount(), "stratified", mirror=True
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95% bootstrap interval (over row sets)."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """Variance of a batch quantity times the number of forwards, so that batch sizes compare.
+
+    Attributes:
+        masks: A.
+        rates: B.
+        rows: C.
+        total: of single draws, estimated apart from the parts.
+        signal: squared length of the mean.
+    """
+
+    masks: Estimate
+    rates: Estimate
+    rows: Estimate
+    total: Estimate
+    signal: float
+
+    @property
+    def parts(self) -> float:
+        """A + B + C; agrees with `total` within the intervals."""
+        return self.masks.value + self.rates.value + self.rows.value
+
+
+@dataclass(frozen=True)
+class Nested:
+    """How many draws: row sets, rates for each row set, masks for each of those."""
+
+    row_sets: int = 32
+    rates: int = 4
+    masks: int = 2
+
+    def __post_init__(self) -> None:
+        for name, least in (("row_sets", 3), ("rates", 2), ("masks", 2)):
+            positive_int(name, getattr(self, name), least)
+
+
+def decompose(
+    model: MaskedDiffusionLM,
+    masking: IndependentMasking,
+    dataset: Dataset,
+    *,
+    objective: Objective | None = None,
+    batch_size: int = 16,
+    nested: Nested | None = None,
+    seed: int = 0,
+    progress: Callable[[], None] = lambda: None,
+) -> dict[str, Decomposition]:
+    """Split the variance of a batch's loss and gradient into masks, rates and rows.
+
+    Args:
+        model: evaluated in fp32, without dropout.
+        masking: the arm; a time distribution that learns must be given as it runs, after its fit.
+        dataset: rows to draw batches from.
+        objective: ELBO by default.
+        batch_size: forwards of a batch.
+        nested: numbers of draws; every estimator of a part is unbiased for any of them.
+        seed: of rows, rates and masks. Arms with equal seeds see the same rows where their units agree.
+        progress: called after each row set.
+
+    Returns:
+        {"loss": ..., "gradient": ...}.
+    """
+    objective, nested = objective or ELBO(), nested or Nested()
+    objective.check(masking)
+    process = masking.start(RowStream(dataset, seed), batch_size, seed, next(model.parameters()).device)
+    time, units = process.time, process.units
+    model.eval()
+    loss_stats, gradient_stats = _Statistics(nested), _Statistics(nested)
+    for row_set in range(nested.row_sets):
+        clean = process.rows.take(units)
+        losses, gradients = [], []
+        for r in range(nested.rates):
+            step, unit = row_set * nested.rates + r, torch.arange(units)
+            quantile = masking.quantiles(
+                noise.slot_uniforms(seed, step, unit, purpose=noise.Purpose.EVALUATION),
+                noise.permutation(seed, step, units, purpose=noise.Purpose.STRATUM),
+            )
+            t = time.quantile(quantile)
+            for m in range(nested.masks):
+                salt = 2 * (step * nested.masks + m)
+                field, other = (_field(seed, clean, salt + i) for i in range(2))
+                batch = masking.assemble(clean, t, time, field, other, unit).to(process.device)
+                loss, gradient = _loss_and_gradient(model, batch, objective)
+                losses.append(loss)
+                gradients.append(gradient)
+        shape = (nested.rates, nested.masks, -1)
+        loss_stats.add(torch.stack(losses).view(shape))
+        gradient_stats.add(torch.stack(gradients).view(shape))
+        progress()
+    return {
+        "loss": loss_stats.result(batch_size, seed),
+        "gradient": gradient_stats.result(batch_size, seed),
+    }
+
+
+def measure_profile(
+    model: MaskedDiffusionLM, dataset: Dataset, rule: MaskRule, config: PPOTS, seed: int = 0, chunk: int = 256
+) -> LossProfile:
+    """Measure g(t) and v(t) of the current model: mean and variance of Σ nll / (rate · L_eff) over rows and masks.
+
+    Args:
+        model: in the ambient autocast mode.
+        dataset: held-out rows; the first `config.rows` are used at every rate.
+        rule: the mask rule in use.
+        config: grid, rows and masks.
+        seed: of the masks.
+        chunk: rows of one forward.
+    """
+    device, time = next(model.parameters()).device, Uniform()
+    count = min(config.rows, len(dataset))
+    clean = RowStream(dataset).rows(torch.arange(count).repeat(config.masks))
+    clean = replace(clean, draw=torch.arange(config.masks).repeat_interleave(count))
+    grid = torch.arange(1, config.grid + 1, dtype=torch.float64) / config.grid
+    masking, group = IndependentMasking(mask=rule), torch.arange(len(clean))
+    means, variances = [], []
+    was_training = model.training
+    model.eval()
+    for i, t in enumerate(grid):
+        batch = masking.assemble(clean, t.expand(len(clean)), time, _field(seed, clean, i), None, group).to(device)
+        loss = torch.cat([_row_losses(model, batch[s : s + chunk]) for s in range(0, len(batch), chunk)])
+        means.append(loss.mean())
+        variances.append(loss.var())
+    model.train(was_training)
+    return LossProfile(grid, torch.stack(means).cpu(), torch.stack(variances).cpu())
+
+
+def mirrored_covariance(
+    model: MaskedDiffusionLM, dataset: Dataset, rule: MaskRule, rows: int = 64, pairs: int = 16, seed: int = 0
+) -> dict[str, Any]:
+    """Covariance of the two ELBO losses of a mirrored pair, given row and rate, with a 95% interval over rows.
+
+    Returns:
+        "covariance" and "variance" (of one loss, given row and rate), each an `Estimate`; one uniform rate
+        is drawn for each row.
+    """
+    masking = IndependentMasking(mask=rule, mirror=True)
+    clean = RowStream(dataset, seed).take(rows)
+    t = noise.slot_uniforms(seed, 0, torch.arange(rows), purpose=noise.Purpose.EVALUATION)
+    first, second = [], []
+    model.eval()
+    for pair in range(pairs):
+        field = _field(seed, clean, pair)
+        batch = masking.assemble(clean, t, Uniform(), field, None, torch.arange(rows))
+        loss = _row_losses(model, batch.to(next(model.parameters()).device)).cpu()
+        first.append(loss[0::2])
+        second.append(loss[1::2])
+    x, y = torch.stack(first), torch.stack(second)  # [pairs, rows]
+    x, y = x - x.mean(0), y - y.mean(0)
+    covariance = (x * y).sum(0) / (pairs - 1)
+    variance = (x**2 + y**2).sum(0) / (2 * (pairs - 1))
+    return {
+        "covariance": _bootstrap(lambda i: covariance[i].mean(), rows, seed),
+        "variance": _bootstrap(lambda i: variance[i].mean(), rows, seed),
+    }
+
+
+class _Statistics:
+    """Sums for the nested estimators; vectors of row sets are kept only through their inner products."""
+
+    def __init__(self, nested: Nested) -> None:
+        self.nested = nested
+        self.within: list[Tensor] = []
+        self.between: list[Tensor] = []
+        self.means: list[Tensor] = []
+        self.firsts: list[Tensor] = []
+
+    def add(self, draws: Tensor) -> None:
+        """Take the draws [rates, masks, P] of a row set."""
+        by_rate = draws.mean(1)
+        self.within.append(((draws - by_rate[:, None]) ** 2).sum((1, 2)).mean() / (self.nested.masks - 1))
+        mean = by_rate.mean(0)
+        self.between.append(((by_rate - mean) ** 2).sum() / (self.nested.rates - 1))
+        self.means.append(mean)
+        self.firsts.append(draws[0, 0].clone())
+
+    def result(self, batch_size: int, seed: int) -> Decomposition:
+        """Unbiased estimates of A, B, C and the total, times the batch size."""
+        within, between = torch.stack(self.within).double(), torch.stack(self.between).double()
+        means, firsts = torch.stack(self.means).double(), torch.stack(self.firsts).double()
+        products, first_products = means @ means.T, firsts @ firsts.T
+
+        def spread(gram: Tensor, index: Tensor) -> Tensor:
+            """Sample variance of the vectors with this Gram matrix, resampled."""
+            n = len(index)
+            return (gram.diagonal()[index].sum() - gram[index][:, index].sum() / n) / (n - 1)
+
+        def masks(i: Tensor) -> Tensor:
+            return within[i].mean()
+
+        def rates(i: Tensor) -> Tensor:
+            return between[i].mean() - within[i].mean() / self.nested.masks
+
+        def rows(i: Tensor) -> Tensor:
+            return spread(products, i) - between[i].mean() / self.nested.rates
+
+        def total(i: Tensor) -> Tensor:
+            return spread(first_products, i)
+
+        count = len(within)
+        every = torch.arange(count)
+        signal = (products.sum() / count - spread(products, every)) / count
+        estimates = [_bootstrap(lambda i, f=f: batch_size * f(i), count, seed) for f in (masks, rates, rows, total)]
+        return Decomposition(*estimates, signal=float(signal))
+
+
+def _bootstrap(statistic: Callable[[Tensor], Tensor], count: int, seed: int, resamples: int = 1000) -> Estimate:
+    """Percentile interval of a statistic of row sets."""
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.stack([statistic(torch.randint(count, (count,), generator=generator)) for _ in range(resamples)])
+    low, high = values.quantile(torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
+    return Estimate(float(statistic(torch.arange(count))), low, high)
+
+
+def _field(seed: int, clean: Any, salt: int) -> Tensor:
+    return noise.uniforms(seed, clean.row, clean.draw, clean.length, purpose=noise.Purpose.EVALUATION, salt=salt)
+
+
+@torch.no_grad()
+def _row_losses(model: MaskedDiffusionLM, batch: MaskedBatch) -> Tensor:
+    """[B] float64 Σ nll / (rate · L_eff) of each row."""
+    require(batch.rate is not None, "these losses are weighted by the mask rate, and this batch has none")
+    assert batch.rate is not None
+    nll = torch.zeros(batch.masked.shape, dtype=torch.float64, device=batch.masked.device)
+    run = batch.masked.any(1)
+    if run.any():
+        nll[run] = model(batch[run]).nll.double()
+    return nll.sum(1) / (batch.rate[:, 0] * batch.clean.effective_length)
+
+
+def _loss_and_gradient(model: MaskedDiffusionLM, batch: MaskedBatch, objective: Objective) -> tuple[Tensor, Tensor]:
+    """A batch's loss and its gradient as one vector [P]."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    weights = objective.weights(batch) / objective.normaliser(batch).float()
+    run = batch.masked.any(1)
+    if not run.any():
+        return torch.zeros(()), torch.zeros(sum(p.numel() for p in parameters))
+    output = model(batch[run], weights[run])
+    gradients = torch.autograd.grad(output.loss, parameters, allow_unused=True)
+    vector = torch.cat(
+        [(torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(parameters, gradients, strict=True)]
+    )
+    return output.loss.detach().cpu(), vector.cpu()

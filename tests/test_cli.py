@@ -1,0 +1,295 @@
+"""The command line: what is typed works, and what is mistyped gets one clear message and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import pytest
+
+from unmask.cli import main
+from unmask.recipes import sudoku
+from unmask.training import read_metrics
+
+SMALL = {
+    "model.layers": 1,
+    "model.width": 16,
+    "model.heads": 2,
+    "steps": 3,
+    "batch-size": 8,
+    "data.limit": 20,
+    "evaluation.puzzles": 10,
+    "evaluation.final-puzzles": 10,
+    "tracker": "none",
+    "threads": 1,
+}
+TINY = [f"--{name}={value}" for name, value in SMALL.items()]
+
+
+def _run(capsys, *words: str) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error, in plain words without boxes and line breaks."""
+    code = 0
+    try:
+        main(list(words))
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    said = capsys.readouterr()
+    return code, *(" ".join(re.sub(r"[│╭╮╰╯─]", " ", text).split()) for text in (said.out, said.err))
+
+
+def _config(folder: Path) -> dict:
+    return json.loads((folder / "config.json").read_text())
+
+
+def _typed(prefix: str, value) -> dict[str, object]:
+    """Every option of a run with its default."""
+    found: dict[str, object] = {}
+    for f in fields(value):
+        here = getattr(value, f.name)
+        name = f"{prefix}.{f.name}" if prefix else f.name
+        if is_dataclass(here) and f.name in ("data", "model", "masking", "evaluation"):
+            found |= _typed(name, here)
+        elif f.name == "training":
+            found |= _typed("", here)
+        elif f.name != "recipe":
+            found["--" + name.replace("_", "-")] = here
+    return found
+
+
+@pytest.mark.parametrize("masking", ["standard", "puma"])
+def test_help_names_every_field_with_its_default(capsys, monkeypatch, masking):
+    monkeypatch.setenv("COLUMNS", "400")
+    code, out, _ = _run(capsys, "train", "sudoku", "--masking", masking, "--help")
+    assert code == 0
+    assert "--masking NAME" in out
+    assert "--out PATH" in out
+    assert "--resume" in out
+    options = _typed("", sudoku(masking))
+    assert len(options) > 30
+    for option, default in options.items():
+        described = out[out.index(option + " ") if option + " " in out else out.index(option + ",") :]
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+        assert re.match(rf".*?\(default: '?{re.escape(shown)}'?\)", described), (option, described[:200])
+        explained = described[: described.index("(default:")].removeprefix(option).split()
+        assert len(explained) > 2, f"{option} has no explanation"
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
+def test_bare_command_lists_the_commands(capsys, words):
+    code, out, _ = _run(capsys, *words)
+    assert code == (0 if words else 2)
+    assert all(name in out for name in ("train", "compare", "sample"))
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_command_without_a_recipe_lists_the_recipes(capsys, command):
+    assert "sudoku" in _run(capsys, command)[1]
+    assert _run(capsys, command)[0] == 2
+    assert _run(capsys, command, "--help")[0] == 0
+
+
+MISTAKES = {
+    "command": (["trian", "sudoku"], "unknown command 'trian'; did you mean 'train'?"),
+    "recipe": (["train", "sudokku"], "unknown recipe 'sudokku'; did you mean 'sudoku'?"),
+    "recipe of compare": (["compare", "sudokku"], "unknown recipe 'sudokku'; did you mean 'sudoku'?"),
+    "masking": (["train", "sudoku", "--masking", "pume"], "unknown masking 'pume'; did you mean 'puma'?"),
+    "masking with =": (["train", "sudoku", "--masking=pume"], "unknown masking 'pume'; did you mean 'puma'?"),
+    "no masking": (["train", "sudoku", "--masking"], "--masking needs a value"),
+    "two maskings": (["train", "sudoku", "--masking", "puma", "standard"], "--masking takes one value"),
+    "field": (["train", "sudoku", "--stepz", "3"], "Unrecognized options: --stepz, 3 .*--steps INT"),
+    "nested field": (["train", "sudoku", "--model.layer", "3"], "Unrecognized options: .*--model.layers INT"),
+    "field of the other": (["train", "sudoku", "--masking.stages", "3"], "Unrecognized options: --masking.stages"),
+    "policy": (["train", "sudoku", "--evaluation.policy", "margn"], "unknown policy 'margn'; did you mean 'margin'?"),
+    "time": (["train", "sudoku", "--masking.time", "Betta()"], "unknown TimeDistribution 'Betta'; .* 'Beta'?"),
+    "rule": (
+        ["train", "sudoku", "--masking.mask", "Bernuli"],
+        "unknown MaskRule 'Bernuli'; did you mean 'Bernoulli'",
+    ),
+    "objective": (["train", "sudoku", "--objective", "RowMeen()"], "unknown Objective 'RowMeen'; .* 'RowMean'?"),
+    "code": (["train", "sudoku", "--objective", "__import__('os')"], "unknown Objective '__import__'"),
+    "negative size": (["train", "sudoku", "--steps", "-3"], "steps must be an integer of at least 1, got -3"),
+    "zero size": (["train", "sudoku", "--batch-size", "0"], "batch_size must be an integer of at least 1, got 0"),
+    "broken size": (["train", "sudoku", "--steps", "1.5"], "--steps: invalid literal for int"),
+    "word as size": (["train", "sudoku", "--model.layers", "two"], "--model.layers: invalid literal for int"),
+    "nested size": (["train", "sudoku", "--model.width", "-8"], "width must be an integer of at least 1, got -8"),
+    "width and heads": (["train", "sudoku", "--model.heads", "3"], "width 128 is not a multiple of heads 3"),
+    "no rows": (["train", "sudoku", "--data.limit", "0"], "limit must be at least 1, got 0"),
+    "stages": (
+        ["train", "sudoku", "--masking", "puma", "--masking.stages", "0"],
+        "stages must be a positive integer",
+    ),
+    "choice": (["train", "sudoku", "--schedule", "linear"], "invalid choice 'linear' for argument '--schedule'"),
+    "ELBO and PUMA": (["train", "sudoku", "--masking", "puma", "--objective", "ELBO()"], "ELBO cannot use Progres"),
+    "tracker": (
+        ["train", "sudoku", "--data.limit", "9", "--tracker", "tensorbord"],
+        "tracker 'tensorbord': .*tensorb",
+    ),
+    "one arm": (["compare", "sudoku", "--arms", "puma"], "--arms needs at least two different names, got puma"),
+    "same arms": (["compare", "sudoku", "--arms", "puma", "puma"], "needs at least two different names"),
+    "arm": (["compare", "sudoku", "--arms", "standard", "pume"], "unknown masking 'pume'; did you mean 'puma'?"),
+    "arms' own field": (
+        ["compare", "sudoku", "--masking.mask", "Bernoulli()"],
+        "Unrecognized options: --masking.mask",
+    ),
+}
+
+
+@pytest.mark.parametrize(("words", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_mistake_is_explained_before_anything_is_made(capsys, tmp_path, words, message):
+    code, _, err = _run(capsys, *words, "--out", str(tmp_path / "run"))
+    assert code == 2
+    assert re.search(message, err), err
+    assert "Traceback" not in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_own_messages_are_one_line(capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        main(["train", "sudoku", "--masking", "pume", "--out", str(tmp_path)])
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_messages_keep_brackets_in_names(capsys, tmp_path):
+    folder = tmp_path / "with [/brackets] [red]"
+    folder.mkdir()
+    (folder / "file").touch()
+    code, _, err = _run(capsys, "train", "sudoku", "--data.limit=9", "--tracker=none", "--out", str(folder))
+    assert code == 2
+    assert str(folder) in err
+
+
+def test_out_is_required(capsys):
+    code, _, err = _run(capsys, "train", "sudoku")
+    assert code == 2
+    assert "--out PATH" in err
+
+
+@pytest.mark.parametrize("masking", ["standard", "puma"])
+def test_train_then_refuse_then_resume_then_overwrite(capsys, tmp_path, masking):
+    out = tmp_path / "run"
+    words = ["train", "sudoku", "--masking", masking, *TINY, "--out", str(out)]
+    code, said, _ = _run(capsys, *words)
+    assert code == 0
+    assert said == f"trained: {out / 'checkpoints' / 'step-00000003'}"
+    assert [line["step"] for line in read_metrics(out, "evaluation")] == [0, 3]
+
+    code, _, err = _run(capsys, *words)
+    assert code == 2
+    assert f"{out} already holds a run" in err
+
+    code, _, err = _run(capsys, *words, "--resume", "--steps=4", "--model.width=18")
+    assert code == 2
+    assert "steps: 3 -> 4" in err
+    assert "model.width: 16 -> 18" in err
+
+    assert _run(capsys, *words, "--resume")[0] == 0
+    assert _run(capsys, *words, "--overwrite", "--steps=2")[0] == 0
+    assert [line["step"] for line in read_metrics(out, "evaluation")] == [0, 2]
+
+
+def test_nested_fields_can_be_overridden(capsys, tmp_path):
+    puma = ["--masking", "puma", "--masking.stages", "4", "--masking.threshold", "None", "--masking.policy", "margin"]
+    assert _run(capsys, "train", "sudoku", *puma, *TINY, "--out", str(tmp_path / "puma"))[0] == 0
+    assert _config(tmp_path / "puma")["run"]["masking"] == {
+        "type": "ProgressiveUnmasking",
+        "stages": 4,
+        "policy": "margin",
+        "threshold": None,
+        "until": 1.0,
+    }
+    standard = ["--masking", "standard", "--masking.time", "Beta(a=2, b=1)", "--masking.mask", "Bernoulli()"]
+    standard += ["--objective", "MaskedMean()", "--ema-decay", "0.9", "--data.clues", "30", "32", "--precision=fp32"]
+    assert _run(capsys, "train", "sudoku", *standard, *TINY, "--out", str(tmp_path / "standard"))[0] == 0
+    saved = _config(tmp_path / "standard")
+    assert saved["run"]["masking"]["time"] == {"type": "Beta", "a": 2, "b": 1}
+    assert saved["run"]["masking"]["mask"] == {"type": "Bernoulli"}
+    assert saved["run"]["objective"] == {"type": "MaskedMean"}
+    assert saved["run"]["data"]["clues"] == [30, 32]
+    assert (saved["training"]["ema_decay"], saved["training"]["precision"]) == (0.9, "fp32")
+
+
+def test_compare_trains_arms_alike_and_shows_the_tables(capsys, tmp_path):
+    words = ["compare", "sudoku", "--arms", "standard", "puma", *TINY, "--evaluate-every=1", "--out", str(tmp_path)]
+    code, out, _ = _run(capsys, *words)
+    assert code == 0
+    assert "unseen puzzles solved at the end (95% interval)" in out
+    assert "training cost to reach a target (ratio: standard / arm)" in out
+    assert "One seed: an indication" in out
+    assert f"Curves: {tmp_path / 'curves.png'}" in out
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    standard, puma = (_config(tmp_path / name) for name in ("standard", "puma"))
+    assert standard["training"] == puma["training"]
+    differing = {name for name in standard["run"] if standard["run"][name] != puma["run"][name]}
+    assert differing == {"masking"}
+    loss = [read_metrics(tmp_path / name, "evaluation")[0]["loss"] for name in ("standard", "puma")]
+    assert loss[0] == loss[1], "the arms must start from one model under one validation noise"
+
+    assert _run(capsys, *words)[0] == 2
+    assert _run(capsys, *words, "--resume")[0] == 0
+
+
+def test_compare_refuses_the_second_folder_before_the_first_arm_trains(capsys, tmp_path):
+    (tmp_path / "puma").mkdir()
+    (tmp_path / "puma" / "file").touch()
+    code, _, err = _run(capsys, "compare", "sudoku", *TINY, "--overwrite", "--out", str(tmp_path))
+    assert code == 2
+    assert str(tmp_path / "puma") in err
+    assert not (tmp_path / "standard").exists()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("cli") / "run"
+    main(["train", "sudoku", *TINY, "--ema-decay=0.5", "--out", str(out)])
+    return out
+
+
+@pytest.mark.parametrize("which", ["run", "checkpoint"])
+def test_sample_shows_every_cell_of_an_unseen_puzzle(capsys, trained, which):
+    folder = trained if which == "run" else trained / "checkpoints" / "step-00000003"
+    code, out, _ = _run(capsys, "sample", str(folder), "--number", "2", "--policy", "margin")
+    assert code == 0
+    clues = int(re.search(r"An unseen puzzle with (\d+) clues", out)[1])
+    story = out[out.index("Every cell in the order") :]
+    assert len(re.findall(r"row [1-9], column [1-9]: [0-9]", story)) == 81 - clues
+    assert re.search(rf"(not )?solved: {81 - clues} cells, least sure \d", story)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["/nowhere"], "neither a run's folder nor a checkpoint"),
+        (["{run}", "--policy", "margn"], "unknown policy 'margn'; did you mean 'margin'"),
+        (["{run}/checkpoints/step-00000003/model"], "no run of unmask"),
+        (["{run}", "--split", "tset"], "invalid choice 'tset'"),
+        (["{run}", "--number", "x"], "--number: invalid literal for int"),
+        ([], "PATH"),
+    ],
+)
+def test_sample_explains_mistakes(capsys, trained, words, message):
+    code, _, err = _run(capsys, "sample", *(word.format(run=trained) for word in words))
+    assert code == 2
+    assert re.search(message, err), err
+
+
+def test_sample_of_a_run_without_a_checkpoint_or_with_a_foreign_config(capsys, trained, tmp_path):
+    (tmp_path / "config.json").write_text((trained / "config.json").read_text())
+    code, _, err = _run(capsys, "sample", str(tmp_path))
+    assert code == 2
+    assert "has no checkpoint yet" in err
+
+
+def test_command_ends_a_process_with_code_2_and_no_traceback(tmp_path):
+    """The installed command, as a shell runs it."""
+    ended = subprocess.run(
+        [Path(sys.executable).with_name("unmask"), "train", "sudoku", "--out", tmp_path, "--masking", "pume"],
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert ended.stderr == "unmask: unknown masking 'pume'; did you mean 'puma'? Known: standard, puma\n"
