@@ -154,12 +154,15 @@ def test_own_messages_are_one_line(capsys, tmp_path):
 
 
 def test_messages_keep_brackets_in_names(capsys, tmp_path):
-    folder = tmp_path / "with [/brackets] [red]"
+    folder = tmp_path / "in [red] [dim]"
     folder.mkdir()
     (folder / "file").touch()
     code, _, err = _run(capsys, "train", "sudoku", "--data.limit=9", "--tracker=none", "--out", str(folder))
     assert code == 2
     assert str(folder) in err
+    code, _, err = _run(capsys, "train", "sudoku", "--masking", "[/red]", "--out", str(folder))
+    assert code == 2
+    assert "unknown masking '[/red]'" in err
 
 
 def test_out_is_required(capsys):

@@ -7,7 +7,9 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     BertConfig,
+    Gemma2Config,
     GPT2Config,
+    GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
     ModernBertConfig,
@@ -37,6 +39,8 @@ CONFIGS = {
 DECODERS = [name for name in CONFIGS if "bert" not in name]
 each = pytest.mark.parametrize("name", CONFIGS)
 each_attention = pytest.mark.parametrize("attention", ["sdpa", "eager"])
+UNTIED = ("llama", "qwen3", "mistral")
+TIED = pytest.mark.xfail(strict=True, reason="load_weights looks for the wrong one of a tied weight's names")
 TRANSFORM = pytest.mark.xfail(strict=True, reason="from_hf leaves out the layer between an encoder and its head")
 
 
@@ -167,14 +171,14 @@ def test_a_batch_without_any_mask_has_zero_loss_and_zero_gradients(batch, masked
     empty = masked_batch(batch.clean.tokens, torch.zeros_like(batch.masked))
     output = model(empty, needs=("log_confidence",))
     output.loss.backward()
-    assert float(output.loss) == 0
+    assert float(output.loss.detach()) == 0
     assert all(p.grad is not None and p.grad.abs().sum() == 0 for p in model.parameters())
 
 
 @each
 def test_an_untrained_model_starts_near_the_logarithm_of_the_vocabulary(name, batch):
     model = make(name, std=0.02, dtype=torch.float32)
-    assert float(model(batch).loss) == pytest.approx(math.log(V - 1), abs=0.25)
+    assert float(model(batch).loss.detach()) == pytest.approx(math.log(V - 1), abs=0.25)
 
 
 @each
@@ -184,13 +188,28 @@ def test_a_saved_folder_comes_back_exactly(name, shifted, batch, tmp_path):
     model.save_pretrained(tmp_path)
     back = MaskedDiffusionLM.from_pretrained(tmp_path).eval()
     assert (back.mask_token_id, back.shifted) == (MASK, shifted)
-    saved, found, loaded = model.state_dict(), back.state_dict(), model.load_weights(tmp_path)
-    assert saved.keys() == found.keys() == loaded.keys()
-    for key in saved:
-        assert torch.equal(saved[key], found[key])
-        assert torch.equal(saved[key], loaded[key])
+    saved, found = model.state_dict(), back.state_dict()
+    assert saved.keys() == found.keys()
+    assert all(torch.equal(saved[key], found[key]) for key in saved)
     arguments = batch.noisy(MASK), batch.clean.attention, batch.masked
     assert torch.equal(model.predict(*arguments), back.predict(*arguments))
+
+
+def check_weights_read_back(model, folder, **options):
+    model.save_pretrained(folder, **options)
+    loaded, saved = model.load_weights(folder), options.get("state", model.state_dict())
+    assert saved.keys() == loaded.keys()
+    assert all(torch.equal(saved[key], loaded[key]) for key in saved)
+
+
+@pytest.mark.parametrize("name", [n if n in UNTIED else pytest.param(n, marks=TIED) for n in CONFIGS])
+def test_saved_weights_are_read_back_by_name(name, tmp_path):
+    check_weights_read_back(make(name, dtype=torch.float32), tmp_path)
+
+
+@pytest.mark.xfail(strict=True, reason="load_weights knows the names in memory, not those GPT-NeoX is saved under")
+def test_weights_saved_under_other_names_are_read_back(tmp_path):
+    check_weights_read_back(MaskedDiffusionLM.from_config(GPTNeoXConfig(**SIZES), MASK), tmp_path)
 
 
 @pytest.mark.parametrize("name", [*DECODERS, *(pytest.param(n, marks=TRANSFORM) for n in ("bert", "modernbert"))])
@@ -217,24 +236,15 @@ def test_other_weights_can_be_saved_in_place_of_the_models_own(name, tmp_path):
     for key, value in average.items():
         assert torch.equal(back[key], value)
         assert torch.equal(model.state_dict()[key], before[key])
-
-
-@pytest.mark.xfail(strict=True, reason="load_weights knows the names in memory, not those GPT-NeoX is saved under")
-def test_weights_saved_under_other_names_are_found_again(tmp_path):
-    from transformers import GPTNeoXConfig
-
-    model = MaskedDiffusionLM.from_config(GPTNeoXConfig(**SIZES), MASK)
-    model.save_pretrained(tmp_path)
-    loaded = model.load_weights(tmp_path)
-    assert all(torch.equal(loaded[key], value) for key, value in model.state_dict().items())
+    check_weights_read_back(model, tmp_path, state=average)
 
 
 @pytest.mark.xfail(strict=True, reason="the soft cap that Gemma 2 puts on its logits is left out")
 def test_what_a_model_does_to_its_logits_is_kept_or_refused(batch):
-    from transformers import Gemma2Config
-
     torch.manual_seed(0)
-    config = Gemma2Config(**SIZES, num_key_value_heads=1, head_dim=8, final_logit_softcapping=0.5)
+    config = Gemma2Config(
+        **SIZES, num_key_value_heads=1, head_dim=8, final_logit_softcapping=0.5, initializer_range=0.5
+    )
     config._attn_implementation = "eager"
     try:
         model = MaskedDiffusionLM.from_config(config, MASK).eval()

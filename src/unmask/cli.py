@@ -1,4 +1,4 @@
-"""The `unmask` command line: train, compare, sample.
+"""The `unmask` command line: train, compare, sample, variance.
 
 Recipes give defaults; every field of the resulting config can be overridden by its name. What a config
 prints as is also how it is typed: --masking.time "Beta(a=2, b=1)".
@@ -10,7 +10,7 @@ import inspect
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import field, fields, make_dataclass, replace
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,18 +23,20 @@ from rich.markup import escape
 from rich.padding import Padding
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from unmask.config import nearest, parse
+from unmask.config import nearest, parse, to_json
 from unmask.data.sudoku import is_solved
 from unmask.evaluation.speedup import Arm
 from unmask.evaluation.tasks import SudokuTask
+from unmask.evaluation.variance import ARMS, Nested, compare_variance, save_variance
 from unmask.masks import MaskRule
 from unmask.objectives import Objective
 from unmask.policies import Policy
 from unmask.recipes import RECIPES, RunConfig
 from unmask.recipes.base import load_model, load_run
+from unmask.recipes.parallel import train_side_by_side
 from unmask.report.board import board, story
-from unmask.report.figures import plot_curves
-from unmask.report.tables import final_table, speed_table
+from unmask.report.figures import plot_curves, plot_variance
+from unmask.report.tables import final_table, speed_table, variance_table
 from unmask.times import TimeDistribution
 
 REGISTRY = ConstructorRegistry()
@@ -142,13 +144,17 @@ def _option(words: list[str], name: str) -> tuple[list[str], list[str]]:
 
 
 def train(words: list[str]) -> None:
-    """Train one model: unmask train RECIPE --out DIR [--masking NAME] [--resume] [options]."""
-    recipe, words = _recipe("train", words)
-    masking, words = _option(words, "--masking")
-    if len(masking) > 1:
-        raise ValueError(f"--masking takes one value, got {' '.join(masking)}")
+    """Train one model: unmask train RECIPE|CONFIG.json --out DIR [--masking NAME] [--resume] [options]."""
+    if words and words[0].endswith(".json"):
+        default, words = RunConfig.load(words[0]), words[1:]
+    else:
+        recipe, words = _recipe("train", words)
+        masking, words = _option(words, "--masking")
+        if len(masking) > 1:
+            raise ValueError(f"--masking takes one value, got {' '.join(masking)}")
+        default = recipe(*masking)
     config, options = _configured(
-        recipe(*masking),
+        default,
         "train",
         words,
         [
@@ -181,23 +187,25 @@ def compare(words: list[str]) -> None:
             ("out", _about(Path, "Folder of the comparison: one folder an arm, curves.png."), ...),
             ("resume", _flag("Go on with arms that were interrupted."), False),
             ("overwrite", _flag("Delete the runs that --out holds."), False),
+            (
+                "jobs",
+                _about(int | None, "Arms trained at a time. None: all on a CPU, sharing its cores; one on a GPU."),
+                None,
+            ),
         ],
         hidden=("masking",),  # what the arms differ in
     )
     shared = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "masking"}
     out: Path = options["out"]
     runs = {name: replace(arm, **shared) for name, arm in arms.items()}
-    how = {"resume": options["resume"], "overwrite": options["overwrite"]}
-    for name, run in runs.items():  # before the first one trains for minutes
-        run.check(out / name, **how)
-    for name, run in runs.items():
-        run.train(out / name, **how)
+    train_side_by_side(runs, out, jobs=options["jobs"], resume=options["resume"], overwrite=options["overwrite"])
     results = [Arm.load(out / name) for name in names]
     plot_curves(results, out / "curves.png", title=f"{config.recipe}: one seed, an indication")
     console = Console()
     console.print(final_table(results), speed_table(results))
     console.print(
-        f"Same model, data order, steps and validation noise in each arm. One seed: an indication, not a proof. "
+        "Same model, data order, steps and validation noise in each arm, trained side by side. One seed: an "
+        "indication, not a proof. "
         f"Targets are reached to within {config.training.evaluate_every or config.training.steps} steps."
     )
     print(f"Curves: {out / 'curves.png'}")
@@ -242,6 +250,47 @@ def sample(words: list[str]) -> None:
     )
 
 
+@dataclass(frozen=True)
+class VarianceOptions:
+    """Options of `unmask variance`."""
+
+    run: tyro.conf.Positional[str]
+    """A run's folder, one of its checkpoints, or a recipe's name (then with random weights)."""
+    arms: tuple[str, ...] = tuple(ARMS)
+    """Which maskings; the first is the unit of the table."""
+    batch_size: int = 16
+    """Forwards of a batch, equal for all arms."""
+    nested: Nested = field(default_factory=Nested)
+    """Numbers of draws."""
+    seed: int = 0
+    """Of rows, rates and masks."""
+    out: Path | None = None
+    """Folder for record and plot; by default `variance` in the run's folder."""
+
+
+def variance(words: list[str]) -> None:
+    """Split the noise of loss and gradient into masks, rates and rows: unmask variance RUN [options]."""
+    options = tyro.cli(VarianceOptions, prog="unmask variance", args=words, description=variance.__doc__)
+    unknown = [name for name in options.arms if name not in ARMS]
+    if unknown:
+        raise ValueError(f"unknown arm '{unknown[0]}'{nearest(unknown[0], ARMS)}")
+    if options.run in RECIPES:
+        config, title = RECIPES[options.run](), f"{options.run}, random weights"
+        model, out = config.model.build(), options.out or Path("runs") / f"variance-{options.run}"
+    else:
+        config, folder = load_run(options.run)
+        model, out = load_model(folder), options.out or Path(options.run) / "variance"
+        title = f"{config.recipe}: {folder.parent.parent.name}, {folder.name}"
+    console = Console()
+    arms = compare_variance(
+        model, config.data.load(), options.arms, options.batch_size, options.nested, options.seed, console
+    )
+    save_variance(out, arms, to_json({"title": title, "options": options}))
+    plot_variance(arms, out / "variance.png", title=title)
+    console.print(variance_table(arms, "loss"), variance_table(arms, "gradient"))
+    console.print(f"Record and plot: {out}")
+
+
 def _sample_options() -> type:
     run = _about(tyro.conf.Positional[Path], "A run's folder, or one of its checkpoints.")
     return make_dataclass(
@@ -261,7 +310,7 @@ def _sample_options() -> type:
 
 
 _Sample: Any = _sample_options()
-COMMANDS = {command.__name__: command for command in (train, compare, sample)}
+COMMANDS = {command.__name__: command for command in (train, compare, sample, variance)}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -62,8 +62,8 @@ def same_as_library(tokenizer, value):
 
 def test_splits_share_no_address_and_leave_none_out(addresses):
     assert len(addresses["all"]) == len(set(addresses["all"]["text"])) == 233
-    parts = [addresses[split]["text"] for split in SPLITS]
-    assert sorted(sum((list(part) for part in parts), [])) == sorted(addresses["all"]["text"])
+    parts = [value for split in SPLITS for value in addresses[split]["text"]]
+    assert sorted(parts) == sorted(addresses["all"]["text"])
     for split in SPLITS:
         assert {split_of(value) for value in addresses[split]["text"]} == {split}
 
@@ -124,7 +124,7 @@ def test_bad_sources_say_what_to_do(tmp_path):
     path = tmp_path / "one.txt"
     path.write_text("one")
     other = next(split for split in SPLITS if split != split_of("one"))
-    with pytest.raises(ValueError, match="none of the 1 documents .* split='all'"):
+    with pytest.raises(ValueError, match=r"none of the 1 documents .* split='all'"):
         load_documents(path, other)
 
 
@@ -234,7 +234,7 @@ def test_packing_loses_no_token(tokenizer, length):
     rows = tokenize(as_dataset(*DOCUMENTS), "text", tokenizer, length)
     first, second = (tokenizer.encode(value).tolist() for value in DOCUMENTS)
     expected = [*first, tokenizer.eos_token_id, *second]
-    assert sum(rows["tokens"], []) == expected
+    assert [token for row in rows["tokens"] for token in row] == expected
     lengths = [len(row) for row in rows["tokens"]]
     assert set(lengths[:-1]) <= {length}
     assert 1 <= lengths[-1] <= length

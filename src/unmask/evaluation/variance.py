@@ -8,12 +8,16 @@ whole batches of equally many forwards, so that couplings and mirrored pairs cou
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
+from rich.console import Console
+from rich.progress import Progress
 from torch import Tensor
 
 from unmask import noise
@@ -145,6 +149,52 @@ def decompose(
         "loss": loss_stats.result(batch_size, seed),
         "gradient": gradient_stats.result(batch_size, seed),
     }
+
+
+def compare_variance(
+    model: MaskedDiffusionLM,
+    dataset: Dataset,
+    arms: tuple[str, ...],
+    batch_size: int,
+    nested: Nested,
+    seed: int,
+    console: Console | None = None,
+) -> dict[str, dict[str, Decomposition]]:
+    """Decompose the arms named, one after another, with a progress bar; P-POTS is fitted to the model first.
+
+    The first 64 rows serve the fit alone; batches are drawn from the others.
+    """
+    held_out = dataset.select(range(min(64, len(dataset) // 2)))
+    others = dataset.select(range(len(held_out), len(dataset)))
+    found = {}
+    with Progress(console=console) as progress:
+        for name in arms:
+            task = progress.add_task(name, total=nested.row_sets)
+            masking = ARMS[name]
+            if isinstance(masking.time, PPOTS):
+                time = masking.time.start()
+                time.refit(measure_profile(model, held_out, masking.mask, masking.time, seed))
+                masking = replace(masking, time=time)
+            found[name] = decompose(
+                model,
+                masking,
+                others,
+                batch_size=batch_size,
+                nested=nested,
+                seed=seed,
+                progress=lambda task=task: progress.advance(task),
+            )
+    return found
+
+
+def save_variance(folder: Path, arms: dict[str, dict[str, Decomposition]], about: dict[str, Any]) -> None:
+    """Write variance.json: what was measured, and with which settings."""
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {
+        "about": about,
+        "arms": {name: {of: asdict(d) for of, d in parts.items()} for name, parts in arms.items()},
+    }
+    (folder / "variance.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
 def measure_profile(

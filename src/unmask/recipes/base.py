@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +15,7 @@ from unmask.model import MaskedDiffusionLM
 from unmask.objectives import Objective
 from unmask.processes import Masking
 from unmask.training import Trainer, TrainingConfig, checkpoint
-from unmask.training.folder import check_folder, read_config
+from unmask.training.folder import CONFIG_FILE, check_folder, read_config
 from unmask.training.trainer import Evaluation
 
 
@@ -69,6 +70,24 @@ class RunConfig:
         """All that a resumed run must share, besides the loop's settings."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "training"}
 
+    @classmethod
+    def load(cls, path: str | Path) -> RunConfig:
+        """Read a config that `to_json` wrote, or the `config.json` of a run.
+
+        Raises:
+            ValueError: for a file that is neither.
+        """
+        try:
+            saved = json.loads(Path(path).read_text())
+        except (OSError, ValueError) as error:
+            raise ValueError(f"cannot read a config from {path}: {error}") from None
+        if isinstance(saved, dict) and "run" in saved:
+            saved = {"type": "RunConfig", **saved["run"], "training": saved.get("training")}
+        config = from_json(saved)
+        if not isinstance(config, cls):
+            raise ValueError(f"{path} holds no config of a run")
+        return config
+
     def check(self, out: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:
         """Raise ValueError for what can be refused without building anything: see `train`."""
         self.objective.check(self.masking)
@@ -112,8 +131,7 @@ def load_run(folder: str | Path) -> tuple[RunConfig, Path]:
     """
     folder = Path(folder)
     root = folder.parent.parent if (folder / checkpoint.MANIFEST).is_file() else folder
-    saved = read_config(root)
-    if saved is None:
+    if read_config(root) is None:
         raise ValueError(f"{folder} is neither a run's folder nor a checkpoint: there is no config.json")
     if root == folder:
         newest = checkpoint.newest(root / "checkpoints")
@@ -122,7 +140,7 @@ def load_run(folder: str | Path) -> tuple[RunConfig, Path]:
         folder = newest
     else:
         checkpoint.check(folder)
-    return from_json({"type": "RunConfig", **saved["run"], "training": saved["training"]}), folder
+    return RunConfig.load(root / CONFIG_FILE), folder
 
 
 def load_model(folder: Path) -> MaskedDiffusionLM:

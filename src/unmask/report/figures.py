@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from unmask.evaluation.speedup import Arm
+from unmask.evaluation.variance import Decomposition
 
 
 def plot_curves(arms: list[Arm], path: str | Path, title: str = "") -> None:
@@ -32,6 +33,37 @@ def plot_curves(arms: list[Arm], path: str | Path, title: str = "") -> None:
     for axis in (left, right):
         axis.grid(alpha=0.3)
     left.legend(loc="lower right")
+    figure.suptitle(title)
+    figure.savefig(path, dpi=150)
+
+
+def plot_variance(arms: dict[str, dict[str, Decomposition]], path: str | Path, title: str = "") -> None:
+    """Draw A, B and C of loss and gradient as stacked bars, the first arm's sum being 1.
+
+    Args:
+        arms: by name, what `decompose` returned.
+        path: PNG or SVG to write.
+        title: above the figure.
+    """
+    figure = Figure(figsize=(10, 0.8 + 0.42 * len(arms)), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    names = list(arms)
+    for axis, of in zip(axes, ("loss", "gradient"), strict=True):
+        unit = arms[names[0]][of].parts
+        left = [0.0] * len(names)
+        for part, label in (("masks", "A: masks"), ("rates", "B: rates"), ("rows", "C: rows")):
+            # A part near zero may be estimated below it; a bar cannot be.
+            width = [max(0.0, getattr(arms[name][of], part).value / unit) for name in names]
+            axis.barh(names, width, left=left, label=label)
+            left = [a + b for a, b in zip(left, width, strict=True)]
+        total = [arms[name][of].total for name in names]
+        low = [max(0.0, (t.value - t.low) / unit) for t in total]
+        high = [max(0.0, (t.high - t.value) / unit) for t in total]
+        axis.errorbar([t.value / unit for t in total], names, xerr=[low, high], fmt="k.", label="total, apart")
+        axis.set(title=of, xlabel=f"variance at equal forwards ({names[0]} = 1)")
+        axis.grid(axis="x", alpha=0.3)
+    axes[0].invert_yaxis()
+    axes[1].legend()
     figure.suptitle(title)
     figure.savefig(path, dpi=150)
 

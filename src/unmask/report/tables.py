@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from unmask.evaluation.speedup import Arm, targets_reached
+from unmask.evaluation.variance import Decomposition, Estimate
 
 
 def final_table(arms: list[Arm]) -> Table:
@@ -54,3 +55,36 @@ def _share(result: dict) -> str:
 
 def _ratio(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}x"
+
+
+def variance_table(arms: dict[str, dict[str, Decomposition]], of: str) -> Table:
+    """A, B and C of each arm, as shares of the first arm's total, with 95% intervals.
+
+    Args:
+        arms: by name, what `decompose` returned.
+        of: "loss" or "gradient".
+    """
+    names = list(arms)
+    unit = arms[names[0]][of].parts
+    table = Table(
+        title=f"variance of the {of} at equal forwards ({names[0]} = 1, 95% interval)", title_justify="left"
+    )
+    table.add_column("arm")
+    for column in ("A masks", "B rates", "A + B", "C rows", "A + B + C", "total, apart"):
+        table.add_column(column, justify="right")
+    for name in names:
+        d = arms[name][of]
+        table.add_row(
+            name,
+            _estimate(d.masks, unit),
+            _estimate(d.rates, unit),
+            f"{(d.masks.value + d.rates.value) / unit:.3f}",
+            _estimate(d.rows, unit),
+            f"{d.parts / unit:.3f}",
+            _estimate(d.total, unit),
+        )
+    return table
+
+
+def _estimate(estimate: Estimate, unit: float) -> str:
+    return f"{estimate.value / unit:.3f} ({estimate.low / unit:.3f} to {estimate.high / unit:.3f})"

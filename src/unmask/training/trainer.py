@@ -41,7 +41,7 @@ from unmask.training.ema import WeightAverage
 from unmask.training.folder import CONFIG_FILE, check_folder, replace_text
 from unmask.training.metrics import MetricsLog
 from unmask.training.platform import autocast_dtype, keep_freed_memory
-from unmask.training.progress import TrainingProgress
+from unmask.training.progress import Display, TrainingProgress, shown_of
 
 Evaluation = Callable[[MaskedDiffusionLM, bool], dict[str, Any]]
 
@@ -137,7 +137,8 @@ class Trainer:
             self.accelerator.init_trackers("tracker")
         self.wrapped.train()
         last_saved = self.step if self.step else -1
-        with TrainingProgress(self.name, config.steps, self.step, visible=main) as progress:
+        with Display(visible=main) as display:
+            progress = TrainingProgress(display, self.name, config.steps, self.step)
             if self.step == 0:
                 self._evaluate(log, progress)
             while self.step < config.steps:
@@ -243,8 +244,7 @@ class Trainer:
             results = self.evaluate(self.model, self.step == self.config.steps)
             self.wrapped.train()
         self._log(log, "evaluation", results)
-        shown = {name: value for name, value in results.items() if name in ("solved", "loss")}
-        progress.evaluated(self.step, **shown)
+        progress.evaluated(self.step, **shown_of(results))
 
     def _log(self, log: MetricsLog | None, kind: str, values: dict[str, Any]) -> None:
         if log is not None:

@@ -1,0 +1,101 @@
+"""The package as it is installed: complete, importable without a network, and with the names it promises."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import unmask
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "unmask"
+
+# Every attempt to reach a network ends the process with an error, import time included.
+OFFLINE = """
+import sys
+
+def refuse(event, details):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "urllib.Request"):
+        if event != "socket.connect" or isinstance(details[1], tuple):
+            raise RuntimeError(f"network: {event} {details}")
+
+sys.addaudithook(refuse)
+"""
+USE = """
+import importlib, pkgutil, pathlib
+import unmask
+from unmask.cli import main
+for module in pkgutil.walk_packages(unmask.__path__, "unmask."):
+    importlib.import_module(module.name)
+small = {"model.layers": 1, "model.width": 16, "model.heads": 2, "steps": 2, "data.limit": 9, "batch-size": 4,
+         "evaluation.puzzles": 5, "evaluation.final-puzzles": 5, "threads": 1}
+main(["train", "sudoku", "--out", sys.argv[1], *(f"--{name}={value}" for name, value in small.items())])
+print(pathlib.Path(unmask.__file__).parent)
+"""
+
+
+def _use(folder: Path, **environment: str) -> subprocess.CompletedProcess:
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    return subprocess.run(
+        [sys.executable, "-c", OFFLINE + USE, str(folder / "run")],
+        cwd=folder,
+        env={**variables, "HOME": str(folder), **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_guard_against_the_network_works():
+    ended = subprocess.run(
+        [sys.executable, "-c", OFFLINE + "import socket; socket.create_connection(('192.0.2.1', 80))"],
+        capture_output=True,
+        text=True,
+    )
+    assert "RuntimeError: network: socket." in ended.stderr
+
+
+def test_import_of_every_module_and_a_training_run_touch_no_network(tmp_path):
+    ended = _use(tmp_path)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert (tmp_path / "run" / "checkpoints" / "step-00000002" / "manifest.json").is_file()
+
+
+def test_public_names_exist_and_are_documented():
+    assert sorted(unmask.__all__, key=str.lower) == sorted(set(unmask.__all__), key=str.lower)
+    for name in unmask.__all__:
+        assert getattr(unmask, name).__doc__, name
+
+
+def test_every_folder_of_modules_is_a_package():
+    for file in SOURCE.rglob("*.py"):
+        assert (file.parent / "__init__.py").is_file(), file
+
+
+@pytest.mark.slow
+def test_wheel_holds_all_subpackages_and_data_and_works_from_a_bare_folder(tmp_path):
+    """Built as pip builds it, so the build back end comes from the package index."""
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(tmp_path), str(ROOT)], check=True
+    )
+    (wheel,) = tmp_path.glob("unmask-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        inside = set(archive.namelist())
+        archive.extractall(tmp_path / "site")
+    wanted = {str(Path("unmask") / p.relative_to(SOURCE)) for p in SOURCE.rglob("*") if p.is_file()}
+    wanted = {name for name in wanted if "__pycache__" not in name}
+    assert wanted - inside == set()
+    assert {"unmask/data/files/sudoku.npz", "unmask/data/files/kaidoku.npz"} <= inside
+    assert "unmask/data/files/KAIDOKU_LICENSE.txt" in inside
+    assert any(name.endswith("licenses/LICENSE") for name in inside)
+    assert not any(name.startswith(("tests/", "docs/", "benchmarks/")) for name in inside)
+    puzzles = [p.stat().st_size for p in (tmp_path / "site" / "unmask" / "data" / "files").glob("*.npz")]
+    assert 0 < sum(puzzles) < 4 << 20
+
+    ended = _use(tmp_path, PYTHONPATH=str(tmp_path / "site"))
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert ended.stdout.splitlines()[-1] == str(tmp_path / "site" / "unmask")
