@@ -25,6 +25,7 @@ from unmask import (
 from unmask.config import differences, from_json, nearest, parse, positive_int, to_json
 from unmask.masks import MaskRule
 from unmask.objectives import Objective
+from unmask.policies import POLICIES
 from unmask.recipes import SudokuData, SudokuModel, sudoku
 from unmask.times import TimeDistribution
 
@@ -81,8 +82,21 @@ def test_whole_run_round_trips_through_json(masking):
 
 
 def test_paths_functions_and_plain_values_become_json():
-    value = {"path": Path("a/b"), "policy": unmask.policies.margin, "pair": (1, 2.5), 3: None}
-    assert to_json(value) == {"path": "a/b", "policy": "unmask.policies:margin", "pair": [1, 2.5], "3": None}
+    value = {"path": Path("a/b"), "policy": positive_int, "pair": (1, 2.5), 3: None}
+    assert to_json(value) == {"path": "a/b", "policy": "unmask.config:positive_int", "pair": [1, 2.5], "3": None}
+
+
+@pytest.mark.parametrize("config", [ProgressiveUnmasking, SudokuTask])
+def test_policy_given_as_a_function_is_saved_by_its_name(config):
+    for name, policy in POLICIES.items():
+        assert from_json(to_json(config(policy=policy))) == config(policy=name)
+
+
+def test_own_policy_is_saved_for_the_record_and_never_imported():
+    saved = to_json(ProgressiveUnmasking(policy=lambda scores, noise: noise))
+    assert saved["policy"].startswith(f"{__name__}:")
+    with pytest.raises(ValueError, match="unknown policy"):
+        from_json(saved)
 
 
 @pytest.mark.parametrize("value", [object(), {1, 2}, functools.partial(max, 1), b"bytes"])

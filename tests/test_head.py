@@ -158,6 +158,14 @@ def test_with_two_tokens_besides_the_mask_the_margin_is_theirs_and_with_one_it_i
     assert (float(single.margin), float(single.log_confidence), float(single.entropy)) == (1, 0, 0)
 
 
+def test_scores_of_half_precision_logits_are_taken_in_single_precision():
+    logits = torch.randn(50, V, generator=torch.Generator().manual_seed(0)).bfloat16()
+    for name in NEEDS:
+        value = getattr(Scores.from_logits(logits, needs=NEEDS), name)
+        assert value.dtype == torch.float32
+        assert torch.equal(value, getattr(Scores.from_logits(logits.float(), needs=NEEDS), name))
+
+
 def test_a_shift_of_all_logits_changes_nothing_even_far_out():
     logits = torch.randn(4, V, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     near, far = (Scores.from_logits(logits + shift, needs=NEEDS) for shift in (0, 1e6))

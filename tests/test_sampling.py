@@ -178,6 +178,19 @@ def test_sampled_tokens_follow_the_tempered_softmax(token_batch, temperature):
     assert float(((joint - expected) ** 2 / expected).sum()) < 35 + 5 * 70**0.5
 
 
+def test_in_random_order_the_step_of_a_position_tells_nothing_about_its_token(token_batch):
+    denoiser = model(seed=4, sharpness=1.0)
+    result = generate(denoiser, token_batch(torch.zeros(3000, 3, dtype=torch.int64)), "random", temperature=1.0)
+    table = denoiser.backbone.table[0].clone()
+    table[MASK] = -torch.inf
+    for step in range(3):
+        tokens = result.tokens[:, 0][result.step[:, 0] == step]
+        assert abs(len(tokens) - 1000) < 4 * (3000 * 2 / 9) ** 0.5
+        expected = len(tokens) * table.softmax(-1)[:MASK]
+        chi = ((torch.bincount(tokens, minlength=MASK) - expected) ** 2 / expected).sum()
+        assert float(chi) < 5 + 5 * 10**0.5
+
+
 def test_a_low_temperature_is_the_greedy_choice(rows):
     batch = rows([8, 6])
     cold, greedy = (generate(model(context=1.0), batch, temperature=t) for t in (1e-4, 0.0))

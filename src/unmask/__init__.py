@@ -1,12 +1,14 @@
 """unmask: train masked diffusion models faster and more stably, and measure it on your own data."""
 
 from unmask.batch import MaskedBatch, Scores, TokenBatch
+from unmask.data.importance import RowImportance
 from unmask.data.stream import RowStream
 from unmask.evaluation.tasks import SudokuTask
 from unmask.head import MaskedHead
 from unmask.masks import Bernoulli, ExactCount
 from unmask.model import MaskedDiffusionLM, MaskedOutput
 from unmask.objectives import ELBO, MaskedMean, RowMean
+from unmask.ppots import PPOTS
 from unmask.processes import ForwardProcess, IndependentMasking, ProgressiveUnmasking
 from unmask.sampling import Generation, generate
 from unmask.times import Bell, Beta, Clipped, Uniform
@@ -16,6 +18,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ELBO",
+    "PPOTS",
     "Bell",
     "Bernoulli",
     "Beta",
@@ -30,6 +33,7 @@ __all__ = [
     "MaskedMean",
     "MaskedOutput",
     "ProgressiveUnmasking",
+    "RowImportance",
     "RowMean",
     "RowStream",
     "Scores",

@@ -15,16 +15,16 @@ from torch.nn.functional import pad
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """Row-wise operations shared by the dataclasses of tensors whose first dimension is the row."""
+class Tensors:
+    """Operations shared by the dataclasses of tensors whose first dimension is the row."""
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """Apply `function` to every tensor field; None stays None."""
         changes = {}
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, (Tensor, _Rows)):
-                changes[field.name] = value.map(function) if isinstance(value, _Rows) else function(value)
+            if isinstance(value, (Tensor, Tensors)):
+                changes[field.name] = value.map(function) if isinstance(value, Tensors) else function(value)
         return replace(self, **changes)
 
     def __getitem__(self, rows: slice | Tensor) -> Self:
@@ -37,7 +37,7 @@ class _Rows:
 
 
 @dataclass(frozen=True)
-class TokenBatch(_Rows):
+class TokenBatch(Tensors):
     """Clean rows, as a data stream yields them.
 
     Attributes:
@@ -95,7 +95,7 @@ class TokenBatch(_Rows):
 
 
 @dataclass(frozen=True)
-class MaskedBatch(_Rows):
+class MaskedBatch(Tensors):
     """Partly masked rows, as a forward process yields them: facts only, no weighting.
 
     Attributes:
@@ -124,7 +124,7 @@ class MaskedBatch(_Rows):
 
 
 @dataclass(frozen=True)
-class Scores(_Rows):
+class Scores(Tensors):
     """What a model thinks of the masked positions; reveal policies rank by it. All [B, L], fp32 or better.
 
     Values at positions that are not masked have no meaning.

@@ -14,7 +14,7 @@ from typing import Any
 def to_json(value: Any) -> Any:
     """Turn a config into plain JSON values: a dataclass becomes {"type": its name, ...its fields}.
 
-    A function becomes "module:name". Raises TypeError for anything that could not be read back.
+    A reveal policy of ours becomes its name, any other function "module:name". Raises TypeError for anything that could not be read back.
     """
     if is_dataclass(value) and not isinstance(value, type):
         return {"type": type(value).__name__} | {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
@@ -27,6 +27,8 @@ def to_json(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     if callable(value) and hasattr(value, "__qualname__"):
+        if value in importlib.import_module("unmask.policies").POLICIES.values():
+            return value.__qualname__
         return f"{value.__module__}:{value.__qualname__}"
     raise TypeError(f"{value!r} cannot be part of a saved config")
 
@@ -34,7 +36,8 @@ def to_json(value: Any) -> Any:
 def from_json(value: Any) -> Any:
     """Rebuild what `to_json` wrote. Types are looked up among unmask's public names, nothing else is run.
 
-    Lists become tuples, as configs are immutable; a user's own policy stays the string "module:name".
+    Lists become tuples, as configs are immutable. A config with a user's own policy cannot be rebuilt: its
+    "module:name" says where the function was, and nothing is imported from there.
 
     Raises:
         ValueError: for a type that unmask does not have, or fields that it does not take.

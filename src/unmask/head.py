@@ -37,7 +37,7 @@ class _MaskedCrossEntropy(torch.autograd.Function):
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         count, size = len(hidden), weight.shape[0]
         nll = hidden.new_empty(count, dtype=wide)
-        found = {name: hidden.new_empty(count, dtype=wide) for name in _names(needs)}
+        found = {name: hidden.new_zeros(count, dtype=wide) for name in _names(needs)}
         w = weight.to(dtype)
         d_hidden = torch.empty_like(hidden) if with_gradients else None
         d_weight = torch.zeros_like(weight) if with_gradients else None
@@ -66,6 +66,8 @@ class _MaskedCrossEntropy(torch.autograd.Function):
                 d_bias += d_logits.sum(0)
             d_logits = d_logits.to(dtype)
             d_hidden[rows] = (d_logits @ w).to(d_hidden.dtype)
+            if "gradient" in found:
+                found["gradient"][rows] = d_hidden[rows].to(wide).norm(dim=-1)
             if dtype == d_weight.dtype:
                 d_weight.addmm_(d_logits.T, h)
             else:
@@ -111,7 +113,8 @@ def masked_cross_entropy(
         targets: [N] clean token ids.
         token_weights: [N] weight of each token's nll, the normaliser 1/Z included.
         mask_token_id: token excluded from the distribution.
-        needs: statistics of `Scores` wanted besides; None for none.
+        needs: statistics of `Scores` wanted besides; None for none. "gradient" adds the length of the loss's
+            gradient with respect to each hidden state.
 
     Returns:
         The loss Σ weight · nll (differentiable in hidden, weight and bias), nll [N] and the statistics, each

@@ -28,23 +28,26 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import logging as hf_logging
 
-from unmask.batch import MaskedBatch, Scores, _Rows
+from unmask.batch import MaskedBatch, Scores, Tensors
 from unmask.head import MaskedHead
 
 
 @dataclass(frozen=True)
-class MaskedOutput(_Rows):
+class MaskedOutput(Tensors):
     """What a forward over a masked batch returns.
 
     Attributes:
         loss: scalar Σ weight · nll, differentiable.
         nll: [B, L] nats of each masked token, fp32; 0 where nothing is masked; no gradient.
         scores: the statistics asked for, or None.
+        gradient: [B, L] length of the loss's gradient with respect to each masked position's hidden state, if
+            asked for.
     """
 
     loss: Tensor
     nll: Tensor
     scores: Scores | None
+    gradient: Tensor | None = None
 
 
 class MaskedDiffusionLM(nn.Module):
@@ -121,7 +124,7 @@ class MaskedDiffusionLM(nn.Module):
             state: weights to save instead of the model's own (an average of them, or gathered shards), with
                 the names of `state_dict()`.
         """
-        if not self._container:
+        if not self.is_hugging_face:
             raise ValueError("this model was not made from a Hugging Face model, so it has no folder format")
         names = self._container_names()
         renamed = None if state is None else {names[name]: tensor for name, tensor in state.items()}
@@ -144,6 +147,11 @@ class MaskedDiffusionLM(nn.Module):
         if missing:
             raise ValueError(f"{folder} lacks weights of this model: {', '.join(missing[:3])}")
         return {name: alias[id(tensor)] for name, tensor in own.items()}
+
+    @property
+    def is_hugging_face(self) -> bool:
+        """Whether it was made from a Hugging Face model, and so has a folder format."""
+        return bool(self._container)
 
     @property
     def config(self) -> PretrainedConfig | None:
@@ -172,7 +180,8 @@ class MaskedDiffusionLM(nn.Module):
             batch: the rows; only masked positions are predicted.
             weights: [B, L] weight of each token's nll, the normaliser 1/Z included (see
                 `unmask.objectives`). By default the mean over masked tokens.
-            needs: statistics of `Scores` to return as well (a process's `needs`); None for none.
+            needs: statistics of `Scores` to return as well (a process's `needs`); None for none. "gradient"
+                adds the lengths of the gradient at the hidden states.
         """
         masked = batch.masked
         if self.shifted and bool(masked[:, 0].any()):
@@ -196,10 +205,10 @@ class MaskedDiffusionLM(nn.Module):
             return values.new_zeros(masked.numel()).index_copy(0, flat, values).view(masked.shape)
 
         full_nll = spread(nll)
-        scores = None
-        if needs is not None:
-            scores = Scores(**{name: spread(value) for name, value in found.items()}, nll=full_nll)
-        return MaskedOutput(loss, full_nll, scores)
+        statistics = {name: spread(value) for name, value in found.items()}
+        gradient = statistics.pop("gradient", None)
+        scores = None if needs is None else Scores(**statistics, nll=full_nll)
+        return MaskedOutput(loss, full_nll, scores, gradient)
 
     @torch.no_grad()
     def predict(self, noisy: Tensor, attention: Tensor, masked: Tensor) -> Tensor:

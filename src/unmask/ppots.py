@@ -23,6 +23,7 @@ import scipy.optimize
 import torch
 from torch import Tensor
 
+from unmask.batch import Tensors
 from unmask.config import positive_int, require
 from unmask.distributed import sum_over_ranks
 from unmask.times import TimeDistribution
@@ -31,7 +32,7 @@ BINS = 1024
 
 
 @dataclass(frozen=True)
-class LossProfile:
+class LossProfile(Tensors):
     """Loss of one row against its mask rate, Σ nll / (t · L_eff) in nats per token.
 
     Attributes:
@@ -240,6 +241,14 @@ class RunningPPOTS(Tabulated):
         fitted = torch.from_numpy(self.fit.root(middle, self.config.optimum))
         share = self.config.uniform
         self.mass = (1 - share) * fitted / fitted.sum() + share / BINS
+
+    def description(self) -> dict[str, Any]:
+        """The last fit, its data and its KL, and the density in 32 bins, as JSON values."""
+        found: dict[str, Any] = {"density": (self.mass.view(32, -1).sum(1) * 32).tolist()}
+        if self.fit is not None and self.profile is not None:
+            found |= {"fit": self.fit.parameters, "kl": self.fit.kl}
+            found |= {name: values.tolist() for name, values in vars(self.profile).items()}
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """The density, the sums, and the last fit with its data."""

@@ -51,6 +51,22 @@ class TimeDistribution:
         Only distributions that learn do anything; they sum over ranks, so that all ranks agree.
         """
 
+    @property
+    def measures(self) -> Any:
+        """A config that says what a trainer must measure on held-out rows for `refit`; None if nothing."""
+        return None
+
+    def due(self, step: int) -> bool:
+        """Whether `refit` is due after `step` steps."""
+        return False
+
+    def refit(self, profile: Any = None) -> None:
+        """Take in a measured profile, or what was observed. Only distributions that learn do anything."""
+
+    def description(self) -> dict[str, Any]:
+        """What was learnt last, as JSON values for the log."""
+        return {}
+
     def start(self) -> TimeDistribution:
         """Return the distribution that a running process uses: itself, unless it learns during training."""
         return self

@@ -78,6 +78,13 @@ def test_batch_without_any_mask_trains_on(trainer, tmp_path, objective):
     assert last.name == "step-00000012"
 
 
+def test_tokens_and_epochs_count_what_was_trained_on(trainer, tmp_path):
+    trainer(steps=6, batch_size=8).train()
+    for line in read_metrics(tmp_path / "run", "train"):
+        assert line["tokens"] == line["step"] * 8 * 81
+        assert line["epoch"] == pytest.approx(line["step"] * 8 / 40)
+
+
 def test_loss_falls_and_order_of_magnitude_is_nats(trainer, tmp_path):
     trainer(steps=60, learning_rate=3e-3, warmup_steps=5).train()
     losses = [line["loss"] for line in read_metrics(tmp_path / "run", "train")]

@@ -26,6 +26,10 @@ class DataConfig(Protocol):
         """Rows with the columns `tokens` and `maskable`."""
         ...
 
+    def held_out(self) -> Dataset:
+        """A few rows more that are not among those of `load`, for what measures the model during training."""
+        ...
+
 
 class ModelConfig(Protocol):
     """Names a model."""
@@ -113,6 +117,7 @@ class RunConfig:
             self.objective,
             self.training,
             out=out,
+            held_out=self.data.held_out(),
             evaluate=self.evaluation.start(),
             run=self.described,
             name=name or out.name,

@@ -22,6 +22,7 @@ from unmask.times import Clipped
 from unmask.training import TrainingConfig
 
 CLUES = (29, 45)
+HELD_OUT = 256
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,22 @@ class SudokuData:
     clues: tuple[int, int] = CLUES
     """Least and most clues of a puzzle."""
     limit: int | None = None
-    """Rows, evenly over the strata of clue counts; None for all 64,000."""
+    """Rows to train on; None for all."""
+
+    def __post_init__(self) -> None:
+        if self.limit is not None:
+            positive_int("limit", self.limit)
 
     def load(self) -> Dataset:
         """The rows."""
-        return load_sudoku("train", form=self.form, clues=self.clues, limit=self.limit)
+        rows = load_sudoku("train", form=self.form, clues=self.clues)
+        rows = rows.select(range(len(rows) - HELD_OUT))
+        return rows if self.limit is None else rows.select(range(min(self.limit, len(rows))))
+
+    def held_out(self) -> Dataset:
+        """The last rows of the training split."""
+        rows = load_sudoku("train", form=self.form, clues=self.clues)
+        return rows.select(range(len(rows) - HELD_OUT, len(rows)))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.table import Table
 
 from unmask.evaluation.speedup import Arm, targets_reached
@@ -10,51 +12,34 @@ from unmask.evaluation.variance import Decomposition, Estimate
 
 def final_table(arms: list[Arm]) -> Table:
     """Solved share of each arm at its end, overall and per stratum, with 95% Wilson intervals."""
-    table = Table(title="unseen puzzles solved at the end (95% interval)", title_justify="left")
+    table = Table(title="unseen puzzles solved at the end, % (95% interval)", title_justify="left")
     table.add_column("stratum")
     for arm in arms:
         table.add_column(arm.name, justify="right")
-    n = arms[0].final["puzzles"]
-    table.add_row(f"all ({n})", *(_share(arm.final) for arm in arms), style="bold")
+    table.add_row(f"all ({arms[0].final['puzzles']})", *(_share(arm.final) for arm in arms), style="bold")
     for name, first in arms[0].final["strata"].items():
-        cells = (_share(arm.final["strata"][name]) for arm in arms)
-        table.add_row(f"{name} ({first['puzzles']})", *cells)
+        table.add_row(f"{name} ({first['puzzles']})", *(_share(arm.final["strata"][name]) for arm in arms))
+    table.add_section()
+    table.add_row("training tokens/s", *(f"{arm.tokens_per_second:,.0f}" for arm in arms))
+    table.add_row("training seconds", *(f"{arm.final['seconds']:.0f}" for arm in arms))
     return table
 
 
 def speed_table(arms: list[Arm]) -> Table:
-    """Steps and seconds to common targets, the ratio to the first arm, and training speed."""
-    first = arms[0].name
-    table = Table(title=f"training cost to reach a target (ratio: {first} / arm)", title_justify="left")
-    table.add_column("solved")
-    for arm in arms:
-        table.add_column(f"{arm.name}\nsteps", justify="right")
-        table.add_column("\nseconds", justify="right")
-    for arm in arms[1:]:
-        table.add_column(f"{arm.name}\nsteps ratio", justify="right")
-        table.add_column("\nseconds ratio", justify="right")
+    """Steps and seconds to common targets, and their ratio to the first arm's."""
+    table = Table(title=f"training cost to reach a target (ratio: {arms[0].name}'s / arm's)", title_justify="left")
+    for column in ("solved", "arm", "steps", "ratio", "seconds", "ratio"):
+        table.add_column(column, justify="left" if column == "arm" else "right")
     for row in targets_reached(arms):
-        cells = []
-        for steps, seconds in zip(row.steps, row.seconds, strict=True):
-            cells += ["not reached", ""] if steps is None else [str(steps), f"{seconds:.0f}"]
-        for i in range(1, len(arms)):
-            cells += [_ratio(row.ratio(i, "steps")), _ratio(row.ratio(i, "seconds"))]
-        table.add_row(f"{row.target:.0%}", *cells)
-    speeds = []
-    for arm in arms:
-        speeds += [f"{arm.tokens_per_second:,.0f}", ""]
-    table.add_section()
-    table.add_row("tokens/s", *speeds, *[""] * (2 * (len(arms) - 1)))
+        table.add_section()
+        for i, (arm, steps, seconds) in enumerate(zip(arms, row.steps, row.seconds, strict=True)):
+            target = f"{row.target:.0%}" if i == 0 else ""
+            if steps is None or seconds is None:
+                table.add_row(target, arm.name, "not reached")
+            else:
+                ratios = [_ratio(row.ratio(i, of)) if i else "" for of in ("steps", "seconds")]
+                table.add_row(target, arm.name, str(steps), ratios[0], f"{seconds:.0f}", ratios[1])
     return table
-
-
-def _share(result: dict) -> str:
-    low, high = result["interval"]
-    return f"{result['solved']:.1%} ({low:.1%} to {high:.1%})"
-
-
-def _ratio(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}x"
 
 
 def variance_table(arms: dict[str, dict[str, Decomposition]], of: str) -> Table:
@@ -71,7 +56,7 @@ def variance_table(arms: dict[str, dict[str, Decomposition]], of: str) -> Table:
     )
     table.add_column("arm")
     for column in ("A masks", "B rates", "A + B", "C rows", "A + B + C", "total, apart"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", min_width=5)
     for name in names:
         d = arms[name][of]
         table.add_row(
@@ -87,4 +72,13 @@ def variance_table(arms: dict[str, dict[str, Decomposition]], of: str) -> Table:
 
 
 def _estimate(estimate: Estimate, unit: float) -> str:
-    return f"{estimate.value / unit:.3f} ({estimate.low / unit:.3f} to {estimate.high / unit:.3f})"
+    return f"{estimate.value / unit:.3f}\n{estimate.low / unit:.2f}–{estimate.high / unit:.2f}"
+
+
+def _share(result: dict[str, Any]) -> str:
+    low, high = result["interval"]
+    return f"{100 * result['solved']:.1f} ({100 * low:.0f}–{100 * high:.0f})"
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}x"

@@ -20,28 +20,29 @@ from typing import Any, cast
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import gather_object
 from datasets import Dataset
-from safetensors import SafetensorError
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 import unmask
 from unmask import noise
 from unmask.batch import MaskedBatch, Scores
 from unmask.config import to_json
 from unmask.data.stream import RowStream, check_rows
+from unmask.evaluation.variance import measure_profile
 from unmask.model import MaskedDiffusionLM
 from unmask.objectives import Objective, RowMean
-from unmask.processes import Masking
+from unmask.processes import IndependentMasking, Masking
+from unmask.times import TimeDistribution, Uniform
 from unmask.training import checkpoint
 from unmask.training.checks import check_start, not_finite
 from unmask.training.config import TrainingConfig
+from unmask.training.diagnostics import BINS, by_rate, summary, weight_sums
 from unmask.training.ema import WeightAverage
 from unmask.training.folder import CONFIG_FILE, check_folder, replace_text
 from unmask.training.metrics import MetricsLog
 from unmask.training.platform import autocast_dtype, keep_freed_memory
 from unmask.training.progress import Display, TrainingProgress, shown_of
+from unmask.training.state import load_training, save_training, whole
 
 Evaluation = Callable[[MaskedDiffusionLM, bool], dict[str, Any]]
 
@@ -56,6 +57,7 @@ class Trainer:
         objective: weights of the masked tokens' losses.
         config: the loop's settings.
         out: folder of the run.
+        held_out: rows that are not trained on, for time distributions that measure the model (`PPOTS`).
         evaluate: called as (model, last) with the averaged weights, if there is an average; `last` tells the
             evaluation after the last step. Its numbers go to the log, "solved" and "loss" to the display too.
         run: all that makes the run, configs by name, saved as `config.json` and compared on resume.
@@ -75,6 +77,7 @@ class Trainer:
         config: TrainingConfig | None = None,
         *,
         out: str | Path,
+        held_out: Dataset | None = None,
         evaluate: Evaluation | None = None,
         run: dict[str, Any] | None = None,
         name: str = "train",
@@ -95,6 +98,9 @@ class Trainer:
         self.dtype = autocast_dtype(config.precision, device)
         rows = RowStream(dataset, config.seed, self.accelerator.process_index, self.accelerator.num_processes)
         self.process = masking.start(rows, config.batch_size, config.seed, device)
+        self.held_out, self.masking = held_out, masking
+        if self._time.measures is not None and held_out is None:
+            raise ValueError(f"{masking} measures the model during training: give the trainer held_out rows")
         optimizer = torch.optim.AdamW(
             _parameter_groups(model, config.weight_decay),
             lr=config.learning_rate,
@@ -130,7 +136,7 @@ class Trainer:
         """
         self._claim_folder(resume, overwrite)
         if resume and (last := checkpoint.newest(self.checkpoints)):
-            self._load(last)
+            load_training(self, last)
         main, config = self.accelerator.is_main_process, self.config
         log = MetricsLog(self.out, after=self.step if self.step else -1) if main else None
         if config.tracker != "none":
@@ -143,26 +149,54 @@ class Trainer:
                 self._evaluate(log, progress)
             while self.step < config.steps:
                 began = time.perf_counter()
+                if fit := self._refit():
+                    self._log(log, "time", fit)
                 metrics = self._train_step()
                 self.step += 1
                 self.seconds += time.perf_counter() - began
                 if self.step == 1 and metrics["masked_share"] > 0:
                     check_start(metrics["nll"], self.model.head.vocab_size)
                 progress.step(self.step, loss=metrics["loss"])
-                if self.step % config.log_every == 0 or self.step in (1, config.steps):
+                if self._logs(self.step):
                     self._log(log, "train", metrics)
                 if _due(self.step, config.evaluate_every, config.steps):
                     self._evaluate(log, progress)
                 if _due(self.step, config.checkpoint_every, config.steps):
-                    self._save()
+                    save_training(self)
                     last_saved = self.step
         if last_saved != self.step:
-            self._save()
+            save_training(self)
         for tracker in self.accelerator.trackers:  # not end_training: a later run needs the process group
             tracker.finish()
         return checkpoint.folder_of(self.checkpoints, self.step)
 
-    def _train_step(self) -> dict[str, float]:
+    @property
+    def _time(self) -> TimeDistribution:
+        """The running time distribution; PUMA, which has none, counts as uniform."""
+        return getattr(self.process, "time", Uniform())
+
+    def _logs(self, step: int) -> bool:
+        return step % self.config.log_every == 0 or step in (1, self.config.steps)
+
+    def _refit(self) -> dict[str, Any]:
+        """Refit the time distribution where that is due; every rank uses the mean of all ranks' measurements."""
+        time_ = self._time
+        if not time_.due(self.step):
+            return {}
+        profile = None
+        if time_.measures is not None:
+            assert self.held_out is not None
+            kind = self.accelerator.device.type
+            rule = cast(IndependentMasking, self.masking).mask
+            with torch.autocast(kind, self.dtype, enabled=self.dtype is not None):
+                measured = measure_profile(self.model, self.held_out, rule, time_.measures, self.config.seed)
+            profile = measured.map(
+                lambda x: self._sum(x.to(self.accelerator.device)).cpu() / self.accelerator.num_processes
+            )
+        time_.refit(profile)
+        return time_.description()
+
+    def _train_step(self) -> dict[str, Any]:
         config, accelerator = self.config, self.accelerator
         # Dropout, if the backbone has any, draws from torch's generator: a function of (seed, step, rank).
         torch.manual_seed(int(noise.hashes(config.seed, self.step, accelerator.process_index)) & (1 << 62) - 1)
@@ -175,12 +209,16 @@ class Trainer:
         # A batch may be without any mask at all: its loss and gradient are zero, whatever Z is.
         normaliser = normaliser.clamp(min=1e-30)
         scale = (accelerator.num_processes / normaliser).float()
-        outputs = self._forward_backward(batch, weights * scale)
+        looks = self._logs(self.step + 1)
+        needs = self.process.needs
+        if looks:
+            needs = (*(needs or ()), "gradient")
+        outputs = self._forward_backward(batch, weights * scale, needs)
         nll = torch.cat([out[0] for out in outputs])
         loss = float(self._sum((nll * weights).sum().double()) / normaliser)
         norm = accelerator.clip_grad_norm_(self.wrapped.parameters(), config.clip_norm)
         assert norm is not None  # only DeepSpeed, which clips by itself, returns none
-        norm = float(_whole(norm))
+        norm = float(whole(norm))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise not_finite(self.step, loss, norm, batch, nll, checkpoint.newest(self.checkpoints))
         self.optimizer.step()
@@ -189,6 +227,11 @@ class Trainer:
             self.average.update(self.step)
         if self.process.needs is not None:
             self.process.observe(_join([out[1] for out in outputs]))
+        extra = dict(getattr(self.process, "metrics", {}))
+        if looks:
+            gradient = torch.cat([out[2] for out in outputs if out[2] is not None])
+            sums = self._sum(torch.cat([by_rate(batch, nll, gradient).flatten(), weight_sums(weights, batch.masked)]))
+            extra |= summary(sums[: 4 * BINS].view(BINS, 4), sums[4 * BINS :])
 
         counts = self._sum(
             torch.stack([batch.clean.attention.sum(), batch.masked.sum(), nll.double().sum()]).double()
@@ -200,15 +243,17 @@ class Trainer:
             "grad_norm": norm,
             "learning_rate": config.learning_rate_at(self.step),
             "masked_share": counts[1] / counts[0],
-            **getattr(self.process, "metrics", {}),
+            **extra,
         }
 
     def _sum(self, value: Tensor) -> Tensor:
         """Sum over the ranks."""
         return cast(Tensor, self.accelerator.reduce(value, "sum"))
 
-    def _forward_backward(self, batch: MaskedBatch, weights: Tensor) -> list[tuple[Tensor, Scores | None]]:
-        """Run the micro-batches; rows without a mask cost no forward. Returns nll and scores of each."""
+    def _forward_backward(
+        self, batch: MaskedBatch, weights: Tensor, needs: tuple[str, ...] | None
+    ) -> list[tuple[Tensor, Scores | None, Tensor | None]]:
+        """Run the micro-batches; rows without a mask cost no forward. Returns nll, scores and gradient of each."""
         size = self.config.micro_batch_size or len(batch)
         starts = range(0, len(batch), size)
         kind = self.accelerator.device.type
@@ -221,7 +266,7 @@ class Trainer:
             last = start == starts[-1]
             with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
                 with torch.autocast(kind, self.dtype, enabled=self.dtype is not None):
-                    output = self.wrapped(batch[run], weights[run], self.process.needs)
+                    output = self.wrapped(batch[run], weights[run], needs)
                 self.accelerator.backward(output.loss)
             place = run - start
 
@@ -229,7 +274,8 @@ class Trainer:
                 return values.new_zeros(count, values.shape[1]).index_copy(0, place, values)
 
             scores = None if output.scores is None else output.scores.map(spread)
-            found.append((spread(output.nll), scores))
+            gradient = None if output.gradient is None else spread(output.gradient)
+            found.append((spread(output.nll), scores, gradient))
         return found
 
     def _evaluate(self, log: MetricsLog | None, progress: TrainingProgress) -> None:
@@ -273,81 +319,6 @@ class Trainer:
             checkpoint.clear_unfinished(self.checkpoints)
         self.accelerator.wait_for_everyone()
 
-    def _names(self) -> dict[Tensor, str]:
-        return {parameter: name for name, parameter in self.model.named_parameters()}
-
-    def _save(self) -> None:
-        accelerator, names = self.accelerator, self._names()
-        weights = {name: _whole(tensor) for name, tensor in self.model.state_dict().items()}
-        moments = {names[p]: {k: _whole(v) for k, v in state.items()} for p, state in self.optimizer.state.items()}
-        average = None
-        if self.average is not None:
-            with self.average.applied():
-                average = {name: _whole(t).clone() for name, t in self.model.state_dict().items()}
-        rank_state = {"process": self.process.state_dict()}
-        rank_file = f"rank-{accelerator.process_index}"
-
-        def fill(folder: Path) -> None:
-            self._write_weights(folder / "model", weights)
-            if average is not None:
-                self._write_weights(folder / "ema", average)
-            progress = {"seconds": self.seconds, "tokens": self.tokens, "ranks": accelerator.num_processes}
-            checkpoint.save_state(folder / "optimizer", {"moments": moments, **progress})
-            checkpoint.save_state(folder / rank_file, rank_state)
-
-        problem = None
-        try:
-            if not accelerator.is_main_process:
-                folder = checkpoint.temporary_of(self.checkpoints, self.step)
-                folder.mkdir(parents=True, exist_ok=True)
-                checkpoint.save_state(folder / rank_file, rank_state)
-        except (OSError, SafetensorError) as error:
-            problem = f"rank {accelerator.process_index}: {error}"
-        if accelerator.num_processes > 1:
-            problem = next((p for p in gather_object([problem]) if p), None)
-        if problem:
-            raise checkpoint.CheckpointError(f"could not save step {self.step}: {problem}")
-        if accelerator.is_main_process:
-            keep = self.config.keep_checkpoints
-            checkpoint.write(self.checkpoints, self.step, unmask.__version__, fill, keep)
-        accelerator.wait_for_everyone()
-
-    def _write_weights(self, folder: Path, weights: dict[str, Tensor]) -> None:
-        if self.model._container:  # a Hugging Face model
-            self.model.save_pretrained(folder, weights)
-        else:
-            folder.mkdir()
-            checkpoint.save_state(folder / "weights", weights)
-
-    def _read_weights(self, folder: Path) -> dict[str, Tensor]:
-        if self.model._container:  # a Hugging Face model
-            return self.model.load_weights(folder)
-        return checkpoint.load_state(folder / "weights")
-
-    def _load(self, folder: Path) -> None:
-        saved = checkpoint.load_state(folder / "optimizer")
-        if saved["ranks"] != self.accelerator.num_processes:
-            raise ValueError(
-                f"{folder} was written by {saved['ranks']} rank(s), this run has {self.accelerator.num_processes}; "
-                "resume with the same number"
-            )
-        weights = self._read_weights(folder / "model")
-        with torch.no_grad():
-            for name, tensor in self.model.state_dict().items():
-                tensor.copy_(_placed(weights[name], tensor))
-        if self.average is not None:
-            self.average.load(self._read_weights(folder / "ema"), self.model)
-        for parameter, name in self._names().items():
-            if name in saved["moments"]:
-                self.optimizer.state[parameter] = {
-                    key: _placed(value, parameter) if value.dim() else value
-                    for key, value in saved["moments"][name].items()
-                }
-        rank_file = f"rank-{self.accelerator.process_index}"
-        self.process.load_state_dict(checkpoint.load_state(folder / rank_file)["process"])
-        self.step = checkpoint.check(folder)["step"]
-        self.seconds, self.tokens = saved["seconds"], saved["tokens"]
-
 
 def _accelerator(tracker: str | None, out: Path) -> Accelerator:
     # One process may train several runs after one another; accelerate keeps the first one's settings.
@@ -376,18 +347,6 @@ def _join(parts: list[Scores | None]) -> Scores:
     whole = [part for part in parts if part is not None]
     names = [field.name for field in fields(Scores) if getattr(whole[0], field.name) is not None]
     return Scores(**{name: torch.cat([getattr(part, name) for part in whole]) for name in names})
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    """Gather a sharded tensor; a collective under FSDP2, nothing elsewhere."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
-
-
-def _placed(value: Tensor, like: Tensor) -> Tensor:
-    """Put a whole tensor where `like` is, sharded as it is."""
-    if isinstance(like, DTensor):
-        return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
-    return value.to(like.device)
 
 
 def _due(step: int, every: int | None, last: int) -> bool:
