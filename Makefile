@@ -21,8 +21,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 setup: $(STAMP)  ## create .venv and install the package with its development tools
 
-demo: setup  ## train standard masking and PUMA on Sudoku, compare them, solve a puzzle (under 6 minutes)
-	$(BIN)/unmask demo --out $(RUN) --overwrite
+demo: setup  ## train standard masking, PUMA and a control on Sudoku, compare them, solve a puzzle (under 6 minutes)
+	$(BIN)/unmask compare sudoku --arms standard puma high-rates --out $(RUN) --overwrite
+	$(BIN)/unmask sample $(RUN)/puma
 
 test: setup  ## the quick test suite (under 8 minutes)
 	$(BIN)/pytest -q -n 2 -m "not slow"

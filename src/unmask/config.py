@@ -14,7 +14,8 @@ from typing import Any
 def to_json(value: Any) -> Any:
     """Turn a config into plain JSON values: a dataclass becomes {"type": its name, ...its fields}.
 
-    A reveal policy of ours becomes its name, any other function "module:name". Raises TypeError for anything that could not be read back.
+    A reveal policy of ours becomes its name, any other function "module:name". Raises TypeError for anything
+    that could not be read back.
     """
     if is_dataclass(value) and not isinstance(value, type):
         return {"type": type(value).__name__} | {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
