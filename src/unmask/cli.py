@@ -75,6 +75,8 @@ def _flag(help_text: str) -> Any:
 
 def _description(recipe: str, command: str) -> str:
     """What a recipe says of itself and of its maskings, for --help."""
+    if recipe not in RECIPES:  # a config file may come from anywhere
+        return f"A run of the recipe {recipe}."
     summary, _, maskings = inspect.cleandoc(RECIPES[recipe].__doc__ or "").partition("\n\nArgs:\n    masking: ")
     option, default = (
         ("--arms NAME NAME ...", "standard puma") if command == "compare" else ("--masking NAME", "standard")

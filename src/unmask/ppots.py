@@ -223,7 +223,7 @@ class RunningPPOTS(Tabulated):
         step = torch.stack(
             [torch.bincount(bin_, w.double(), size) for w in (torch.ones_like(loss), loss, loss**2)], 1
         )
-        self._sums += sum_over_ranks(world_size, step)
+        self._sums = self._sums + sum_over_ranks(world_size, step)
 
     def due(self, step: int) -> bool:
         """Whether a fit is due after `step` steps."""
@@ -233,7 +233,7 @@ class RunningPPOTS(Tabulated):
         """Fit anew, to a measured profile or to the training losses seen so far."""
         if profile is None:
             profile = self._seen()
-            self._sums *= self.config.memory
+            self._sums = self._sums * self.config.memory
             if profile is None:
                 return
         self.profile, self.fit = profile, fit_epr(profile, self.config.optimum)
@@ -260,7 +260,7 @@ class RunningPPOTS(Tabulated):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self.mass, self._sums = state["mass"], state["sums"].clone()
+        self.mass, self._sums = state["mass"], state["sums"]
         if "fit" in state:
             self.fit, self.profile = EPRFit(**state["fit"]), LossProfile(**state["profile"])
 

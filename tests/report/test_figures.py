@@ -65,22 +65,33 @@ def test_svg_is_written_by_its_ending(tmp_path):
 def test_final_table_names_shares_and_intervals():
     text = _text(final_table(ARMS))
     assert "all (50)" in text
-    assert "60.0% (50.0% to 70.0%)" in text
-    assert "90.0% (80.0% to 100.0%)" in text
-    assert "25-28 (10)" in text
-
-
-def test_speed_table_gives_steps_seconds_and_ratios():
-    lines = _text(speed_table(ARMS)).splitlines()
-    (half,) = (line.split() for line in lines if "50%" in line)
-    assert [word for word in half if word[0].isdigit()] == ["50%", "200", "5", "100", "2", "2.00x", "2.00x"]
-    (most,) = (line for line in lines if "90%" in line)
-    assert "not reached" in most
-    assert "x" not in most.replace("reached", "")
-    (speed,) = (line for line in lines if "tokens/s" in line)
+    (overall,) = (line for line in text.splitlines() if "all (50)" in line)
+    assert overall.index("60.0 (50–70)") < overall.index("90.0 (80–100)")
+    (stratum,) = (line for line in text.splitlines() if "25-28 (10)" in line)
+    assert stratum.count("(0–100)") == 2
+    (speed,) = (line for line in text.splitlines() if "tokens/s" in line)
     assert speed.count("2,000") == 2
 
 
+def _rows(arms: list[Arm]) -> dict[str, list[list[str]]]:
+    """Cells of the speed table's rows, by target."""
+    found: dict[str, list[list[str]]] = {}
+    target = ""
+    for line in _text(speed_table(arms)).splitlines():
+        if line.startswith("│"):
+            first, *cells = (cell.strip() for cell in line.strip("│").split("│"))
+            target = first or target
+            found.setdefault(target, []).append(cells)
+    return found
+
+
+def test_speed_table_gives_steps_seconds_and_ratios():
+    rows = _rows(ARMS)
+    assert rows["50%"] == [["standard", "200", "", "5", ""], ["puma", "100", "2.00x", "2", "2.00x"]]
+    assert rows["25%"] == [["standard", "100", "", "2", ""], ["puma", "100", "1.00x", "2", "1.00x"]]
+    assert rows["90%"] == [["standard", "not reached", "", "", ""], ["puma", "200", "", "5", ""]]
+    assert "95%" not in rows
+
+
 def test_losing_is_shown_as_it_is():
-    (half,) = (line for line in _text(speed_table(ARMS[::-1])).splitlines() if "50%" in line)
-    assert "0.50x" in half
+    assert _rows(ARMS[::-1])["50%"][1] == ["standard", "200", "0.50x", "5", "0.50x"]

@@ -82,6 +82,7 @@ def trainer(tmp_path: Path, rows: Dataset, build: Callable[..., MaskedDiffusionL
             objective,
             config,
             out=tmp_path / out,
+            held_out=load_sudoku("test", limit=5) if dataset is None else None,
             evaluate=evaluate,
         )
 

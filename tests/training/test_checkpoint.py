@@ -239,7 +239,7 @@ def test_without_a_folder_there_is_no_newest(tmp_path):
     assert checkpoint.newest(tmp_path / "absent") is None
 
 
-@pytest.mark.parametrize("size", [700, 5_000, 25_000], ids=["config", "weights", "optimiser"])
+@pytest.mark.parametrize("size", [8_000, 25_000], ids=["weights", "optimiser"])
 def test_full_disk_while_saving_keeps_the_earlier_checkpoint(trainer, full_disk, state_of, tmp_path, size):
     """The disk fills up in the middle of the run; once there is room, the run goes on."""
     settings = {"steps": 8, "checkpoint_every": 3, "evaluate_every": 4, "log_every": 100, "ema_decay": 0.9}

@@ -105,6 +105,9 @@ def test_two_processes_log_what_one_logs(two_processes, trainer, name):
     for one, two in zip(*logged, strict=True):
         for measure in ("step", "loss", "nll", "grad_norm", "masked_share", "epoch", "tokens"):
             assert two[measure] == pytest.approx(one[measure], rel=1e-6), measure
+        for measure in ("rows", "loss", "gradient"):
+            found, wanted = ([x or 0 for x in line["by_rate"][measure]] for line in (two, one))
+            assert found == pytest.approx(wanted, rel=1e-5), measure
 
 
 def test_both_ranks_leave_their_state_in_each_checkpoint(two_processes):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from unmask import Bernoulli, ExactCount, IndependentMasking, ProgressiveUnmasking
+from unmask import PPOTS, Bernoulli, ExactCount, IndependentMasking, ProgressiveUnmasking
 from unmask.cli import main
 from unmask.training import read_metrics
 
@@ -32,6 +32,8 @@ COMMAND = [sys.executable, "-m", "unmask.cli"]
 MASKINGS = {
     "exact count": IndependentMasking(mask=ExactCount()),
     "bernoulli": IndependentMasking(mask=Bernoulli(), coupling="stratified"),
+    "P-POTS measured": IndependentMasking(PPOTS(refit_every=9, grid=4, rows=3, masks=2), ExactCount()),
+    "P-POTS online": IndependentMasking(PPOTS(refit_every=9, grid=4, online=True), ExactCount()),
     "puma": ProgressiveUnmasking(stages=8),
     "puma fast-forward": ProgressiveUnmasking(stages=8, threshold=0.2, policy="margin"),
 }
@@ -40,15 +42,26 @@ MASKINGS = {
 @pytest.mark.parametrize("masking", MASKINGS.values(), ids=MASKINGS)
 def test_resumed_run_is_bitwise_equal_with_dropout_and_average(trainer, build, state_of, stop_at, masking):
     settings = {"masking": masking, "steps": 20, "checkpoint_every": 3, "ema_decay": 0.9, "evaluate_every": 1}
-    whole = trainer("whole", model=build(dropout=0.2), **settings).train()
+    whole = trainer("whole", model=build(dropout=0.2), evaluate=lambda model, last: {}, **settings).train()
     for evaluations in (5, 6, 3, 1):  # after step 5, 10, 13 and 14
         run = trainer("cut", model=build(dropout=0.2), evaluate=stop_at(evaluations), **settings)
         with pytest.raises(stop_at.error):
             run.train(resume=True)
-    cut = trainer("cut", model=build(dropout=0.2, seed=5), **settings).train(resume=True)
+    last = trainer("cut", model=build(dropout=0.2, seed=5), evaluate=lambda model, last: {}, **settings)
+    cut = last.train(resume=True)
     assert whole.name == cut.name == "step-00000020"
     assert state_of(whole) == state_of(cut)
+    logged = [[line["step"] for line in read_metrics(folder.parent.parent)] for folder in (whole, cut)]
+    assert logged[0] == logged[1]
     assert {"model/model.safetensors", "ema/model.safetensors", "optimizer.safetensors"} <= set(state_of(whole))
+
+
+def test_average_of_bf16_weights_survives_a_resume_bit_by_bit(trainer, build, state_of, stop_at):
+    settings = {"steps": 30, "checkpoint_every": 3, "ema_decay": 0.99, "evaluate_every": 1, "learning_rate": 0.01}
+    whole = trainer("whole", model=build().bfloat16(), **settings).train()
+    with pytest.raises(stop_at.error):
+        trainer("cut", model=build().bfloat16(), evaluate=stop_at(20), **settings).train()
+    assert state_of(trainer("cut", model=build().bfloat16(), **settings).train(resume=True)) == state_of(whole)
 
 
 def test_dropout_is_at_work_in_these_runs(trainer, build, state_of):

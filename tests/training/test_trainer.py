@@ -54,7 +54,10 @@ def test_micro_batches_do_not_change_the_weights(trainer, build, weights_in, mas
             f"micro-{size}", model=build(double=True), masking=masking, objective=objective, micro_batch_size=size
         )
         found[size] = weights_in(run.train())
-        masked[size] = [(line["masked_share"], line["loss"]) for line in read_metrics(run.out, "train")]
+        masked[size] = [
+            (line["masked_share"], line["loss"], *(x or 0 for x in line["by_rate"]["gradient"]))
+            for line in read_metrics(run.out, "train")
+        ]
     assert next(iter(found[1].values())).dtype == torch.float64
     if masking is SPARSE:
         probe = masking.start(run.process.rows, 8)

@@ -56,9 +56,12 @@ class RowScales:
         probability = self.probability
         cdf = probability.cumsum(0)
         row = torch.searchsorted(cdf, uniform * cdf[-1], right=True).clamp(max=len(cdf) - 1)
-        earlier = (row[:, None] == row).tril(-1).sum(1)  # the same row again within this call
+        order = row.argsort(stable=True)
+        times = torch.bincount(row, minlength=len(self.draws))
+        first = (times.cumsum(0) - times)[row[order]]
+        earlier = torch.empty_like(row).index_copy(0, order, torch.arange(len(row)) - first)  # within this call
         draw = self.draws[row] + earlier
-        self.draws += torch.bincount(row, minlength=len(self.draws))
+        self.draws = self.draws + times
         return row, draw, 1 / (len(cdf) * probability[row])
 
     def observe(self, row: Tensor, loss: Tensor) -> None:
@@ -69,7 +72,7 @@ class RowScales:
         mean = torch.bincount(row, loss.abs().double(), minlength=size)[seen] / count[seen]
         old = self.scale[seen]
         keep = torch.where(old.isnan(), 0.0, self.config.memory)
-        self.scale[seen] = keep * old.nan_to_num() + (1 - keep) * mean
+        self.scale = self.scale.masked_scatter(seen, keep * old.nan_to_num() + (1 - keep) * mean)
 
     def state_dict(self) -> dict[str, Any]:
         """The estimates and how often each row was drawn."""
@@ -77,4 +80,4 @@ class RowScales:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self.scale, self.draws = state["scale"].clone(), state["draws"].clone()
+        self.scale, self.draws = state["scale"], state["draws"]

@@ -85,11 +85,15 @@ class RunConfig:
             saved = json.loads(Path(path).read_text())
         except (OSError, ValueError) as error:
             raise ValueError(f"cannot read a config from {path}: {error}") from None
-        if isinstance(saved, dict) and "run" in saved:
+        if isinstance(saved, dict) and isinstance(saved.get("run"), dict):
             saved = {"type": "RunConfig", **saved["run"], "training": saved.get("training")}
         config = from_json(saved)
         if not isinstance(config, cls):
             raise ValueError(f"{path} holds no config of a run")
+        can = {"data": "load", "model": "build", "masking": "start", "objective": "weights", "evaluation": "start"}
+        wrong = [name for name, method in can.items() if not hasattr(getattr(config, name), method)]
+        if wrong or not isinstance(config.training, TrainingConfig):
+            raise ValueError(f"{path} holds no config of a run: {', '.join(wrong) or 'training'} is of another kind")
         return config
 
     def check(self, out: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:

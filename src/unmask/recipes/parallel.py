@@ -80,7 +80,7 @@ def train_side_by_side(
                     bar = bars[child.name]
                     if line["kind"] == "evaluation":
                         bar.evaluated(line["step"], **shown_of(line))
-                    else:
+                    elif line["kind"] == "train":
                         bar.step(line["step"], loss=line["loss"])
                 if ended:
                     running.remove(child)

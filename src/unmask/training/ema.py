@@ -40,6 +40,12 @@ class WeightAverage:
         finally:
             self._put(kept)
 
+    def weights(self, model: nn.Module) -> dict[str, Tensor]:
+        """The average, in fp32 also where the weights are not, under the names of `model.state_dict()`."""
+        averages = {id(p): average for p, average in zip(self.parameters, self.average, strict=True)}
+        own = model.state_dict(keep_vars=True)
+        return {name: averages[id(t)] if id(t) in averages else t.detach() for name, t in own.items()}
+
     @torch.no_grad()
     def load(self, weights: dict[str, Tensor], model: nn.Module) -> None:
         """Restore the average from weights under the names of `model.state_dict()`."""

@@ -30,8 +30,7 @@ def save_training(trainer: Trainer) -> None:
     moments = {names[p]: {k: whole(v) for k, v in state.items()} for p, state in trainer.optimizer.state.items()}
     average = None
     if trainer.average is not None:
-        with trainer.average.applied():
-            average = {name: whole(t).clone() for name, t in model.state_dict().items()}
+        average = {name: whole(tensor) for name, tensor in trainer.average.weights(model).items()}
     rank_state = {"process": trainer.process.state_dict()}
     rank_file = f"rank-{accelerator.process_index}"
 

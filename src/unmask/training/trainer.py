@@ -149,11 +149,12 @@ class Trainer:
                 self._evaluate(log, progress)
             while self.step < config.steps:
                 began = time.perf_counter()
-                if fit := self._refit():
-                    self._log(log, "time", fit)
+                fit = self._refit()
                 metrics = self._train_step()
                 self.step += 1
                 self.seconds += time.perf_counter() - began
+                if fit:  # under the step that it served: a run resumed from the one before fits again
+                    self._log(log, "time", fit)
                 if self.step == 1 and metrics["masked_share"] > 0:
                     check_start(metrics["nll"], self.model.head.vocab_size)
                 progress.step(self.step, loss=metrics["loss"])
@@ -229,7 +230,7 @@ class Trainer:
             self.process.observe(_join([out[1] for out in outputs]))
         extra = dict(getattr(self.process, "metrics", {}))
         if looks:
-            gradient = torch.cat([out[2] for out in outputs if out[2] is not None])
+            gradient = torch.cat([out[2] for out in outputs if out[2] is not None]) / accelerator.num_processes
             sums = self._sum(torch.cat([by_rate(batch, nll, gradient).flatten(), weight_sums(weights, batch.masked)]))
             extra |= summary(sums[: 4 * BINS].view(BINS, 4), sums[4 * BINS :])
 

@@ -1,0 +1,102 @@
+"""The decomposition A + B + C: unbiased estimators on draws whose variances are known, and on a real model."""
+
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from unmask import PPOTS, Clipped, ExactCount, IndependentMasking, RowMean
+from unmask.data import load_sudoku
+from unmask.evaluation.variance import (
+    ARMS,
+    Nested,
+    _Statistics,
+    decompose,
+    measure_profile,
+    mirrored_covariance,
+)
+from unmask.masks import Bernoulli
+from unmask.recipes import SudokuModel
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return SudokuModel(layers=1, width=16, heads=2).build()
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return load_sudoku("train", limit=400)
+
+
+def test_known_variances_are_recovered():
+    """y = row + rate + mask noise in 3 dimensions: A, B and C are the traces of the three covariances."""
+    nested = Nested(row_sets=1500, rates=3, masks=2)
+    generator = torch.Generator().manual_seed(0)
+    statistics = _Statistics(nested)
+    for _ in range(nested.row_sets):
+        row = 2.0 * torch.randn(1, 1, 3, generator=generator)
+        rate = 1.0 * torch.randn(3, 1, 3, generator=generator)
+        mask = 0.5 * torch.randn(3, 2, 3, generator=generator)
+        statistics.add(5 + row + rate + mask)
+    found = statistics.result(batch_size=4, seed=0)
+    for part, truth in ((found.masks, 0.75), (found.rates, 3.0), (found.rows, 12.0), (found.total, 15.75)):
+        assert part.low < 4 * truth < part.high
+        assert part.value == pytest.approx(4 * truth, rel=0.12)
+    assert found.parts == pytest.approx(found.total.value, rel=0.1)
+    assert found.signal == pytest.approx(75, rel=0.05)
+
+
+def test_a_part_that_is_not_there_is_estimated_as_zero():
+    """Unbiased means that the noise of masks is not taken for variance of rates or rows."""
+    nested = Nested(row_sets=2000, rates=2, masks=2)
+    generator = torch.Generator().manual_seed(1)
+    statistics = _Statistics(nested)
+    for _ in range(nested.row_sets):
+        statistics.add(torch.randn(2, 2, 1, generator=generator))
+    found = statistics.result(batch_size=1, seed=0)
+    assert abs(found.rates.value) < 0.06
+    assert abs(found.rows.value) < 0.06
+    assert found.masks.value == pytest.approx(1, rel=0.1)
+
+
+def test_parts_add_up_on_a_model(model, rows):
+    found = decompose(model, ARMS["standard"], rows, batch_size=4, nested=Nested(40, 2, 2))
+    for of in ("loss", "gradient"):
+        assert found[of].total.low < found[of].parts < found[of].total.high
+
+
+def test_exact_count_and_strata_remove_variance(model, rows):
+    nested = Nested(24, 3, 2)
+    standard = decompose(model, ARMS["standard"], rows, batch_size=8, nested=nested)["loss"]
+    better = decompose(model, ARMS["exact count + stratified"], rows, batch_size=8, nested=nested)["loss"]
+    assert better.masks.value + better.rates.value < 0.5 * (standard.masks.value + standard.rates.value)
+
+
+def test_it_repeats_exactly(model, rows):
+    one, two = (decompose(model, ARMS["mirror"], rows, batch_size=4, nested=Nested(4, 2, 2)) for _ in range(2))
+    assert asdict(one["loss"]) == asdict(two["loss"])
+
+
+def test_an_arm_that_has_no_elbo_is_refused(model, rows):
+    with pytest.raises(ValueError, match="all of"):
+        decompose(model, IndependentMasking(Clipped()), rows)
+    decompose(model, IndependentMasking(Clipped()), rows, objective=RowMean(), batch_size=2, nested=Nested(3, 2, 2))
+
+
+def test_the_profile_measures_mean_and_variance_at_each_rate(model, rows):
+    """An untrained model loses about log 9 a token at every rate, so g is nearly flat for exact counts."""
+    found = measure_profile(model, rows, ExactCount(), PPOTS(grid=5, rows=8, masks=8))
+    assert found.t.tolist() == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert float(found.mean.max() / found.mean.min()) < 1.2
+    bernoulli = measure_profile(model, rows, Bernoulli(), PPOTS(grid=5, rows=8, masks=8))
+    # The number of masked tokens varies under Bernoulli masks alone, most of all (relatively) at low rates.
+    assert bernoulli.variance[0] > 3 * found.variance[0]
+    assert bernoulli.variance[0] > 3 * bernoulli.variance[-1]
+
+
+def test_mirrored_masks_have_negative_covariance_where_counts_vary(model, rows):
+    """Bernoulli pairs {u < t}, {u > 1 - t}: when one hides more tokens the other hides fewer."""
+    found = mirrored_covariance(model, rows, Bernoulli(), rows=24, pairs=24)
+    assert found["covariance"].high < 0 < found["variance"].low

@@ -1,0 +1,153 @@
+"""P-POTS: the fit, the density, and what the loop makes of it."""
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+from unmask import PPOTS, ExactCount, IndependentMasking, RowStream, Scores
+from unmask.ppots import LossProfile, Tabulated, fit_epr
+
+T = torch.arange(1, 31, dtype=torch.float64) / 30
+
+
+def profile(scale=1.0):
+    return LossProfile(T, scale * 0.3 * torch.exp(1.5 * T**2), scale**2 * (0.5 * T**3 + 0.2 * (1 - T) ** 4))
+
+
+@pytest.fixture
+def fitted():
+    running = PPOTS().start()
+    running.refit(profile())
+    return running
+
+
+@pytest.mark.parametrize("optimum", ["independent", "stratified"])
+def test_a_member_of_the_family_is_fitted(optimum):
+    assert fit_epr(profile(), optimum).kl < 1e-5
+
+
+def test_the_fit_does_not_depend_on_the_loss_scale():
+    one, hundred = fit_epr(profile()), fit_epr(profile(100.0))
+    t = np.linspace(0.01, 1, 50)
+    a, b = one.root(t, "independent"), hundred.root(t, "independent")
+    np.testing.assert_allclose(a / a.sum(), b / b.sum(), rtol=1e-2)
+
+
+def test_a_flat_profile_gives_nearly_uniform_rates():
+    running = PPOTS().start()
+    running.refit(LossProfile(T, torch.ones(30), torch.full((30,), 0.01)))
+    assert float((running.mass * len(running.mass) - 1).abs().max()) < 0.05
+
+
+def test_the_density_is_proportional_to_the_optimum_within_the_uniform_share(fitted):
+    mean, variance = fitted.fit.moments(T.numpy())
+    root = np.sqrt(mean**2 + variance)
+    share = PPOTS().uniform
+    free = (fitted.density(T - 1e-9).numpy() - share) / (1 - share)
+    np.testing.assert_allclose(free / free.mean(), root / root.mean(), rtol=2e-2)
+
+
+def test_weights_average_one_to_rounding(fitted):
+    middle = (torch.arange(len(fitted.mass)).double() + 0.5) / len(fitted.mass)
+    assert float((fitted.mass / fitted.density(middle)).sum()) == pytest.approx(1, abs=1e-12)
+
+
+def test_the_whole_of_the_unit_interval_is_in_the_support(fitted):
+    ends = torch.tensor([1e-9, 1 / 60, 59 / 60, 1.0], dtype=torch.float64)
+    assert (fitted.density(ends) >= PPOTS().uniform * 0.999).all()
+
+
+def test_samples_follow_the_density(fitted):
+    u = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
+    u = u[torch.randperm(len(u), generator=torch.Generator().manual_seed(0))]
+    t = fitted.quantile(torch.rand(20_000, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
+    assert scipy.stats.kstest(t.numpy(), lambda x: fitted.cdf(torch.from_numpy(x)).numpy()).pvalue > 0.01
+    # A negative control: these samples are not uniform.
+    assert scipy.stats.kstest(t.numpy(), "uniform").pvalue < 1e-6
+    grid = torch.linspace(0, 1, 100_001, dtype=torch.float64)
+    assert float(torch.trapezoid(fitted.density(grid), grid)) == pytest.approx(1, abs=1e-3)
+
+
+def test_it_is_uniform_before_the_first_fit():
+    t = torch.rand(100, dtype=torch.float64)
+    assert torch.allclose(PPOTS().start().density(t), torch.ones(100, dtype=torch.float64))
+
+
+def test_optimal_rates_lower_the_variance_of_a_weighted_loss(fitted):
+    """Var[l(t) / p(t)] with l of mean g and variance v: the fitted density beats uniform, the negative control."""
+    mean, variance = fitted.fit.moments(np.linspace(0.0005, 0.9995, 1000))
+    second = mean**2 + variance
+
+    def total(density):
+        return float((second / density).mean() - mean.mean() ** 2)
+
+    p = fitted.density(torch.linspace(0.0005, 0.9995, 1000, dtype=torch.float64)).numpy()
+    assert total(p) < total(np.ones(1000)) < total(1 / p)
+
+
+def test_state_round_trip(fitted):
+    other = PPOTS().start()
+    other.load_state_dict(fitted.state_dict())
+    u = torch.rand(50, dtype=torch.float64)
+    assert torch.equal(other.quantile(u), fitted.quantile(u))
+    assert other.fit == fitted.fit
+    assert other.description() == fitted.description()
+
+
+def test_online_estimates_reach_the_measured_ones():
+    """Losses whose mean and variance are known, observed step by step."""
+    generator = torch.Generator().manual_seed(0)
+    running = PPOTS(online=True, refit_every=1, memory=0.0).start()
+    for _ in range(40):
+        t = torch.rand(500, generator=generator, dtype=torch.float64)
+        noise = torch.randn(500, generator=generator, dtype=torch.float64)
+        running.observe(t, 0.3 * torch.exp(1.5 * t**2) + (0.5 * t**3 + 0.2 * (1 - t) ** 4).sqrt() * noise)
+    running.refit()
+    measured = PPOTS().start()
+    measured.refit(profile())
+    assert float((running.mass - measured.mass).abs().sum()) < 0.06
+
+
+def test_the_running_process_passes_losses_on(dataset_of):
+    masking = IndependentMasking(time=PPOTS(online=True, refit_every=2, grid=4), mask=ExactCount())
+    process = masking.start(RowStream(dataset_of([12] * 40)), 32)
+    assert process.needs == ()
+    for _ in range(3):
+        batch = process.draw()
+        process.observe(Scores(torch.zeros_like(batch.rate), nll=batch.masked * batch.rate**2))
+    process.time.refit()
+    t = torch.tensor([0.1, 0.9], dtype=torch.float64)
+    low, high = process.time.density(t).tolist()
+    assert high > 2 * low
+
+
+def test_without_losses_the_error_says_what_is_missing(dataset_of):
+    process = IndependentMasking(time=PPOTS(online=True)).start(RowStream(dataset_of([12] * 40)), 8)
+    process.draw()
+    with pytest.raises(ValueError, match="nll"):
+        process.observe(None)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"uniform": 0.0}, {"uniform": 1.5}, {"grid": 3}, {"rows": 1}, {"refit_every": 0}, {"optimum": "best"}],
+)
+def test_bad_settings_are_refused(settings):
+    with pytest.raises(ValueError, match="PPOTS"):
+        PPOTS(**settings)
+
+
+@pytest.mark.parametrize("mass", [[1.0, 0.0], [1.0, -1.0], [1.0, float("nan")]])
+def test_a_density_without_mass_somewhere_is_refused(mass):
+    with pytest.raises(ValueError, match="positive"):
+        Tabulated(torch.tensor(mass))
+
+
+def test_a_profile_that_cannot_be_fitted_is_refused():
+    with pytest.raises(ValueError, match="at least 4"):
+        fit_epr(LossProfile(T[:3], T[:3], T[:3]))
+    with pytest.raises(ValueError, match="zero or not finite"):
+        fit_epr(LossProfile(T, torch.zeros(30), torch.zeros(30)))
+    with pytest.raises(ValueError, match="ascending"):
+        LossProfile(torch.tensor([0.5, 0.2]), T[:2], T[:2])
