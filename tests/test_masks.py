@@ -168,7 +168,6 @@ def test_smallest_takes_the_first_of_value_and_then_position(values, count, data
     assert found[0].nonzero()[:, 0].tolist() == sorted(i for _, i in order[:count])
 
 
-@pytest.mark.xfail(strict=True, reason="an infinite value ties with ineligible positions")
 def test_smallest_finds_eligible_positions_of_infinite_value_behind_ineligible_ones():
     value = torch.tensor([[0.1, torch.inf, torch.inf]])
     assert smallest(value, torch.tensor([[False, False, True]]), torch.tensor([[1]])).tolist() == [

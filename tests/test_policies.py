@@ -96,7 +96,6 @@ def test_what_is_chosen_does_not_depend_on_other_rows_or_on_the_visible_position
         assert torch.equal(found[one], top(priority[one], masked[one], count[one]))
 
 
-@pytest.mark.xfail(strict=True, reason="an infinite value ties with ineligible positions")
 def test_a_priority_of_minus_infinity_comes_last_but_comes():
     masked = torch.tensor([[False, True, True]])
     priority = torch.tensor([[0.0, -torch.inf, 1.0]])

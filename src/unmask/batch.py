@@ -166,12 +166,12 @@ def statistics(logits: Tensor, log_normaliser: Tensor, needs: tuple[str, ...]) -
     `log_normaliser` is the log-sum-exp of the logits, [...]. Logits of -inf are excluded tokens.
     """
     found: dict[str, Tensor] = {}
+    # log(1 + the others) rather than a difference of large numbers: nearly certain positions keep their order.
+    best, index = logits.max(-1, keepdim=True)
+    others = (logits - best).exp().scatter_(-1, index, 0)
+    found["log_confidence"] = -others.sum(-1).log1p()
     if "margin" in needs:
-        top = logits.topk(min(2, logits.shape[-1]), -1).values - log_normaliser[..., None]
-        found["log_confidence"] = top[..., 0]
-        found["margin"] = top[..., 0].exp() - (top[..., 1].exp() if top.shape[-1] > 1 else 0.0)
-    else:
-        found["log_confidence"] = logits.amax(-1) - log_normaliser
+        found["margin"] = found["log_confidence"].exp() * (1 - others.amax(-1))
     if "entropy" in needs:
         log_p = logits - log_normaliser[..., None]
         found["entropy"] = -(log_p.exp() * log_p.masked_fill(log_p == -torch.inf, 0)).sum(-1)

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from unmask.batch import statistics
 
@@ -78,6 +79,7 @@ class _MaskedCrossEntropy(torch.autograd.Function):
         return ((nll * token_weights).sum(), nll, *extra)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         if ctx.gradients is None:
             raise RuntimeError(

@@ -80,6 +80,8 @@ def smallest(value: Tensor, eligible: Tensor, count: Tensor) -> Tensor:
     Ties go to the lower position. Rows with fewer eligible positions give all they have.
     """
     order = value.masked_fill(~eligible, torch.inf).argsort(dim=1, stable=True)
+    # An eligible infinite value ties with the ineligible ones, so these go behind in a second, stable pass.
+    order = order.gather(1, eligible.gather(1, order).argsort(dim=1, descending=True, stable=True))
     position = torch.arange(value.shape[1], device=value.device).expand_as(order)
     rank = torch.empty_like(order).scatter_(1, order, position)
     return (rank < count) & eligible

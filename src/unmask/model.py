@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -89,7 +88,10 @@ class MaskedDiffusionLM(nn.Module):
                 f"{type(model).__name__} has no language-model head; use AutoModelForCausalLM or AutoModelForMaskedLM"
             )
         make_bidirectional(model)
-        denoiser = cls(model.base_model, MaskedHead(output), mask_token_id, shifted)
+        for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+            if getattr(model.config, name, None) not in (None, 1, 1.0):
+                raise ValueError(f"{type(model).__name__} changes its logits ({name}): the masked head cannot")
+        denoiser = cls(model.base_model, MaskedHead(output, _transform_of(model)), mask_token_id, shifted)
         denoiser._container = (model,)
         model.config.mask_token_id = mask_token_id
         model.config.unmask_shifted = shifted
@@ -133,20 +135,15 @@ class MaskedDiffusionLM(nn.Module):
 
     def load_weights(self, folder: str | Path) -> dict[str, Tensor]:
         """Read the weights of a folder that `save_pretrained` wrote, with the names of `state_dict()`."""
-        saved: dict[str, Tensor] = {}
-        for file in sorted(Path(folder).glob("*.safetensors")):
-            saved |= load_file(file)
-        names = self._container_names()
-        # Tied weights are saved once: whichever of their names is there serves all.
-        alias: dict[int, Tensor] = {}
-        own = self.state_dict(keep_vars=True)
-        for name, tensor in own.items():
-            if names[name] in saved:
-                alias[id(tensor)] = saved[names[name]]
-        missing = [names[name] for name, tensor in own.items() if id(tensor) not in alias]
-        if missing:
-            raise ValueError(f"{folder} lacks weights of this model: {', '.join(missing[:3])}")
-        return {name: alias[id(tensor)] for name, tensor in own.items()}
+        with _quiet():
+            loaded: Any = type(self._container[0]).from_pretrained(
+                folder, config=self._container[0].config, dtype="auto", output_loading_info=True
+            )
+        model, report = loaded
+        if report["missing_keys"]:
+            raise ValueError(f"{folder} lacks weights of this model: {', '.join(sorted(report['missing_keys'])[:3])}")
+        theirs = model.state_dict()
+        return {name: theirs[there] for name, there in self._container_names().items()}
 
     @property
     def is_hugging_face(self) -> bool:
@@ -222,6 +219,13 @@ class MaskedDiffusionLM(nn.Module):
         """Names of `state_dict()` against those of the Hugging Face model, matched by identity."""
         theirs = {id(t): name for name, t in self._container[0].state_dict(keep_vars=True).items()}
         return {name: theirs[id(t)] for name, t in self.state_dict(keep_vars=True).items()}
+
+
+def _transform_of(model: PreTrainedModel) -> nn.Module | None:
+    """What an encoder puts between its backbone and the output layer: BERT's transform, ModernBERT's head."""
+    predictions = getattr(getattr(model, "cls", None), "predictions", None)
+    found = getattr(predictions, "transform", None) or getattr(model, "head", None)
+    return found if isinstance(found, nn.Module) else None
 
 
 def make_bidirectional(model: PreTrainedModel) -> None:

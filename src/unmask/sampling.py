@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -86,10 +87,22 @@ def generate(
     if temperature < 0:
         raise ValueError(f"temperature must not be negative, got {temperature}")
     order = resolve(policy)
-    training = model.training
-    model.eval()
-    began = time.perf_counter()
+    with _evaluating(model):
+        return _decode(model, batch, order, tokens_per_step, threshold, temperature, seed, on_step)
 
+
+def _decode(
+    model: MaskedDiffusionLM,
+    batch: TokenBatch,
+    order: Policy,
+    tokens_per_step: int,
+    threshold: float | None,
+    temperature: float,
+    seed: int,
+    on_step: Callable[[int, Tensor, Tensor], None] | None,
+) -> Generation:
+    """The loop of `generate`."""
+    began = time.perf_counter()
     masked = batch.maskable.clone()
     tokens = batch.tokens.masked_fill(masked, model.mask_token_id)
     step_of = torch.full_like(tokens, -1)
@@ -123,8 +136,18 @@ def generate(
         if on_step is not None:
             on_step(step, tokens, masked)
         step += 1
-    model.train(training)
     return Generation(tokens, step_of, confidence, forwards, time.perf_counter() - began)
+
+
+@contextmanager
+def _evaluating(model: MaskedDiffusionLM) -> Iterator[None]:
+    """Switch dropout off, and back on whatever happens."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def _spread(scores: Scores, masked: Tensor) -> Scores:

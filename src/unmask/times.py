@@ -121,6 +121,12 @@ class Bell(TimeDistribution):
             )
 
     @property
+    def support(self) -> tuple[float, float]:
+        """All of (0, 1], unless the bell is so narrow that uniforms of 53 bits cannot reach the ends."""
+        low, high = self.quantile(torch.tensor([2.0**-53, 1 - 2.0**-53], dtype=torch.float64)).tolist()
+        return (0.0 if low < 1e-3 else low), (1.0 if high > 1 - 1e-3 else high)
+
+    @property
     def _low(self) -> float:
         return float(scipy.special.ndtr((0 - self.mean) / self.std))
 

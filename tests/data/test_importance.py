@@ -79,7 +79,9 @@ def test_it_resumes_with_the_same_rows(dataset_of):
         for _ in range(steps):
             batch = process.draw()
             found += batch.clean.row.tolist() + batch.clean.draw.tolist() + batch.clean.weight.tolist()
-            process.observe(Scores(torch.zeros(batch.masked.shape), nll=batch.masked * (1.0 + batch.clean.row[:, None])))
+            process.observe(
+                Scores(torch.zeros(batch.masked.shape), nll=batch.masked * (1.0 + batch.clean.row[:, None]))
+            )
         return found
 
     def start():

@@ -32,7 +32,7 @@ def rows():
 
 def test_known_variances_are_recovered():
     """y = row + rate + mask noise in 3 dimensions: A, B and C are the traces of the three covariances."""
-    nested = Nested(row_sets=1500, rates=3, masks=2)
+    nested = Nested(row_sets=800, rates=3, masks=2)
     generator = torch.Generator().manual_seed(0)
     statistics = _Statistics(nested)
     for _ in range(nested.row_sets):
@@ -43,7 +43,7 @@ def test_known_variances_are_recovered():
     found = statistics.result(batch_size=4, seed=0)
     for part, truth in ((found.masks, 0.75), (found.rates, 3.0), (found.rows, 12.0), (found.total, 15.75)):
         assert part.low < 4 * truth < part.high
-        assert part.value == pytest.approx(4 * truth, rel=0.12)
+        assert part.value == pytest.approx(4 * truth, rel=0.15)
     assert found.parts == pytest.approx(found.total.value, rel=0.1)
     assert found.signal == pytest.approx(75, rel=0.05)
 

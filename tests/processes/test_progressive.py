@@ -226,7 +226,6 @@ def test_a_last_token_that_stays_below_the_threshold_does_not_keep_its_row(drive
         assert len(chain) <= min(stages, 2)
 
 
-@pytest.mark.xfail(strict=True, reason="a row can enter with more than `until` of it revealed")
 @pytest.mark.parametrize("until", [0.1, 0.25, 0.5, 0.7])
 def test_no_row_is_drawn_once_the_share_until_is_revealed(drive, until):
     for stages in (1, 3, 7):
@@ -273,7 +272,6 @@ def test_drawing_twice_without_scores_raises(stream_of, random_scores):
     process.draw()
 
 
-@pytest.mark.xfail(strict=True, reason="scores of an older draw advance the pool unnoticed")
 def test_scores_without_a_draw_raise(stream_of, random_scores):
     process = ProgressiveUnmasking(stages=4).start(stream_of([5, 6]), 2)
     scores = random_scores(process.draw().masked.shape, torch.Generator().manual_seed(0))

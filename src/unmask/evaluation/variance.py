@@ -285,8 +285,8 @@ class _Statistics:
 
         def spread(gram: Tensor, index: Tensor) -> Tensor:
             """Sample variance of the vectors with this Gram matrix, resampled."""
-            n = len(index)
-            return (gram.diagonal()[index].sum() - gram[index][:, index].sum() / n) / (n - 1)
+            n, times = len(index), torch.bincount(index, minlength=len(gram)).double()
+            return (times @ gram.diagonal() - times @ gram @ times / n) / (n - 1)
 
         def masks(i: Tensor) -> Tensor:
             return within[i].mean()

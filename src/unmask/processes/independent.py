@@ -51,6 +51,8 @@ class IndependentMasking:
             raise ValueError(f"coupling must be one of {', '.join(COUPLINGS)}, got {self.coupling!r}")
         if not 0 < self.mirror_below <= 1:
             raise ValueError(f"mirror_below must be in (0, 1], got {self.mirror_below}")
+        if self.mirror_below < 1 and not self.mirror:
+            raise ValueError("mirror_below says below which rate pairs are mirrored: set mirror=True too")
 
     @property
     def has_density(self) -> bool:

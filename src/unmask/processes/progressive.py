@@ -12,7 +12,7 @@ it, and the posterior of a masked token given the visible ones stays the data's 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -92,6 +92,8 @@ class ProgressiveProcess:
         device: torch.device | str | None,
     ) -> None:
         local = local_size(batch_size, rows.world_size)
+        if rows.importance is not None:
+            raise ValueError("progressive unmasking keeps rows for many steps: its stream cannot draw by importance")
         self.config, self.rows, self.seed, self.device = config, rows, seed, device
         self.policy = resolve(config.policy)
         slot = torch.arange(local, device=device) + rows.rank * local
@@ -137,6 +139,8 @@ class ProgressiveProcess:
         Raises:
             ValueError: for missing or misshapen scores, or a policy that gives NaN.
         """
+        if not self._awaits_scores:
+            raise RuntimeError("observe() takes the scores of a draw, and there was no draw() since the last")
         config, masked, length = self.config, self.masked, self.clean.effective_length
         if scores is None or scores.log_confidence.shape != masked.shape:
             got = None if scores is None else tuple(scores.log_confidence.shape)
@@ -156,7 +160,7 @@ class ProgressiveProcess:
             purpose=noise.Purpose.REVEAL,
             salt=salt,
         )
-        reveal = top(self.policy(scores, draws), masked, count)
+        reveal = top(self.policy(replace(scores, nll=None), draws), masked, count)  # no policy may peek
         if config.threshold is not None:
             sure = masked & (scores.log_confidence > math.log(config.threshold))
             extra = (sure & ~reveal).sum(1)
@@ -206,7 +210,8 @@ class ProgressiveProcess:
         purpose = noise.Purpose.STAGE
         within = noise.uniforms(self.seed, clean.row, clean.draw, 1, purpose=purpose, salt=stage[:, None])[:, 0]
         ratio = (stage + within) / self.config.stages
-        return torch.minimum((ratio * clean.effective_length).round().long(), clean.effective_length - 1)
+        most = (self.config.until * clean.effective_length.double() - 1e-9).ceil().long() - 1
+        return torch.minimum((ratio * clean.effective_length).round().long(), most)
 
     def _entry(self, clean: TokenBatch, stage: Tensor) -> Tensor:
         """[B, L] revealed positions of rows that enter at `stage`: clues and padding, and a random choice."""
