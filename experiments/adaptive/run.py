@@ -188,7 +188,8 @@ def train(task: str, arm: str, seed: int, steps: int | None = None) -> dict[str,
                 middle = (torch.arange(16).double() + 0.5) / 16
                 densities.append([round(x, 3) for x in process.time.density(middle).tolist()])
     config = {"task": task, "arm": arm, "seed": seed, "steps": steps, "batch_size": batch_size}
-    config |= {"objective": type(objective).__name__, "threads": torch.get_num_threads()}
+    config |= {"body": type(model.backbone).__name__, "objective": type(objective).__name__}
+    config |= {"threads": torch.get_num_threads()}
     return {**config, "seconds": round(seconds, 1), **curve[-1], "curve": curve[:-1], "densities": densities}
 
 

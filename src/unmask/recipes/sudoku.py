@@ -133,7 +133,7 @@ def sudoku(masking: str = "standard") -> RunConfig:
         masking=MASKINGS[masking],
         objective=RowMean(),
         training=TrainingConfig(
-            steps=2400, batch_size=16, learning_rate=2e-3, warmup_steps=100, evaluate_every=300, log_every=20
+            steps=2000, batch_size=16, learning_rate=2e-3, warmup_steps=80, evaluate_every=200, log_every=20
         ),
-        evaluation=SudokuTask(clues=CLUES, puzzles=200, final_puzzles=1000),
+        evaluation=SudokuTask(clues=CLUES, puzzles=160, final_puzzles=1000),
     )
