@@ -9,6 +9,7 @@ tables into the README between its markers. No figure in the README is typed by 
 from __future__ import annotations
 
 import argparse
+import io
 import shutil
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def main() -> None:
             shutil.copy(options.run / name / file, target / file)
     arms = [Arm.load(RECORDS / name) for name in options.arms]
     plot_curves(arms, ROOT / "docs" / "demo.png", title="Sudoku: one seed, an indication")
-    console = Console(record=True, width=100, quiet=True)
+    console = Console(record=True, width=100, file=io.StringIO())
     console.print(final_table(arms), speed_table(arms))
     text = console.export_text().rstrip()
     picture = "![Unseen puzzles solved, against steps and seconds of training](docs/demo.png)"
