@@ -290,7 +290,7 @@ def variance(words: list[str]) -> None:
     save_variance(out, arms, to_json({"title": title, "options": options}))
     plot_variance(arms, out / "variance.png", title=title)
     console.print(variance_table(arms, "loss"), variance_table(arms, "gradient"))
-    console.print(f"Record and plot: {out}")
+    print(f"Record and plot: {out}")
 
 
 def _sample_options() -> type:

@@ -1,6 +1,21 @@
 """Rows, as Hugging Face data sets, and the stream that deals them."""
 
+from unmask.data.arithmetic import load_addition
+from unmask.data.importance import RowImportance
 from unmask.data.stream import RowStream, check_rows
 from unmask.data.sudoku import load_sudoku
+from unmask.data.text import TextTokenizer, bpe_tokenizer, character_tokenizer, load_documents, load_text, tokenize
 
-__all__ = ["RowStream", "check_rows", "load_sudoku"]
+__all__ = [
+    "RowImportance",
+    "RowStream",
+    "TextTokenizer",
+    "bpe_tokenizer",
+    "character_tokenizer",
+    "check_rows",
+    "load_addition",
+    "load_documents",
+    "load_sudoku",
+    "load_text",
+    "tokenize",
+]

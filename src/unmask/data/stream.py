@@ -176,13 +176,19 @@ def _pad(rows: Any, dtype: Any) -> tuple[Tensor, Tensor]:
 
 
 def check_rows(
-    dataset: datasets.Dataset, mask_token_id: int, vocab_size: int, shifted: bool = False, chunk: int = 10_000
+    dataset: datasets.Dataset,
+    mask_token_id: int,
+    vocab_size: int,
+    shifted: bool = False,
+    longest: int | None = None,
+    chunk: int = 10_000,
 ) -> None:
     """Look through a whole data set before training: every row must be trainable.
 
     Raises:
         ValueError: naming the first row that has no maskable position, holds the mask token or a token
-            outside the vocabulary, or, for a shifted model, has a maskable first position.
+            outside the vocabulary, is longer than the model's positions, or, for a shifted model, has a
+            maskable first position.
     """
     view = dataset.select_columns(["tokens", "maskable"]).with_format("numpy")
     for start in range(0, len(view), chunk):
@@ -194,6 +200,8 @@ def check_rows(
             f"already holds the mask token {mask_token_id}: choose a free token": (tokens == mask_token_id) & real,
             f"holds a token outside the vocabulary of {vocab_size}": (tokens < 0) | (tokens >= vocab_size),
         }
+        if longest is not None:
+            problems[f"is longer than the model's {longest} positions"] = real.sum(1) > longest
         if shifted:
             what = "has a maskable first position, which a shifted model cannot predict: prepend a BOS token"
             problems[what] = maskable[:, 0]

@@ -69,6 +69,14 @@ class RunConfig:
     training: TrainingConfig
     evaluation: EvaluationConfig
 
+    def __post_init__(self) -> None:
+        trained, evaluated = (getattr(part, "form", None) for part in (self.data, self.evaluation))
+        if trained != evaluated and None not in (trained, evaluated):
+            raise ValueError(
+                f"rows are trained in form '{trained}' and evaluated in form '{evaluated}': set both data.form and "
+                "evaluation.form (and model.positions: 81 for grid, 162 for pair)"
+            )
+
     @property
     def described(self) -> dict[str, Any]:
         """All that a resumed run must share, besides the loop's settings."""

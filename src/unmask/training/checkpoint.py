@@ -24,6 +24,7 @@ from torch import Tensor
 
 FORMAT = "unmask-checkpoint-1"
 MANIFEST = "manifest.json"
+TENSOR = "__tensor__"  # stands for a tensor in the JSON half of a state
 
 
 class CheckpointError(ValueError):
@@ -37,7 +38,7 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     def strip(value: Any, name: str) -> Any:
         if isinstance(value, Tensor):
             tensors[name] = value.detach().cpu().contiguous().clone()
-            return {"tensor": name}
+            return {TENSOR: name}
         if isinstance(value, dict):
             return {str(key): strip(item, f"{name}/{key}" if name else str(key)) for key, item in value.items()}
         return value
@@ -52,8 +53,8 @@ def load_state(path: Path) -> dict[str, Any]:
 
     def restore(value: Any) -> Any:
         if isinstance(value, dict):
-            if set(value) == {"tensor"}:
-                return tensors[value["tensor"]]
+            if set(value) == {TENSOR}:
+                return tensors[value[TENSOR]]
             return {key: restore(item) for key, item in value.items()}
         return value
 

@@ -87,7 +87,8 @@ class Trainer:
         self.objective.check(masking)
         self.out, self.evaluate, self.name = Path(out), evaluate, name
         self.description = to_json(run or {"masking": masking, "objective": self.objective})
-        check_rows(dataset, model.mask_token_id, model.head.vocab_size, model.shifted)
+        longest = getattr(model.config, "max_position_embeddings", None)
+        check_rows(dataset, model.mask_token_id, model.head.vocab_size, model.shifted, longest)
 
         if config.threads is not None:
             torch.set_num_threads(config.threads)
