@@ -284,9 +284,13 @@ class _Statistics:
         products, first_products = means @ means.T, firsts @ firsts.T
 
         def spread(gram: Tensor, index: Tensor) -> Tensor:
-            """Sample variance of the vectors with this Gram matrix, resampled."""
+            """Sample variance of the vectors with this Gram matrix, resampled.
+
+            A mean over pairs of different vectors: a pair of copies differs by nothing, and counting it would
+            bias every resample downwards.
+            """
             n, times = len(index), torch.bincount(index, minlength=len(gram)).double()
-            return (times @ gram.diagonal() - times @ gram @ times / n) / (n - 1)
+            return (n * (times @ gram.diagonal()) - times @ gram @ times) / (n**2 - times @ times).clamp(min=1)
 
         def masks(i: Tensor) -> Tensor:
             return within[i].mean()
