@@ -115,3 +115,26 @@ def test_pair_form_trains(tmp_path):
         training=replace(run.training, steps=1, batch_size=4, tracker="none", threads=1),
     )
     assert run.train(tmp_path / "run").name == "step-00000001"
+
+
+def test_forms_of_training_and_evaluation_must_agree():
+    config = sudoku()
+    with pytest.raises(ValueError, match=r"evaluation\.form"):
+        replace(config, data=replace(config.data, form="pair"))
+
+
+def test_rows_longer_than_the_model_are_refused_before_training(tmp_path):
+    config = sudoku()
+    pair = replace(
+        config, data=replace(config.data, form="pair", limit=20), evaluation=replace(config.evaluation, form="pair")
+    )
+    with pytest.raises(ValueError, match="longer than the model's 81 positions"):
+        pair.train(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_held_out_rows_are_not_trained_on():
+    data = sudoku().data
+    trained, held = data.load(), data.held_out()
+    seen = {bytes(row) for row in trained.with_format("numpy")["tokens"][:].astype("int8")}
+    assert not seen & {bytes(row) for row in held.with_format("numpy")["tokens"][:].astype("int8")}
