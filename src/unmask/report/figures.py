@@ -63,7 +63,7 @@ def plot_variance(arms: dict[str, dict[str, Decomposition]], path: str | Path, t
         axis.set(title=of, xlabel=f"variance at equal forwards ({names[0]} = 1)")
         axis.grid(axis="x", alpha=0.3)
     axes[0].invert_yaxis()
-    axes[1].legend()
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.suptitle(title)
     figure.savefig(path, dpi=150)
 
