@@ -21,7 +21,7 @@ import torch
 from datasets import Dataset
 
 from unmask import noise
-from unmask.data.sudoku import _check_name, _list_column, _to_numpy
+from unmask.data.columns import check_name, list_column, to_numpy
 
 VOCAB_SIZE = 13
 PLUS_TOKEN, EQUALS_TOKEN, MASK_TOKEN = 10, 11, 12
@@ -71,8 +71,8 @@ def load_addition(
     Raises:
         ValueError: for an unknown split or order, or digits, rows or a carry range that cannot be.
     """
-    _check_name("split", split, _SPLITS)
-    _check_name("order", order, ("most_significant_first", "least_significant_first"))
+    check_name("split", split, _SPLITS)
+    check_name("order", order, ("most_significant_first", "least_significant_first"))
     if not 2 <= digits <= 18:
         raise ValueError(f"digits must be 2 to 18, got {digits}")
     if rows < 1:
@@ -95,8 +95,8 @@ def load_addition(
     maskable = np.broadcast_to(np.arange(tokens.shape[1]) >= 2 * digits + 2, tokens.shape)
     chains = longest_carry_chain(a, b)
     table = {
-        "tokens": _list_column(tokens.astype(np.int8)),
-        "maskable": _list_column(maskable),
+        "tokens": list_column(tokens.astype(np.int8)),
+        "maskable": list_column(maskable),
         "carry": pa.array(chains.astype(np.int16)),
         "stratum": pa.array(np.array(strata_names(digits))[np.searchsorted(_last_of_strata(digits), chains)]),
     }
@@ -116,7 +116,7 @@ def longest_carry_chain(a, b) -> np.ndarray:
     Raises:
         ValueError: if the shapes differ.
     """
-    a, b = _to_numpy(a), _to_numpy(b)
+    a, b = to_numpy(a), to_numpy(b)
     if a.shape != b.shape or a.ndim == 0:
         raise ValueError(f"a and b must have one shape [..., D], got {a.shape} and {b.shape}")
     chain = longest = np.zeros(a.shape[:-1], dtype=np.int64)
@@ -146,7 +146,7 @@ def answer_of(tokens) -> np.ndarray:
     Raises:
         ValueError: if this is not the shape, or a row does not have its signs where they belong.
     """
-    tokens = _to_numpy(tokens)
+    tokens = to_numpy(tokens)
     length = tokens.shape[-1] if tokens.ndim else 0
     if length < 9 or length % 3:
         raise ValueError(f"an addition row has 3 D + 3 tokens for D digits, got shape {tokens.shape}")
@@ -171,7 +171,7 @@ def is_correct(answer, row) -> np.ndarray:
     Raises:
         ValueError: if a shape does not fit, or `row` is not an addition row with a complete answer.
     """
-    answer, truth = _to_numpy(answer), answer_of(row)
+    answer, truth = to_numpy(answer), answer_of(row)
     if truth.size and (truth.min() < 0 or truth.max() > 9):
         raise ValueError("row must be clean, with digits in its answer: the true answer is read from it")
     if answer.ndim == 0 or answer.shape[-1] != truth.shape[-1]:

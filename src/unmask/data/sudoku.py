@@ -12,13 +12,14 @@ occurs in the data. The files are made, and can be checked again, by ``scripts/m
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset
+
+from unmask.data.columns import check_name, list_column, to_numpy
 
 VOCAB_SIZE = 11
 MASK_TOKEN = 10
@@ -69,8 +70,8 @@ def load_sudoku(
     Raises:
         ValueError: for an unknown split or form, a limit below 1, or a clue range without puzzles.
     """
-    _check_name("split", split, tuple(_FILE_OF_SPLIT))
-    _check_name("form", form, ("grid", "pair"))
+    check_name("split", split, tuple(_FILE_OF_SPLIT))
+    check_name("form", form, ("grid", "pair"))
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}; leave it out to load every row")
 
@@ -95,8 +96,8 @@ def load_sudoku(
         tokens = np.concatenate([np.where(is_clue, solutions, EMPTY_TOKEN), solutions], axis=1)
         maskable = np.broadcast_to(np.arange(2 * CELLS) >= CELLS, tokens.shape)
     table = {
-        "tokens": _list_column(tokens.astype(np.int8)),
-        "maskable": _list_column(maskable),
+        "tokens": list_column(tokens.astype(np.int8)),
+        "maskable": list_column(maskable),
         "clues": pa.array(counts[rows]),
         "stratum": pa.array(strata[rows]),
     }
@@ -148,7 +149,7 @@ def puzzle_of(tokens, maskable) -> np.ndarray:
     Raises:
         ValueError: if the shapes differ or a row is neither 81 nor 162 long.
     """
-    tokens, maskable = _to_numpy(tokens), _to_numpy(maskable).astype(bool)
+    tokens, maskable = to_numpy(tokens), to_numpy(maskable).astype(bool)
     length = tokens.shape[-1] if tokens.ndim else 0
     if tokens.shape != maskable.shape or length not in (CELLS, 2 * CELLS):
         raise ValueError(
@@ -170,8 +171,8 @@ def render(grid, *, highlight=None) -> str:
     Raises:
         ValueError: if either does not have 81 cells.
     """
-    grid = _to_numpy(grid)
-    marked = np.zeros(CELLS, dtype=bool) if highlight is None else _to_numpy(highlight).astype(bool)
+    grid = to_numpy(grid)
+    marked = np.zeros(CELLS, dtype=bool) if highlight is None else to_numpy(highlight).astype(bool)
     if grid.size != CELLS or marked.size != CELLS:
         raise ValueError(f"a board has 81 cells, got grid {grid.shape} and highlight {marked.shape}")
     symbols = {EMPTY_TOKEN: ".", MASK_TOKEN: "?"}
@@ -215,18 +216,8 @@ def _even_choice(strata: np.ndarray, limit: int) -> np.ndarray:
     return np.sort(np.lexsort((stratum, rank))[:limit])
 
 
-def _list_column(values: np.ndarray) -> pa.FixedSizeListArray:
-    """A ``[rows, length]`` array as one Arrow column, without a detour over Python lists."""
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
-
-
-def _to_numpy(values) -> np.ndarray:
-    """NumPy view of an array, a list or a torch tensor on any device."""
-    return values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
-
-
 def _cells(values, name: str) -> np.ndarray:
-    cells = _to_numpy(values)
+    cells = to_numpy(values)
     if cells.ndim == 0 or cells.shape[-1] != CELLS:
         raise ValueError(
             f"{name} must have shape [..., 81], got {cells.shape}; "
@@ -235,9 +226,3 @@ def _cells(values, name: str) -> np.ndarray:
     if not np.issubdtype(cells.dtype, np.integer):
         raise ValueError(f"{name} must hold integers, got {cells.dtype}")
     return cells
-
-
-def _check_name(what: str, name: str, known: tuple[str, ...]) -> None:
-    if name not in known:
-        nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0)[0]
-        raise ValueError(f"unknown {what} {name!r}; did you mean {nearest!r}? Known: {', '.join(known)}")

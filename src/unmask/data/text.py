@@ -31,7 +31,7 @@ import pyarrow as pa
 from datasets import Dataset
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from unmask.data.sudoku import _check_name
+from unmask.data.columns import check_name
 
 Split = Literal["train", "validation", "test", "all"]
 Packing = Literal["packed", "sentence"]
@@ -177,7 +177,7 @@ def character_tokenizer(texts: Iterable[str] | None = None, alphabet: Literal["2
         ValueError: for another alphabet, or without texts where they are needed.
     """
     if alphabet is not None:
-        _check_name("alphabet", alphabet, ("27",))
+        check_name("alphabet", alphabet, ("27",))
         vocabulary = {character: i for i, character in enumerate(LETTERS)}
         return _with_special_tokens(_characters(vocabulary, _ONLY_LETTERS), eos_token=" ")
     characters = sorted(set().union(*(set(text) for text in texts or ())))
@@ -229,7 +229,7 @@ def load_documents(source: PathLike | Sequence[PathLike] = "sotu", split: Split 
         FileNotFoundError: if there is no such file.
         ValueError: for an unknown split, one without a document, or a file that is not UTF-8.
     """
-    _check_name("split", split, ("train", "validation", "test", "all"))
+    check_name("split", split, ("train", "validation", "test", "all"))
     if isinstance(source, str) and source in _BUNDLED:
         documents = json.loads(lzma.decompress(_BUNDLED[source].read_bytes()))
     else:
@@ -284,7 +284,7 @@ def tokenize(
         TypeError: for a dictionary of splits, or a document that is neither text nor None.
         ValueError: for an unknown column or packing, a length below 1, or no token at all.
     """
-    _check_name("packing", packing, ("packed", "sentence"))
+    check_name("packing", packing, ("packed", "sentence"))
     if not isinstance(dataset, Dataset):
         raise TypeError(f"tokenize takes one datasets.Dataset, got {type(dataset).__name__}; choose a split of it")
     if column not in dataset.column_names:

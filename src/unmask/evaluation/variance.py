@@ -136,7 +136,8 @@ def decompose(
             t = time.quantile(quantile)
             for m in range(nested.masks):
                 salt = 2 * (step * nested.masks + m)
-                field, other = (_field(seed, clean, salt + i) for i in range(2))
+                field = _field(seed, clean, salt)
+                other = _field(seed, clean, salt + 1) if masking.reads_second_field else None
                 batch = masking.assemble(clean, t, time, field, other, unit).to(process.device)
                 loss, gradient = _loss_and_gradient(model, batch, objective)
                 losses.append(loss)

@@ -64,6 +64,11 @@ class IndependentMasking:
         """The time distribution's."""
         return self.time.support
 
+    @property
+    def reads_second_field(self) -> bool:
+        """Whether some mirrored units need a second, independent field of uniforms."""
+        return self.mirror and self.mirror_below < 1
+
     def quantiles(self, uniform: Tensor, stratum: Tensor) -> Tensor:
         """Couple the uniforms of the global batch's units into quantiles of the time distribution.
 
@@ -185,8 +190,7 @@ class IndependentProcess:
         }[config.coupling][here]
         clean = clean.to(self.device)
         uniform = self._uniforms(clean, noise.Purpose.MASK)
-        second = config.mirror and config.mirror_below < 1
-        other = self._uniforms(clean, noise.Purpose.MIRROR) if second else None
+        other = self._uniforms(clean, noise.Purpose.MIRROR) if config.reads_second_field else None
         self.step += 1
         batch = config.assemble(clean, t, self.time, uniform, other, group)
         self._last = batch if self.needs is not None else None

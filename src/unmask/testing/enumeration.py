@@ -228,7 +228,7 @@ def _cells(
     volume = torch.stack([v for _, v in found])
     field = torch.full((*volume.shape, length), 0.5, dtype=torch.float64)
     field[:, :, places] = torch.stack([f for f, _ in found])
-    if not (masking.mirror and masking.mirror_below < 1):
+    if not masking.reads_second_field:
         return field, None, volume
     one = torch.arange(volume.shape[1])
     first, second = (i.flatten() for i in torch.meshgrid(one, one, indexing="ij"))
