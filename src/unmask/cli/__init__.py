@@ -1,0 +1,42 @@
+"""The `unmask` command line: train, compare, sample, variance.
+
+Recipes give defaults; every field of the resulting config can be overridden by its name. What a config
+prints as is also how it is typed: --masking.time "Beta(a=2, b=1)".
+"""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+from rich.markup import escape
+
+from unmask.cli.compare import compare
+from unmask.cli.sample import sample
+from unmask.cli.train import train
+from unmask.cli.variance import variance
+from unmask.config import nearest
+
+COMMANDS = {command.__name__: command for command in (train, compare, sample, variance)}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point. Bad input ends with one line on standard error and exit code 2."""
+    words = sys.argv[1:] if argv is None else argv
+    if not words or words[0] in ("-h", "--help"):
+        lines = [f"  {name:<10} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+        print(
+            "usage: unmask COMMAND ...\n\n" + "\n".join(lines) + "\n\n`unmask COMMAND --help` explains its options."
+        )
+        raise SystemExit(0 if words else 2)
+    try:
+        if words[0] not in COMMANDS:
+            raise ValueError(f"unknown command '{words[0]}'{nearest(words[0], COMMANDS)}")
+        COMMANDS[words[0]](words[1:])
+    except (ValueError, OSError, FloatingPointError) as error:
+        message = escape(" ".join(str(error).split()))
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]unmask:[/] {message}", highlight=False)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        Console(stderr=True).print("\nunmask: interrupted; the last checkpoint is kept, go on with --resume")
+        raise SystemExit(130) from None

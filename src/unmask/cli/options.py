@@ -1,0 +1,125 @@
+"""What the commands share: recipes and their configs as options."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import field, fields, make_dataclass, replace
+from typing import Annotated, Any
+
+import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from unmask.config import nearest, parse
+from unmask.masks import MaskRule
+from unmask.objectives import Objective
+from unmask.policies import Policy
+from unmask.recipes import RECIPES, RunConfig
+from unmask.times import TimeDistribution
+
+REGISTRY = ConstructorRegistry()
+
+
+@REGISTRY.primitive_rule
+def _printed_configs(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    """Small configs are typed the way they print; a policy is typed by its name."""
+    if info.type in (TimeDistribution, MaskRule, Objective):
+        base = info.type
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="NAME(...)",
+            instance_from_str=lambda words: parse(words[0], base),
+            is_instance=lambda value: isinstance(value, base),
+            str_from_instance=lambda value: [repr(value)],
+        )
+    if info.type == str | Policy:
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="NAME",
+            instance_from_str=lambda words: words[0],
+            is_instance=lambda value: isinstance(value, str) or callable(value),
+            str_from_instance=lambda value: [str(value)],
+        )
+    return None
+
+
+def about(kind: Any, help_text: str) -> Any:
+    """The type of an option with its explanation."""
+    return Annotated[kind, tyro.conf.arg(help=help_text)]
+
+
+def flag(help_text: str) -> Any:
+    """The type of an option that is on where it is named."""
+    return about(tyro.conf.FlagCreatePairsOff[bool], help_text)
+
+
+def _description(recipe: str, command: str) -> str:
+    """What a recipe says of itself and of its maskings, for --help."""
+    if recipe not in RECIPES:  # a config file may come from anywhere
+        return f"A run of the recipe {recipe}."
+    summary, _, maskings = inspect.cleandoc(RECIPES[recipe].__doc__ or "").partition("\n\nArgs:\n    masking: ")
+    option, default = (
+        ("--arms NAME NAME ...", "standard puma") if command == "compare" else ("--masking NAME", "standard")
+    )
+    return f"{summary}\n\n{option}: {' '.join(maskings.split())} (default: {default})"
+
+
+def configured(
+    default: RunConfig,
+    command: str,
+    words: list[str],
+    extra: list[tuple[str, Any, Any]],
+    hidden: tuple[str, ...] = (),
+) -> Any:
+    """Parse `words` into the fields of `default`, less the hidden ones, and extra options (name, type, default)."""
+    options: list[Any] = [
+        (name, kind) if value is ... else (name, kind, field(default=value)) for name, kind, value in extra
+    ]
+    for f in fields(default):
+        value = getattr(default, f.name)
+        if f.name in ("recipe", *hidden):
+            continue
+        kind: Any = type(value)
+        if isinstance(value, Objective):
+            kind = about(Objective, "Weights of the masked tokens' losses: RowMean(), MaskedMean() or ELBO().")
+        if f.name == "training":  # its fields are typed without a prefix: --steps, not --training.steps
+            kind = Annotated[kind, tyro.conf.arg(name="")]
+        options.append((f.name, kind, field(default=value)))
+    options.sort(key=len)  # dataclasses want fields without a default first
+    kind = make_dataclass("Options", options, frozen=True)
+    parsed = tyro.cli(
+        kind,
+        prog=f"unmask {command} {default.recipe}",
+        args=words,
+        description=_description(default.recipe, command),
+        registry=REGISTRY,
+    )
+    values = vars(parsed)
+    names = {f.name for f in fields(default)}
+    return replace(default, **{k: v for k, v in values.items() if k in names}), values
+
+
+def named_recipe(command: str, words: list[str]) -> tuple[Callable[..., RunConfig], list[str]]:
+    """Take the recipe's name off the front."""
+    if not words or words[0] in ("-h", "--help"):
+        lines = [f"  {name:<12} {(recipe.__doc__ or '').splitlines()[0]}" for name, recipe in RECIPES.items()]
+        print(f"usage: unmask {command} RECIPE [options]\n\nrecipes:\n" + "\n".join(lines))
+        print(f"\n`unmask {command} RECIPE --help` explains every option.")
+        raise SystemExit(0 if words else 2)
+    if words[0] not in RECIPES:
+        raise ValueError(f"unknown recipe '{words[0]}'{nearest(words[0], RECIPES)}")
+    return RECIPES[words[0]], words[1:]
+
+
+def take_option(words: list[str], name: str) -> tuple[list[str], list[str]]:
+    """Take `--name value ...` or `--name=value` out of the words; returns its values and the rest."""
+    words = [part for word in words for part in (word.split("=", 1) if word.startswith(f"{name}=") else [word])]
+    if name not in words:
+        return [], words
+    start = words.index(name)
+    end = start + 1
+    while end < len(words) and not words[end].startswith("-"):
+        end += 1
+    if end == start + 1:
+        raise ValueError(f"{name} needs a value")
+    return words[start + 1 : end], words[:start] + words[end:]

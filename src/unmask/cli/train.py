@@ -1,0 +1,36 @@
+"""unmask train: one model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unmask.cli.options import about, configured, flag, named_recipe, take_option
+from unmask.recipes import RunConfig
+
+
+def train(words: list[str]) -> None:
+    """Train one model: unmask train RECIPE|CONFIG.json --out DIR [--masking NAME] [--resume] [options]."""
+    if words and words[0].endswith(".json"):
+        default, words = RunConfig.load(words[0]), words[1:]
+    else:
+        recipe, words = named_recipe("train", words)
+        masking, words = take_option(words, "--masking")
+        if len(masking) > 1:
+            raise ValueError(f"--masking takes one value, got {' '.join(masking)}")
+        default = recipe(*masking)
+    config, options = configured(
+        default,
+        "train",
+        words,
+        [
+            ("out", about(Path, "Folder of the run: metrics, config, checkpoints."), ...),
+            (
+                "resume",
+                flag("Go on from the newest whole checkpoint in --out; start afresh if there is none."),
+                False,
+            ),
+            ("overwrite", flag("Delete the run that --out holds."), False),
+        ],
+    )
+    last = config.train(options["out"], resume=options["resume"], overwrite=options["overwrite"])
+    print(f"trained: {last}")

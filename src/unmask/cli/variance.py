@@ -1,0 +1,57 @@
+"""unmask variance: where the noise of loss and gradient comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from unmask.config import nearest, to_json
+from unmask.evaluation.variance import ARMS, Nested, compare_variance, save_variance
+from unmask.recipes import RECIPES
+from unmask.recipes.base import load_model, load_run
+from unmask.report.figures import plot_variance
+from unmask.report.tables import variance_table
+
+
+@dataclass(frozen=True)
+class VarianceOptions:
+    """Options of `unmask variance`."""
+
+    run: tyro.conf.Positional[str]
+    """A run's folder, one of its checkpoints, or a recipe's name (then with random weights)."""
+    arms: tuple[str, ...] = tuple(ARMS)
+    """Which maskings; the first is the unit of the table."""
+    batch_size: int = 16
+    """Forwards of a batch, equal for all arms."""
+    nested: Nested = field(default_factory=Nested)
+    """Numbers of draws."""
+    seed: int = 0
+    """Of rows, rates and masks."""
+    out: Path | None = None
+    """Folder for record and plot; by default `variance` in the run's folder."""
+
+
+def variance(words: list[str]) -> None:
+    """Split the noise of loss and gradient into masks, rates and rows: unmask variance RUN [options]."""
+    options = tyro.cli(VarianceOptions, prog="unmask variance", args=words, description=variance.__doc__)
+    unknown = [name for name in options.arms if name not in ARMS]
+    if unknown:
+        raise ValueError(f"unknown arm '{unknown[0]}'{nearest(unknown[0], ARMS)}")
+    if options.run in RECIPES:
+        config, title = RECIPES[options.run](), f"{options.run}, random weights"
+        model, out = config.model.build(), options.out or Path("runs") / f"variance-{options.run}"
+    else:
+        config, folder = load_run(options.run)
+        model, out = load_model(folder), options.out or Path(options.run) / "variance"
+        title = f"{config.recipe}: {folder.parent.parent.name}, {folder.name}"
+    console = Console()
+    arms = compare_variance(
+        model, config.data.load(), options.arms, options.batch_size, options.nested, options.seed, console
+    )
+    save_variance(out, arms, to_json({"title": title, "options": options}))
+    plot_variance(arms, out / "variance.png", title=title)
+    console.print(variance_table(arms, "loss"), variance_table(arms, "gradient"))
+    print(f"Record and plot: {out}")
