@@ -212,3 +212,22 @@ def test_gradients_under_autocast_are_those_of_single_precision_up_to_its_roundi
     for ours, theirs in zip(gradients(loss, (hidden, weight, bias)), exact, strict=True):
         assert ours.dtype == torch.float32
         assert float((ours - theirs).norm() / theirs.norm()) < 0.02
+
+
+def test_losses_of_nearly_certain_tokens_keep_their_precision():
+    """A difference of large single-precision numbers would round a loss of 1e-8 nats to zero or 1e-6."""
+    hidden = torch.eye(4)[:1].repeat(3, 1).requires_grad_()
+    weight = torch.zeros(4, 4)
+    weight[0, 0] = 18.0
+    targets, token_weights = torch.zeros(3, dtype=torch.int64), torch.ones(3)
+    _, nll, found = masked_cross_entropy(hidden, weight, None, targets, token_weights, 3, NEEDS)
+    exact = torch.full((3,), math.log1p(2 * math.exp(-18)))
+    torch.testing.assert_close(nll, exact, rtol=1e-5, atol=0)
+    torch.testing.assert_close(-found["log_confidence"], exact, rtol=1e-5, atol=0)
+
+
+def test_scores_leave_the_logits_as_they_were():
+    logits = torch.randn(5, V, generator=torch.Generator().manual_seed(0))
+    before = logits.clone()
+    Scores.from_logits(logits, needs=NEEDS)
+    assert torch.equal(logits, before)

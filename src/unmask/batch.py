@@ -157,22 +157,33 @@ class Scores(Tensors):
         if mask_token_id is not None:
             excluded = torch.arange(logits.shape[-1], device=logits.device) == mask_token_id
             logits = logits.masked_fill(excluded, -torch.inf)
-        return cls(**statistics(logits, logits.logsumexp(-1), needs))
+        others, _, _ = relative_to_best(logits.clone())
+        return cls(**statistics(others, others.sum(-1), needs))
 
 
-def statistics(logits: Tensor, log_normaliser: Tensor, needs: tuple[str, ...]) -> dict[str, Tensor]:
-    """Return the statistics of `Scores` named in `needs` (and the log-confidence) from logits [..., V].
+def relative_to_best(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Turn logits [..., V] in place into exp(logit - best), with 0 in place of the best token's 1.
 
-    `log_normaliser` is the log-sum-exp of the logits, [...]. Logits of -inf are excluded tokens.
+    Returns that, and value and index of the best logit, [..., 1] each. The 1 is left out so that the sum of the
+    others keeps its precision where the best token is nearly certain.
     """
-    found: dict[str, Tensor] = {}
-    # log(1 + the others) rather than a difference of large numbers: nearly certain positions keep their order.
     best, index = logits.max(-1, keepdim=True)
-    others = (logits - best).exp().scatter_(-1, index, 0)
-    found["log_confidence"] = -others.sum(-1).log1p()
+    return logits.sub_(best).exp_().scatter_(-1, index, 0), best, index
+
+
+def statistics(others: Tensor, rest: Tensor, needs: tuple[str, ...]) -> dict[str, Tensor]:
+    """Return the statistics of `Scores` named in `needs`, and the log-confidence.
+
+    Args:
+        others: [..., V] of `relative_to_best`; excluded tokens, with logits of -inf, are 0.
+        rest: [...] their sum.
+        needs: names of the statistics.
+    """
+    # log(1 + the others) rather than a difference of large numbers: nearly certain positions keep their order.
+    log_normaliser = rest.log1p()
+    found = {"log_confidence": -log_normaliser}
     if "margin" in needs:
-        found["margin"] = found["log_confidence"].exp() * (1 - others.amax(-1))
+        found["margin"] = (1 - others.amax(-1)) / (1 + rest)
     if "entropy" in needs:
-        log_p = logits - log_normaliser[..., None]
-        found["entropy"] = -(log_p.exp() * log_p.masked_fill(log_p == -torch.inf, 0)).sum(-1)
+        found["entropy"] = log_normaliser + torch.special.entr(others).sum(-1) / (1 + rest)
     return found

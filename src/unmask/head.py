@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from unmask.batch import statistics
+from unmask.batch import relative_to_best, statistics
 
 CHUNK_ELEMENTS = 1 << 23
 """Logits held at a time: 32 MiB in fp32."""
@@ -53,16 +53,18 @@ class _MaskedCrossEntropy(torch.autograd.Function):
             if bias is not None:
                 logits += bias
             logits[:, mask_token_id] = -torch.inf
-            log_normaliser = logits.logsumexp(-1)
-            nll[rows] = log_normaliser - logits.gather(1, target)[:, 0]
+            truth = logits.gather(1, target)
+            others, best, index = relative_to_best(logits)  # one exponentiation serves loss, scores and gradient
+            rest = others.sum(-1)
+            nll[rows] = rest.log1p() - (truth - best)[:, 0]
             if needs is not None:
-                for name, value in statistics(logits, log_normaliser, needs).items():
+                for name, value in statistics(others, rest, needs).items():
                     found[name][rows] = value
             if d_hidden is None or d_weight is None:
                 continue
-            d_logits = logits.sub_(log_normaliser[:, None]).exp_()  # softmax, in place of the logits
-            d_logits.scatter_add_(1, target, d_logits.new_full(target.shape, -1.0))
-            d_logits *= token_weights[rows, None]
+            weights = token_weights[rows, None]
+            d_logits = others.scatter_(1, index, 1.0).mul_(weights / (1 + rest[:, None]))  # weighted softmax
+            d_logits.scatter_add_(1, target, -weights)
             if d_bias is not None:
                 d_bias += d_logits.sum(0)
             d_logits = d_logits.to(dtype)
