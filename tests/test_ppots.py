@@ -6,13 +6,14 @@ import scipy.stats
 import torch
 
 from unmask import PPOTS, ExactCount, IndependentMasking, RowStream, Scores
-from unmask.ppots import LossProfile, Tabulated, fit_epr
+from unmask.ppots import Tabulated, fit_epr
+from unmask.times import RateProfile
 
 T = torch.arange(1, 31, dtype=torch.float64) / 30
 
 
 def profile(scale=1.0):
-    return LossProfile(T, scale * 0.3 * torch.exp(1.5 * T**2), scale**2 * (0.5 * T**3 + 0.2 * (1 - T) ** 4))
+    return RateProfile(T, scale * 0.3 * torch.exp(1.5 * T**2), scale**2 * (0.5 * T**3 + 0.2 * (1 - T) ** 4))
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def test_the_fit_does_not_depend_on_the_loss_scale():
 
 def test_a_flat_profile_gives_nearly_uniform_rates():
     running = PPOTS().start()
-    running.refit(LossProfile(T, torch.ones(30), torch.full((30,), 0.01)))
+    running.refit(RateProfile(T, torch.ones(30), torch.full((30,), 0.01)))
     assert float((running.mass * len(running.mass) - 1).abs().max()) < 0.05
 
 
@@ -146,8 +147,8 @@ def test_a_density_without_mass_somewhere_is_refused(mass):
 
 def test_a_profile_that_cannot_be_fitted_is_refused():
     with pytest.raises(ValueError, match="at least 4"):
-        fit_epr(LossProfile(T[:3], T[:3], T[:3]))
+        fit_epr(RateProfile(T[:3], T[:3], T[:3]))
     with pytest.raises(ValueError, match="zero or not finite"):
-        fit_epr(LossProfile(T, torch.zeros(30), torch.zeros(30)))
+        fit_epr(RateProfile(T, torch.zeros(30), torch.zeros(30)))
     with pytest.raises(ValueError, match="ascending"):
-        LossProfile(torch.tensor([0.5, 0.2]), T[:2], T[:2])
+        RateProfile(torch.tensor([0.5, 0.2]), T[:2], T[:2])

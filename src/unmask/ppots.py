@@ -11,6 +11,10 @@ are measured on a grid and fitted by the paper's EPR family,
 
 by the least KL divergence of the measured density from the fitted one. A share of uniform keeps the whole of
 (0, 1] in the support.
+
+For a gradient G of one row instead of its loss, the trace of the covariance of Σ G / p(t) is least for
+p*(t) ∝ sqrt(E |G(t)|²). With g = |E G| and v = the trace of G's covariance this is the same formula, and since
+KL compares nothing but sqrt(g² + v), the same family serves. That option is ours.
 """
 
 from __future__ import annotations
@@ -23,31 +27,11 @@ import scipy.optimize
 import torch
 from torch import Tensor
 
-from unmask.batch import Tensors
 from unmask.config import positive_int, require
 from unmask.distributed import sum_over_ranks
-from unmask.times import TimeDistribution
+from unmask.times import Measurement, RateProfile, TimeDistribution
 
 BINS = 1024
-
-
-@dataclass(frozen=True)
-class LossProfile(Tensors):
-    """Loss of one row against its mask rate, Σ nll / (t · L_eff) in nats per token.
-
-    Attributes:
-        t: [G] rates, ascending, in (0, 1].
-        mean: [G] g(t).
-        variance: [G] v(t), over rows and masks.
-    """
-
-    t: Tensor
-    mean: Tensor
-    variance: Tensor
-
-    def __post_init__(self) -> None:
-        if not bool((self.t > 0).all() and (self.t <= 1).all() and (self.t.diff() > 0).all()):
-            raise ValueError("a loss profile needs ascending rates in (0, 1]")
 
 
 class Tabulated(TimeDistribution):
@@ -121,7 +105,7 @@ class EPRFit:
         return np.sqrt(variance + (mean**2 if optimum == "independent" else 0.0))
 
 
-def fit_epr(profile: LossProfile, optimum: str = "independent", starts: int = 8) -> EPRFit:
+def fit_epr(profile: RateProfile, optimum: str = "independent", starts: int = 8) -> EPRFit:
     """Fit the EPR family to a measured profile by the least KL, from several starting points.
 
     Args:
@@ -161,13 +145,16 @@ def fit_epr(profile: LossProfile, optimum: str = "independent", starts: int = 8)
 class PPOTS(TimeDistribution):
     """P-POTS: uniform until the first fit, then p(t) ∝ sqrt(g² + v) of the current model, mixed with uniform.
 
+    A fit costs grid · rows · masks forwards of a row, and as many backwards, one row at a time, for the gradient.
+
     Attributes:
         refit_every: steps between fits; the first comes after as many.
-        grid: rates at which the loss is measured, spread evenly over (0, 1].
+        grid: rates at which the model is measured, spread evenly over (0, 1].
         rows: held-out rows for each rate.
         masks: masks for each row and rate.
         uniform: share of the uniform density in the mix, in (0, 1]; it bounds the weights by 1 / uniform.
         optimum: "independent": sqrt(g² + v), best for rates drawn independently; "stratified": sqrt(v).
+        moment: of a row's "loss" (the paper), or of its "gradient", whose noise is what training feels.
         online: estimate g and v from the training losses themselves; costs no forward.
         memory: online only: share of the old estimate kept from one fit to the next, in [0, 1).
     """
@@ -178,6 +165,7 @@ class PPOTS(TimeDistribution):
     masks: int = 10
     uniform: float = 0.1
     optimum: Literal["independent", "stratified"] = "independent"
+    moment: Literal["loss", "gradient"] = "loss"
     online: bool = False
     memory: float = 0.5
 
@@ -186,9 +174,12 @@ class PPOTS(TimeDistribution):
             positive_int(f"PPOTS: {name}", getattr(self, name), least)
         require(0 < self.uniform <= 1, f"PPOTS: uniform is a share in (0, 1], got {self.uniform}")
         require(0 <= self.memory < 1, f"PPOTS: memory is a share in [0, 1), got {self.memory}")
+        for name, known in (("optimum", ("independent", "stratified")), ("moment", ("loss", "gradient"))):
+            value = getattr(self, name)
+            require(value in known, f"PPOTS: {name} must be one of {', '.join(known)}, got {value!r}")
         require(
-            self.optimum in ("independent", "stratified"),
-            f"PPOTS: optimum must be independent or stratified, got {self.optimum!r}",
+            not (self.online and self.moment == "gradient"),
+            "PPOTS: online estimates come from the losses of the steps: leave out online=True or moment='gradient'",
         )
 
     def start(self) -> RunningPPOTS:
@@ -203,7 +194,7 @@ class RunningPPOTS(Tabulated):
         super().__init__(torch.ones(BINS, dtype=torch.float64))
         self.config = config
         self.fit: EPRFit | None = None
-        self.profile: LossProfile | None = None
+        self.profile: RateProfile | None = None
         self._sums = torch.zeros(config.grid, 3, dtype=torch.float64)  # count, Σ loss, Σ loss² by bin of t
 
     @property
@@ -212,9 +203,13 @@ class RunningPPOTS(Tabulated):
         return self.config.online
 
     @property
-    def measures(self) -> PPOTS | None:
-        """What a trainer must measure on held-out rows for the next fit; None if nothing."""
-        return None if self.config.online else self.config
+    def measures(self) -> Measurement | None:
+        """g and v on the grid, unless they are estimated from the training losses."""
+        config = self.config
+        if config.online:
+            return None
+        rates = tuple((i + 1) / config.grid for i in range(config.grid))
+        return Measurement(rates, config.rows, config.masks, config.moment)
 
     def observe(self, rate: Tensor, loss: Tensor, world_size: int = 1) -> None:
         """Add a step's losses to their bins, over all ranks."""
@@ -229,7 +224,7 @@ class RunningPPOTS(Tabulated):
         """Whether a fit is due after `step` steps."""
         return step > 0 and step % self.config.refit_every == 0
 
-    def refit(self, profile: LossProfile | None = None) -> None:
+    def refit(self, profile: RateProfile | None = None) -> None:
         """Fit anew, to a measured profile or to the training losses seen so far."""
         if profile is None:
             profile = self._seen()
@@ -246,6 +241,7 @@ class RunningPPOTS(Tabulated):
         """The last fit, its data and its KL, and the density in 32 bins, as JSON values."""
         found: dict[str, Any] = {"density": (self.mass.view(32, -1).sum(1) * 32).tolist()}
         if self.fit is not None and self.profile is not None:
+            found |= {"moment": self.config.moment, "optimum": self.config.optimum}
             found |= {"fit": self.fit.parameters, "kl": self.fit.kl}
             found |= {name: values.tolist() for name, values in vars(self.profile).items()}
         return found
@@ -262,9 +258,9 @@ class RunningPPOTS(Tabulated):
         """Restore what `state_dict` returned."""
         self.mass, self._sums = state["mass"], state["sums"]
         if "fit" in state:
-            self.fit, self.profile = EPRFit(**state["fit"]), LossProfile(**state["profile"])
+            self.fit, self.profile = EPRFit(**state["fit"]), RateProfile(**state["profile"])
 
-    def _seen(self) -> LossProfile | None:
+    def _seen(self) -> RateProfile | None:
         count, total, square = self._sums.T
         enough = count >= 2
         if int(enough.sum()) < 4:
@@ -273,4 +269,4 @@ class RunningPPOTS(Tabulated):
         mean = total / count
         variance = (square / count - mean**2).clamp(min=0) * count / (count - 1)
         t = ((torch.arange(self.config.grid) + 0.5) / self.config.grid)[enough]
-        return LossProfile(t.double(), mean, variance)
+        return RateProfile(t.double(), mean, variance)

@@ -5,14 +5,13 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from unmask import PPOTS, Clipped, ExactCount, IndependentMasking, RowMean
+from unmask import Clipped, IndependentMasking, RowMean
 from unmask.data import load_sudoku
 from unmask.evaluation.variance import (
     ARMS,
     Nested,
     _Statistics,
     decompose,
-    measure_profile,
     mirrored_covariance,
 )
 from unmask.masks import Bernoulli
@@ -83,17 +82,6 @@ def test_an_arm_that_has_no_elbo_is_refused(model, rows):
     with pytest.raises(ValueError, match="all of"):
         decompose(model, IndependentMasking(Clipped()), rows)
     decompose(model, IndependentMasking(Clipped()), rows, objective=RowMean(), batch_size=2, nested=Nested(3, 2, 2))
-
-
-def test_the_profile_measures_mean_and_variance_at_each_rate(model, rows):
-    """An untrained model loses about log 9 a token at every rate, so g is nearly flat for exact counts."""
-    found = measure_profile(model, rows, ExactCount(), PPOTS(grid=5, rows=8, masks=8))
-    assert found.t.tolist() == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
-    assert float(found.mean.max() / found.mean.min()) < 1.2
-    bernoulli = measure_profile(model, rows, Bernoulli(), PPOTS(grid=5, rows=8, masks=8))
-    # The number of masked tokens varies under Bernoulli masks alone, most of all (relatively) at low rates.
-    assert bernoulli.variance[0] > 3 * found.variance[0]
-    assert bernoulli.variance[0] > 3 * bernoulli.variance[-1]
 
 
 def test_mirrored_masks_have_negative_covariance_where_counts_vary(model, rows):

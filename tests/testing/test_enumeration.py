@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from unmask import ELBO, PPOTS, Bell, Bernoulli, Beta, Clipped, ExactCount, IndependentMasking, MaskedMean, RowMean
-from unmask.ppots import LossProfile, Tabulated
+from unmask.ppots import Tabulated
 from unmask.testing import TabularWorld, check_unbiased, claims_unbiased, exact_elbo, expectation
-from unmask.times import Uniform
+from unmask.times import RateProfile, Uniform
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_mirroring_below_a_rate_is_unbiased(rule):
 def test_a_fitted_ppots_is_unbiased(world, clean):
     t = torch.arange(1, 31).double() / 30
     running = PPOTS().start()
-    running.refit(LossProfile(t, 0.3 * torch.exp(1.5 * t**2), 0.5 * t**3 + 0.2 * (1 - t) ** 4))
+    running.refit(RateProfile(t, 0.3 * torch.exp(1.5 * t**2), 0.5 * t**3 + 0.2 * (1 - t) ** 4))
     found = expectation(IndependentMasking(running), ELBO(), clean[:1], world.nll, nodes=24)
     assert abs(found.bias) < 1e-6
 

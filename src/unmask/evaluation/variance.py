@@ -21,13 +21,13 @@ from rich.progress import Progress
 from torch import Tensor
 
 from unmask import noise
-from unmask.batch import MaskedBatch
-from unmask.config import positive_int, require
+from unmask.config import positive_int
 from unmask.data.stream import RowStream
+from unmask.evaluation.profile import evaluation_field, loss_and_gradient, measure_profile, row_losses
 from unmask.masks import ExactCount, MaskRule
 from unmask.model import MaskedDiffusionLM
 from unmask.objectives import ELBO, Objective
-from unmask.ppots import PPOTS, LossProfile
+from unmask.ppots import PPOTS
 from unmask.processes import IndependentMasking
 from unmask.times import Uniform
 
@@ -38,8 +38,12 @@ ARMS: dict[str, IndependentMasking] = {
     "exact count": IndependentMasking(mask=ExactCount()),
     "mirror": IndependentMasking(mirror=True),
     "P-POTS": IndependentMasking(time=PPOTS()),
+    "P-POTS of the gradient": IndependentMasking(time=PPOTS(moment="gradient", masks=2)),
     "exact count + stratified": IndependentMasking(mask=ExactCount(), coupling="stratified"),
     "P-POTS + stratified + exact count": IndependentMasking(PPOTS(optimum="stratified"), ExactCount(), "stratified"),
+    "P-POTS of the gradient + stratified + exact count": IndependentMasking(
+        PPOTS(optimum="stratified", moment="gradient", masks=2), ExactCount(), "stratified"
+    ),
     "P-POTS + mirror + stratified + exact count": IndependentMasking(
         PPOTS(optimum="stratified"), ExactCount(), "stratified", mirror=True
     ),
@@ -95,7 +99,7 @@ class Nested:
 def decompose(
     model: MaskedDiffusionLM,
     masking: IndependentMasking,
-    dataset: Dataset,
+    dataset: Dataset | RowStream,
     *,
     objective: Objective | None = None,
     batch_size: int = 16,
@@ -108,7 +112,7 @@ def decompose(
     Args:
         model: evaluated in fp32, without dropout.
         masking: the arm; a time distribution that learns must be given as it runs, after its fit.
-        dataset: rows to draw batches from.
+        dataset: rows to draw batches from, or a stream of them (rows drawn unevenly).
         objective: ELBO by default.
         batch_size: forwards of a batch.
         nested: numbers of draws; every estimator of a part is unbiased for any of them.
@@ -120,7 +124,8 @@ def decompose(
     """
     objective, nested = objective or ELBO(), nested or Nested()
     objective.check(masking)
-    process = masking.start(RowStream(dataset, seed), batch_size, seed, next(model.parameters()).device)
+    rows = dataset if isinstance(dataset, RowStream) else RowStream(dataset, seed)
+    process = masking.start(rows, batch_size, seed, next(model.parameters()).device)
     time, units = process.time, process.units
     model.eval()
     loss_stats, gradient_stats = _Statistics(nested), _Statistics(nested)
@@ -136,12 +141,12 @@ def decompose(
             t = time.quantile(quantile)
             for m in range(nested.masks):
                 salt = 2 * (step * nested.masks + m)
-                field = _field(seed, clean, salt)
-                other = _field(seed, clean, salt + 1) if masking.reads_second_field else None
+                field = evaluation_field(seed, clean, salt)
+                other = evaluation_field(seed, clean, salt + 1) if masking.reads_second_field else None
                 batch = masking.assemble(clean, t, time, field, other, unit).to(process.device)
-                loss, gradient = _loss_and_gradient(model, batch, objective)
-                losses.append(loss)
-                gradients.append(gradient)
+                loss, gradient = loss_and_gradient(model, batch, objective)
+                losses.append(loss.cpu())
+                gradients.append(gradient.cpu())
         shape = (nested.rates, nested.masks, -1)
         loss_stats.add(torch.stack(losses).view(shape))
         gradient_stats.add(torch.stack(gradients).view(shape))
@@ -174,7 +179,8 @@ def compare_variance(
             masking = ARMS[name]
             if isinstance(masking.time, PPOTS):
                 time = masking.time.start()
-                time.refit(measure_profile(model, held_out, masking.mask, masking.time, seed))
+                assert time.measures is not None
+                time.refit(measure_profile(model, held_out, masking.mask, time.measures, seed))
                 masking = replace(masking, time=time)
             found[name] = decompose(
                 model,
@@ -198,37 +204,6 @@ def save_variance(folder: Path, arms: dict[str, dict[str, Decomposition]], about
     (folder / "variance.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
-def measure_profile(
-    model: MaskedDiffusionLM, dataset: Dataset, rule: MaskRule, config: PPOTS, seed: int = 0, chunk: int = 256
-) -> LossProfile:
-    """Measure g(t) and v(t) of the current model: mean and variance of Σ nll / (rate · L_eff) over rows and masks.
-
-    Args:
-        model: in the ambient autocast mode.
-        dataset: held-out rows; the first `config.rows` are used at every rate.
-        rule: the mask rule in use.
-        config: grid, rows and masks.
-        seed: of the masks.
-        chunk: rows of one forward.
-    """
-    device, time = next(model.parameters()).device, Uniform()
-    count = min(config.rows, len(dataset))
-    clean = RowStream(dataset).rows(torch.arange(count).repeat(config.masks))
-    clean = replace(clean, draw=torch.arange(config.masks).repeat_interleave(count))
-    grid = torch.arange(1, config.grid + 1, dtype=torch.float64) / config.grid
-    masking, group = IndependentMasking(mask=rule), torch.arange(len(clean))
-    means, variances = [], []
-    was_training = model.training
-    model.eval()
-    for i, t in enumerate(grid):
-        batch = masking.assemble(clean, t.expand(len(clean)), time, _field(seed, clean, i), None, group).to(device)
-        loss = torch.cat([_row_losses(model, batch[s : s + chunk]) for s in range(0, len(batch), chunk)])
-        means.append(loss.mean())
-        variances.append(loss.var())
-    model.train(was_training)
-    return LossProfile(grid, torch.stack(means).cpu(), torch.stack(variances).cpu())
-
-
 def mirrored_covariance(
     model: MaskedDiffusionLM, dataset: Dataset, rule: MaskRule, rows: int = 64, pairs: int = 16, seed: int = 0
 ) -> dict[str, Any]:
@@ -244,9 +219,9 @@ def mirrored_covariance(
     first, second = [], []
     model.eval()
     for pair in range(pairs):
-        field = _field(seed, clean, pair)
+        field = evaluation_field(seed, clean, pair)
         batch = masking.assemble(clean, t, Uniform(), field, None, torch.arange(rows))
-        loss = _row_losses(model, batch.to(next(model.parameters()).device)).cpu()
+        loss = row_losses(model, batch.to(next(model.parameters()).device)).cpu()
         first.append(loss[0::2])
         second.append(loss[1::2])
     x, y = torch.stack(first), torch.stack(second)  # [pairs, rows]
@@ -318,34 +293,3 @@ def _bootstrap(statistic: Callable[[Tensor], Tensor], count: int, seed: int, res
     values = torch.stack([statistic(torch.randint(count, (count,), generator=generator)) for _ in range(resamples)])
     low, high = values.quantile(torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
     return Estimate(float(statistic(torch.arange(count))), low, high)
-
-
-def _field(seed: int, clean: Any, salt: int) -> Tensor:
-    return noise.uniforms(seed, clean.row, clean.draw, clean.length, purpose=noise.Purpose.EVALUATION, salt=salt)
-
-
-@torch.no_grad()
-def _row_losses(model: MaskedDiffusionLM, batch: MaskedBatch) -> Tensor:
-    """[B] float64 Σ nll / (rate · L_eff) of each row."""
-    require(batch.rate is not None, "these losses are weighted by the mask rate, and this batch has none")
-    assert batch.rate is not None
-    nll = torch.zeros(batch.masked.shape, dtype=torch.float64, device=batch.masked.device)
-    run = batch.masked.any(1)
-    if run.any():
-        nll[run] = model(batch[run]).nll.double()
-    return nll.sum(1) / (batch.rate[:, 0] * batch.clean.effective_length)
-
-
-def _loss_and_gradient(model: MaskedDiffusionLM, batch: MaskedBatch, objective: Objective) -> tuple[Tensor, Tensor]:
-    """A batch's loss and its gradient as one vector [P]."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    weights = objective.weights(batch) / objective.normaliser(batch).float()
-    run = batch.masked.any(1)
-    if not run.any():
-        return torch.zeros(()), torch.zeros(sum(p.numel() for p in parameters))
-    output = model(batch[run], weights[run])
-    gradients = torch.autograd.grad(output.loss, parameters, allow_unused=True)
-    vector = torch.cat(
-        [(torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(parameters, gradients, strict=True)]
-    )
-    return output.loss.detach().cpu(), vector.cpu()

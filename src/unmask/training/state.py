@@ -96,6 +96,11 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
 
 
+def is_sharded(model: MaskedDiffusionLM) -> bool:
+    """Whether this rank holds only a part of the weights (FSDP2)."""
+    return any(isinstance(p, DTensor) for p in model.parameters())
+
+
 def _placed(value: Tensor, like: Tensor) -> Tensor:
     """Put a whole tensor where `like` is, sharded as it is."""
     if isinstance(like, DTensor):

@@ -28,7 +28,7 @@ from unmask import noise
 from unmask.batch import MaskedBatch, Scores
 from unmask.config import to_json
 from unmask.data.stream import RowStream, check_rows
-from unmask.evaluation.variance import measure_profile
+from unmask.evaluation.profile import measure_profile
 from unmask.model import MaskedDiffusionLM
 from unmask.objectives import Objective, RowMean
 from unmask.processes import IndependentMasking, Masking
@@ -42,7 +42,7 @@ from unmask.training.folder import CONFIG_FILE, check_folder, replace_text
 from unmask.training.metrics import MetricsLog
 from unmask.training.platform import autocast_dtype, keep_freed_memory
 from unmask.training.progress import Display, TrainingProgress, shown_of
-from unmask.training.state import load_training, save_training, whole
+from unmask.training.state import is_sharded, load_training, save_training, whole
 
 Evaluation = Callable[[MaskedDiffusionLM, bool], dict[str, Any]]
 
@@ -100,7 +100,8 @@ class Trainer:
         rows = RowStream(dataset, config.seed, self.accelerator.process_index, self.accelerator.num_processes)
         self.process = masking.start(rows, config.batch_size, config.seed, device)
         self.held_out, self.masking = held_out, masking
-        if self._time.measures is not None and held_out is None:
+        wanted = self._time.measures
+        if wanted is not None and held_out is None:
             raise ValueError(f"{masking} measures the model during training: give the trainer held_out rows")
         optimizer = torch.optim.AdamW(
             _parameter_groups(model, config.weight_decay),
@@ -110,6 +111,11 @@ class Trainer:
         )
         self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.model: MaskedDiffusionLM = self.accelerator.unwrap_model(self.wrapped)
+        if wanted is not None and wanted.moment == "gradient" and is_sharded(self.model):
+            raise ValueError(
+                f"{masking} measures gradients row by row, and under FSDP a rank has only "
+                "a part of each: use DDP, or PPOTS(moment='loss')"
+            )
         self.average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
         self.step = 0
         self.seconds = 0.0  # spent training, evaluations and checkpoints excluded
@@ -186,12 +192,13 @@ class Trainer:
         if not time_.due(self.step):
             return {}
         profile = None
-        if time_.measures is not None:
+        wanted = time_.measures
+        if wanted is not None:
             assert self.held_out is not None
             kind = self.accelerator.device.type
             rule = cast(IndependentMasking, self.masking).mask
             with torch.autocast(kind, self.dtype, enabled=self.dtype is not None):
-                measured = measure_profile(self.model, self.held_out, rule, time_.measures, self.config.seed)
+                measured = measure_profile(self.model, self.held_out, rule, wanted, self.config.seed)
             profile = measured.map(
                 lambda x: self._sum(x.to(self.accelerator.device)).cpu() / self.accelerator.num_processes
             )

@@ -1,0 +1,118 @@
+"""Loss and gradient of single rows against their mask rate: what time distributions are fitted to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from unmask import noise
+from unmask.batch import MaskedBatch, TokenBatch
+from unmask.config import require
+from unmask.data.stream import RowStream
+from unmask.masks import MaskRule
+from unmask.model import MaskedDiffusionLM
+from unmask.objectives import ELBO, Objective
+from unmask.processes import IndependentMasking
+from unmask.times import Measurement, RateProfile, Uniform
+
+
+def measure_profile(
+    model: MaskedDiffusionLM, dataset: Dataset, rule: MaskRule, wanted: Measurement, seed: int = 0, chunk: int = 256
+) -> RateProfile:
+    """Measure g(t) and v(t) of the current model, over rows and masks.
+
+    Args:
+        model: in the ambient autocast mode. For the gradient it needs three gradients' worth of memory.
+        dataset: held-out rows, at least 2; the first `wanted.rows` are used at every rate.
+        rule: the mask rule in use.
+        wanted: rates, numbers of rows and masks, and of what.
+        seed: of the masks.
+        chunk: rows of one forward; gradients are taken row by row.
+    """
+    require(len(dataset) >= 2, f"a profile needs at least 2 held-out rows, got {len(dataset)}")
+    device = next(model.parameters()).device
+    count = min(wanted.rows, len(dataset))
+    clean = RowStream(dataset).rows(torch.arange(count).repeat(wanted.masks))
+    clean = replace(clean, draw=torch.arange(wanted.masks).repeat_interleave(count))
+    rates, masking, group = (
+        torch.tensor(wanted.rates).double(),
+        IndependentMasking(mask=rule),
+        torch.arange(len(clean)),
+    )
+    moments = []
+    was_training = model.training
+    model.eval()
+    for i, t in enumerate(rates):
+        field = evaluation_field(seed, clean, i)
+        batch = masking.assemble(clean, t.expand(len(clean)), Uniform(), field, None, group).to(device)
+        moments.append(
+            _gradient_moments(model, batch) if wanted.moment == "gradient" else _moments(model, batch, chunk)
+        )
+    model.train(was_training)
+    means, variances = torch.tensor(moments, dtype=torch.float64).unbind(1)
+    return RateProfile(rates, means, variances)
+
+
+def evaluation_field(seed: int, clean: TokenBatch, salt: int) -> Tensor:
+    """[B, L] uniforms for the masks of a measurement, apart from those of training."""
+    return noise.uniforms(seed, clean.row, clean.draw, clean.length, purpose=noise.Purpose.EVALUATION, salt=salt)
+
+
+@torch.no_grad()
+def row_losses(model: MaskedDiffusionLM, batch: MaskedBatch) -> Tensor:
+    """[B] float64 Σ nll / (rate · L_eff) of each row."""
+    require(batch.rate is not None, "these losses are weighted by the mask rate, and this batch has none")
+    assert batch.rate is not None
+    nll = torch.zeros(batch.masked.shape, dtype=torch.float64, device=batch.masked.device)
+    run = batch.masked.any(1)
+    if run.any():
+        nll[run] = model(batch[run]).nll.double()
+    return nll.sum(1) / (batch.rate[:, 0] * batch.clean.effective_length)
+
+
+def loss_and_gradient(model: MaskedDiffusionLM, batch: MaskedBatch, objective: Objective) -> tuple[Tensor, Tensor]:
+    """A batch's loss and its gradient with respect to the trained parameters, as one vector [P].
+
+    The parameters' own `.grad` is neither read nor written.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    weights = objective.weights(batch) / objective.normaliser(batch).float()
+    run = batch.masked.any(1)
+    if not run.any():
+        return weights.new_zeros(()), weights.new_zeros(sum(p.numel() for p in parameters))
+    output = model(batch[run], weights[run])
+    gradients = torch.autograd.grad(output.loss, parameters, allow_unused=True)
+    vector = torch.cat(
+        [(torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(parameters, gradients, strict=True)]
+    )
+    return output.loss.detach(), vector
+
+
+def _moments(model: MaskedDiffusionLM, batch: MaskedBatch, chunk: int) -> tuple[float, float]:
+    """Mean and variance of the rows' losses."""
+    loss = torch.cat([row_losses(model, batch[s : s + chunk]) for s in range(0, len(batch), chunk)])
+    return float(loss.mean()), float(loss.var())
+
+
+def _gradient_moments(model: MaskedDiffusionLM, batch: MaskedBatch) -> tuple[float, float]:
+    """Length of the mean of the rows' gradients, and trace of their covariance.
+
+    Their squares add up to the plain second moment, and each is unbiased but where the square of the mean would
+    come out below 0.
+    """
+    count, total, squares = len(batch), 0.0, 0.0
+    for row in range(count):
+        _, gradient = loss_and_gradient(model, batch[row : row + 1], ELBO())
+        total = total + gradient
+        squares += _square(gradient)
+    assert isinstance(total, Tensor)
+    second = squares / count
+    variance = min(second, (squares - _square(total) / count) / (count - 1))
+    return (second - variance) ** 0.5, variance
+
+
+def _square(vector: Tensor) -> float:
+    return float(torch.linalg.vector_norm(vector, dtype=torch.float64)) ** 2

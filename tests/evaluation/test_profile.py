@@ -1,0 +1,96 @@
+"""Moments of single rows' losses and gradients at each rate, against plain sums and exact enumeration."""
+
+import pytest
+import torch
+
+from unmask import ELBO, PPOTS, Bernoulli, ExactCount, IndependentMasking, RowStream, Uniform
+from unmask.data import load_sudoku
+from unmask.evaluation.profile import evaluation_field, loss_and_gradient, measure_profile
+from unmask.recipes import SudokuModel
+from unmask.times import Measurement
+
+RATES = (0.2, 0.4, 0.6, 0.8, 1.0)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return SudokuModel(layers=1, width=16, heads=2).build()
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return load_sudoku("train", limit=40)
+
+
+def test_the_profile_measures_mean_and_variance_at_each_rate(model, rows):
+    """An untrained model loses about log 9 a token at every rate, so g is nearly flat for exact counts."""
+    wanted = Measurement(RATES, rows=8, masks=8)
+    found = measure_profile(model, rows, ExactCount(), wanted)
+    assert found.t.tolist() == pytest.approx(RATES)
+    assert float(found.mean.max() / found.mean.min()) < 1.2
+    bernoulli = measure_profile(model, rows, Bernoulli(), wanted)
+    # The number of masked tokens varies under Bernoulli masks alone, most of all (relatively) at low rates.
+    assert bernoulli.variance[0] > 3 * found.variance[0]
+    assert bernoulli.variance[0] > 3 * bernoulli.variance[-1]
+
+
+@pytest.mark.parametrize("rule", [Bernoulli(), ExactCount()], ids=str)
+def test_gradient_moments_are_those_of_the_rows_gradients(model, rows, rule):
+    """The gradients of all rows at once, held in memory, give mean and covariance by definition."""
+    wanted = Measurement((0.02, 0.5), rows=3, masks=2, moment="gradient")
+    found = measure_profile(model, rows, rule, wanted)
+    clean = RowStream(rows).rows(torch.arange(3).repeat(2), torch.tensor([0, 0, 0, 1, 1, 1]))
+    for i, t in enumerate(wanted.rates):
+        t = torch.full((6,), t, dtype=torch.float64)
+        batch = IndependentMasking(mask=rule).assemble(
+            clean, t, Uniform(), evaluation_field(0, clean, i), None, torch.arange(6)
+        )
+        weights = ELBO().weights(batch) / clean.effective_length[:, None]
+        gradients = []
+        for row in range(6):
+            model.zero_grad()
+            model(batch[row : row + 1], weights[row : row + 1]).loss.backward()
+            gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]).double())
+        gradients = torch.stack(gradients)
+        variance, second = gradients.var(0).sum(), (gradients**2).sum(1).mean()
+        assert float(found.variance[i]) == pytest.approx(float(min(variance, second)), rel=1e-4)
+        # sqrt(g² + v), all that a fit looks at, is the root of the plain second moment
+        assert float(found.mean[i] ** 2 + found.variance[i]) == pytest.approx(float(second), rel=1e-4)
+    model.zero_grad()
+
+
+def test_measuring_leaves_the_model_as_it_was(model, rows):
+    model.train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for moment in ("loss", "gradient"):
+        measure_profile(model, rows, ExactCount(), Measurement(RATES, 2, 1, moment))
+    assert model.training
+    assert all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_fitted_rates_lower_the_noise_of_the_gradient_they_were_fitted_to(model, rows):
+    """∫ E|G|² / p is what independent rates add to the gradient's second moment; uniform is the control."""
+    config = PPOTS(moment="gradient", grid=10, rows=4, masks=4)
+    time = config.start()
+    profile = measure_profile(model, rows, Bernoulli(), time.measures)
+    time.refit(profile)
+    second = profile.mean**2 + profile.variance
+    assert float((second / time.density(profile.t - 1 / 20)).mean()) < 0.95 * float(second.mean())
+
+
+def test_a_single_row_has_no_variance(model, rows):
+    with pytest.raises(ValueError, match="at least 2 held-out rows"):
+        measure_profile(model, rows.select([0]), ExactCount(), Measurement(RATES, 2, 1))
+
+
+def test_a_batch_without_a_mask_has_a_zero_gradient(model, rows):
+    masking, clean = IndependentMasking(), RowStream(rows).take(2)
+    field = torch.ones(2, 81, dtype=torch.float64)
+    t = torch.full((2,), 0.5, dtype=torch.float64)
+    batch = masking.assemble(clean, t, Uniform(), field, None, torch.arange(2))
+    loss, gradient = loss_and_gradient(model, batch, ELBO())
+    assert float(loss) == 0
+    assert gradient.shape == (sum(p.numel() for p in model.parameters()),)
+    assert not gradient.any()
