@@ -9,8 +9,10 @@ from unmask.masks import Bernoulli, ExactCount
 from unmask.model import MaskedDiffusionLM, MaskedOutput
 from unmask.objectives import ELBO, MaskedMean, RowMean
 from unmask.ppots import PPOTS
+from unmask.pretrained import Pretrained, from_pretrained, save_pretrained
 from unmask.processes import ForwardProcess, IndependentMasking, ProgressiveUnmasking
 from unmask.sampling import Generation, generate
+from unmask.schedules import Ramp
 from unmask.times import Bell, Beta, Clipped, Uniform
 from unmask.training import Trainer, TrainingConfig
 
@@ -32,7 +34,9 @@ __all__ = [
     "MaskedHead",
     "MaskedMean",
     "MaskedOutput",
+    "Pretrained",
     "ProgressiveUnmasking",
+    "Ramp",
     "RowImportance",
     "RowMean",
     "RowStream",
@@ -42,5 +46,7 @@ __all__ = [
     "Trainer",
     "TrainingConfig",
     "Uniform",
+    "from_pretrained",
     "generate",
+    "save_pretrained",
 ]

@@ -2,9 +2,10 @@
 
 from unmask.processes.base import ForwardProcess, Masking
 from unmask.processes.independent import IndependentMasking, IndependentProcess
-from unmask.processes.progressive import ProgressiveProcess, ProgressiveUnmasking
+from unmask.processes.progressive import Chains, ProgressiveProcess, ProgressiveUnmasking
 
 __all__ = [
+    "Chains",
     "ForwardProcess",
     "IndependentMasking",
     "IndependentProcess",

@@ -1,0 +1,109 @@
+"""Schedules: a setting that changes with the training step.
+
+A schedule is a plain number; a tuple of (step, value) pairs, each value holding from its step on; or a `Ramp`.
+It is a pure function of the step, so a resumed run needs nothing but its step number.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from unmask.config import require
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """A value that moves linearly from `start` to `end`, and is constant before and after.
+
+    Attributes:
+        start: value up to step `after`.
+        end: value from step `after + steps` on.
+        steps: length of the move, at least 1.
+        after: step at which it begins.
+    """
+
+    start: float
+    end: float
+    steps: int
+    after: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("start", "end"):
+            value = getattr(self, name)
+            require(_is_number(value), f"Ramp: {name} must be a finite number, got {value!r}")
+        require(
+            _is_step(self.steps) and self.steps > 0, f"Ramp: steps must be a positive integer, got {self.steps!r}"
+        )
+        require(_is_step(self.after), f"Ramp: after must be an integer of at least 0, got {self.after!r}")
+
+    def __call__(self, step: int) -> float:
+        """The value at `step`."""
+        done = min(max(step - self.after, 0), self.steps)
+        return self.start + (self.end - self.start) * done / self.steps
+
+
+Schedule = float | tuple[tuple[int, float], ...] | Ramp
+
+
+def value_at(schedule: Schedule, step: int) -> float:
+    """The schedule's value at step 0, 1, ..."""
+    if isinstance(schedule, Ramp):
+        return schedule(step)
+    if isinstance(schedule, tuple):
+        return next(value for since, value in reversed(schedule) if since <= step)
+    return schedule
+
+
+def integer_at(schedule: Schedule, step: int) -> int:
+    """The value at `step` of a schedule of whole numbers, rounded to the nearest (halves up)."""
+    return math.floor(value_at(schedule, step) + 0.5)
+
+
+def corners(schedule: Schedule) -> tuple[float, ...]:
+    """The values that a schedule names; all others that it takes lie between them."""
+    if isinstance(schedule, Ramp):
+        return schedule.start, schedule.end
+    return tuple(value for _, value in schedule) if isinstance(schedule, tuple) else (schedule,)
+
+
+def check_schedule(
+    name: str, schedule: Schedule, allowed: Callable[[float], bool], what: str, *, whole: bool = False
+) -> None:
+    """Refuse what is no schedule, or takes a value that is not allowed.
+
+    Args:
+        name: of the setting, for the message.
+        schedule: to check.
+        allowed: tells whether a value is allowed; the allowed values must form an interval.
+        what: the allowed values in words, e.g. "a share in [0, 1]".
+        whole: whether the values it names must be integers.
+
+    Raises:
+        ValueError: saying which value is wrong and what would be right.
+    """
+    if isinstance(schedule, tuple):
+        pairs = len(schedule) > 0 and all(isinstance(p, tuple) and len(p) == 2 and _is_step(p[0]) for p in schedule)
+        require(
+            pairs, f"{name}: a schedule is a tuple of (step, value) pairs, e.g. ((0, 4), (500, 8)); got {schedule!r}"
+        )
+        steps = [step for step, _ in schedule]
+        require(
+            steps[0] == 0 and all(a < b for a, b in itertools.pairwise(steps)),
+            f"{name}: the steps of a schedule must begin at 0 and increase, got {steps}",
+        )
+    elif not isinstance(schedule, Ramp) and not _is_number(schedule):
+        raise ValueError(f"{name} must be {what}, a tuple of (step, value) pairs or a Ramp; got {schedule!r}")
+    for value in corners(schedule):
+        fits = _is_number(value) and (isinstance(value, int) or not whole)
+        require(fits and allowed(value), f"{name} must be {what}, got {value!r}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_step(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
