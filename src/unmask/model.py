@@ -27,6 +27,7 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import logging as hf_logging
 
+from unmask.attention import BlockLayout
 from unmask.batch import MaskedBatch, Scores, Tensors
 from unmask.head import MaskedHead
 
@@ -53,7 +54,8 @@ class MaskedDiffusionLM(nn.Module):
     """A denoiser: reads partly masked rows, predicts the masked tokens.
 
     Args:
-        backbone: maps `input_ids` and `attention_mask` to an object with `last_hidden_state` [B, L, d].
+        backbone: maps `input_ids` and `attention_mask` [B, L] to an object with `last_hidden_state` [B, L, d]; for
+            blocks also `position_ids` and a mask [B, 1, L, L].
         head: a `MaskedHead`, or the linear output layer that one is to be made of.
         mask_token_id: id of the mask token, inside the vocabulary.
         shifted: hidden[i - 1] predicts token i, as in a model initialised from an autoregressive one. Position
@@ -100,7 +102,7 @@ class MaskedDiffusionLM(nn.Module):
     @classmethod
     def from_config(cls, config: PretrainedConfig, mask_token_id: int, shifted: bool = False) -> MaskedDiffusionLM:
         """Make a model with random weights from a Hugging Face config of a causal or masked language model."""
-        return cls.from_hf(_auto_class(config).from_config(config), mask_token_id, shifted)
+        return cls.from_hf(auto_class(config).from_config(config), mask_token_id, shifted)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **options: Any) -> MaskedDiffusionLM:
@@ -115,7 +117,7 @@ class MaskedDiffusionLM(nn.Module):
         mask_token_id = getattr(config, "mask_token_id", None)
         if mask_token_id is None:
             raise ValueError(f"{folder}/config.json names no mask_token_id: it was not saved by unmask")
-        model = _auto_class(config).from_pretrained(folder, **options)
+        model = auto_class(config).from_pretrained(folder, **options)
         return cls.from_hf(model, mask_token_id, getattr(config, "unmask_shifted", False))
 
     def save_pretrained(self, folder: str | Path, state: dict[str, Tensor] | None = None) -> None:
@@ -126,12 +128,10 @@ class MaskedDiffusionLM(nn.Module):
             state: weights to save instead of the model's own (an average of them, or gathered shards), with
                 the names of `state_dict()`.
         """
-        if not self.is_hugging_face:
-            raise ValueError("this model was not made from a Hugging Face model, so it has no folder format")
-        names = self._container_names()
+        container, names = self.hugging_face, self._container_names()
         renamed = None if state is None else {names[name]: tensor for name, tensor in state.items()}
         with _quiet():
-            self._container[0].save_pretrained(folder, state_dict=renamed)
+            container.save_pretrained(folder, state_dict=renamed)
 
     def load_weights(self, folder: str | Path) -> dict[str, Tensor]:
         """Read the weights of a folder that `save_pretrained` wrote, with the names of `state_dict()`."""
@@ -151,22 +151,51 @@ class MaskedDiffusionLM(nn.Module):
         return bool(self._container)
 
     @property
+    def hugging_face(self) -> PreTrainedModel:
+        """The Hugging Face model that backbone and head are parts of; ValueError where there is none."""
+        if not self._container:
+            raise ValueError("this model was not made from a Hugging Face model, so it has no folder format")
+        return self._container[0]
+
+    @property
     def config(self) -> PretrainedConfig | None:
         """The Hugging Face config, or None for a backbone of another kind."""
         return getattr(self.backbone, "config", None)
 
-    def hidden(self, noisy: Tensor, attention: Tensor) -> Tensor:
+    def hidden(
+        self, noisy: Tensor, attention: Tensor, block: Tensor | None = None, clean: Tensor | None = None
+    ) -> Tensor:
         """[B, L, d] hidden states, aligned: hidden[:, i] predicts position i.
 
         Args:
             noisy: [B, L] token ids with mask tokens.
             attention: [B, L] bool, real tokens.
+            block: [B, L] int64 block of each position, from 0, never decreasing along a row: position i sees its
+                own and earlier blocks. None: no blocks.
+            clean: [B, L] the same rows without masks: every block is predicted from the *clean* blocks before
+                it, and only the masked positions' states mean anything. None: from the blocks as they are in
+                `noisy`.
+
+        Raises:
+            ValueError: where there are blocks, and the backbone cannot be told who sees whom.
         """
-        mask = None if bool(attention.all()) else attention
-        hidden = self.backbone(input_ids=noisy, attention_mask=mask).last_hidden_state
-        if self.shifted:
-            hidden = nn.functional.pad(hidden[:, :-1], (0, 0, 1, 0))
-        return hidden
+        # The shift, once: which position's state predicts position i.
+        predictor = (torch.arange(noisy.shape[1], device=noisy.device) - int(self.shifted)).clamp(min=0)
+        if block is None or not block.any():
+            mask = None if bool(attention.all()) else attention
+            hidden = self.backbone(input_ids=noisy, attention_mask=mask).last_hidden_state
+            return hidden[:, predictor] if self.shifted else hidden
+        masked = torch.zeros_like(attention) if clean is None else noisy != clean
+        if clean is None or not masked.any():
+            clean, layout = noisy, BlockLayout.single(block, attention, predictor)
+        else:
+            layout = BlockLayout.double(block, attention, predictor, masked)
+        hidden = self.backbone(
+            input_ids=layout.tokens(noisy, clean),
+            attention_mask=layout.attention_mask(self.backbone),
+            position_ids=layout.position.expand(len(noisy), -1),
+        ).last_hidden_state
+        return layout.read(hidden)
 
     def forward(
         self, batch: MaskedBatch, weights: Tensor | None = None, needs: tuple[str, ...] | None = None
@@ -185,7 +214,7 @@ class MaskedDiffusionLM(nn.Module):
             raise ValueError(
                 "a shifted model cannot predict position 0: prepend a BOS token, or make position 0 unmaskable"
             )
-        hidden = self.hidden(batch.noisy(self.mask_token_id), batch.clean.attention)
+        hidden = self.hidden(batch.noisy(self.mask_token_id), batch.clean.attention, batch.block, batch.clean.tokens)
         flat = masked.flatten().nonzero()[:, 0]
         token_weights = (
             weights.flatten()[flat] if weights is not None else torch.full((len(flat),), 1 / max(1, len(flat)))
@@ -208,11 +237,15 @@ class MaskedDiffusionLM(nn.Module):
         return MaskedOutput(loss, full_nll, scores, gradient)
 
     @torch.no_grad()
-    def predict(self, noisy: Tensor, attention: Tensor, masked: Tensor) -> Tensor:
-        """[N, V] logits in fp32 at the N masked positions, row by row, with the mask token at -inf."""
+    def predict(self, noisy: Tensor, attention: Tensor, masked: Tensor, block: Tensor | None = None) -> Tensor:
+        """[N, V] logits in fp32 at the N masked positions, row by row, with the mask token at -inf.
+
+        With `block` [B, L], position i sees its own and earlier blocks alone, as they are in `noisy`: the model
+        of block diffusion at the block that is being filled, where the earlier ones are known.
+        """
         if self.shifted and bool(masked[:, 0].any()):
             raise ValueError("a shifted model cannot predict position 0: prepend a BOS token")
-        hidden = self.hidden(noisy, attention).flatten(0, 1)
+        hidden = self.hidden(noisy, attention, block).flatten(0, 1)
         return self.head.logits(hidden[masked.flatten()], self.mask_token_id)
 
     def _container_names(self) -> dict[str, str]:
@@ -250,7 +283,8 @@ def _quiet() -> Iterator[None]:
             hf_logging.enable_progress_bar()
 
 
-def _auto_class(config: PretrainedConfig) -> Any:
+def auto_class(config: PretrainedConfig) -> Any:
+    """AutoModelForCausalLM or AutoModelForMaskedLM, whichever a config's model is; ValueError for neither."""
     name = config.model_type
     if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and "MaskedLM" not in str(config.architectures):
         # Encoders with a causal variant (BERT) are meant as encoders.

@@ -1,0 +1,154 @@
+"""Who sees whom, where a row is cut into blocks.
+
+Block b is predicted from the clean blocks before it and from its own noisy state (block diffusion,
+arXiv 2503.09573). All blocks of a row are predicted in one forward over two copies of it: a noisy position sees
+the noisy positions of its own block and the clean ones of earlier blocks; a clean position sees the clean ones of
+its own and earlier blocks. Padding is seen by nobody. Only the parts of the copies that some prediction reads are
+run: with one block that is the noisy row alone, with blocks of one token and a shifted read-out the clean row
+alone, under a causal mask.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import create_block_mask
+
+LAYERS = {"full_attention", "sliding_attention"}
+
+
+@dataclass(frozen=True)
+class BlockLayout:
+    """The tokens of one forward, and where each position's prediction is read.
+
+    Attributes:
+        position: [N] int64 position in the row of each token that is run.
+        noisy: [N] bool, whether it is of the noisy copy.
+        block: [B, N] int64 its block.
+        real: [B, N] bool, no padding.
+        source: [B, L] int64 which of the N hidden states predicts a position. Where nothing is predicted it
+            points anywhere.
+    """
+
+    position: Tensor
+    noisy: Tensor
+    block: Tensor
+    real: Tensor
+    source: Tensor
+
+    @classmethod
+    def single(cls, block: Tensor, real: Tensor, predictor: Tensor) -> BlockLayout:
+        """One copy, in which each position sees its own and earlier blocks: of rows whose earlier blocks are known.
+
+        Args:
+            block: [B, L] int64 block of each position, from 0, never decreasing along a row.
+            real: [B, L] bool, no padding.
+            predictor: [L] int64, the position whose hidden state predicts position i.
+        """
+        every = torch.ones(block.shape[1], dtype=torch.bool, device=block.device)
+        return cls._make(~every, every, block, real, predictor)
+
+    @classmethod
+    def double(cls, block: Tensor, real: Tensor, predictor: Tensor, masked: Tensor) -> BlockLayout:
+        """Both copies, as far as the predictions of the masked positions [B, L], at least one, need them."""
+        of_block = torch.zeros(len(block), int(block.max()) + 1, dtype=torch.int64, device=block.device)
+        read_noisy = masked & (block[:, predictor] == block)
+        busy = of_block.scatter_add(1, block, read_noisy.long()).gather(1, block) > 0
+        last = torch.where(masked, block, 0).amax(1, keepdim=True)
+        return cls._make((busy & real).any(0), ((block < last) & real).any(0), block, real, predictor)
+
+    @classmethod
+    def _make(cls, noisy: Tensor, clean: Tensor, block: Tensor, real: Tensor, predictor: Tensor) -> BlockLayout:
+        """Run the positions `noisy` [L] of the noisy copy and `clean` [L] of the clean one."""
+        if bool((block.diff(dim=1) < 0).any()):
+            raise ValueError("block numbers must not decrease along a row: a block is predicted from those before it")
+        first, second = noisy.nonzero()[:, 0], clean.nonzero()[:, 0]
+        position = torch.cat([first, second])
+        place = torch.arange(len(position), device=block.device)
+        # Row 1: where a position's state for predictions of its own block is; row 0: for those of later blocks.
+        where = torch.zeros(2, block.shape[1], dtype=torch.int64, device=block.device)
+        where[:, second] = place[len(first) :]
+        where[1, first] = place[: len(first)]
+        own = block[:, predictor] == block
+        source = torch.where(own, where[1, predictor], where[0, predictor])
+        return cls(position, place < len(first), block[:, position], real[:, position], source)
+
+    def tokens(self, noisy: Tensor, clean: Tensor) -> Tensor:
+        """[B, N] tokens to run, of the noisy and the clean rows [B, L]."""
+        return torch.where(self.noisy, noisy[:, self.position], clean[:, self.position])
+
+    def read(self, hidden: Tensor) -> Tensor:
+        """[B, L, d] states that predict each position, out of those of the tokens run [B, N, d]."""
+        return hidden.gather(1, self.source[..., None].expand(-1, -1, hidden.shape[-1]))
+
+    def sees(self, row: Any, query: Any, key: Any, window: int | None = None) -> Tensor:
+        """Whether token `query` of row `row` sees token `key`; index tensors that broadcast.
+
+        With a window, nothing further away than so many positions is seen.
+        """
+        query_block, key_block = self.block[row, query], self.block[row, key]
+        query_noisy, key_noisy = self.noisy[query], self.noisy[key]
+        of_clean = ~key_noisy & (key_block + query_noisy <= query_block)
+        of_noisy = key_noisy & query_noisy & (key_block == query_block)
+        # Padding sees itself, so that no row of the softmax is empty; nothing reads what comes of it.
+        seen = (of_clean | of_noisy) & self.real[row, key] | (query == key)
+        if window is not None:
+            seen = seen & ((self.position[query] - self.position[key]).abs() <= window)
+        return seen
+
+    def visible(self, window: int | None = None) -> Tensor:
+        """[B, N, N] bool: query, key."""
+        token = torch.arange(len(self.position), device=self.position.device)
+        row = torch.arange(len(self.block), device=self.position.device)
+        return self.sees(row[:, None, None], token[:, None], token, window)
+
+    def attention_mask(self, backbone: nn.Module) -> Any:
+        """The mask as the backbone's attention takes it: a flex attention `BlockMask`, bool or additive [B, 1, N, N].
+
+        A dict of them where its layers differ.
+
+        Raises:
+            ValueError: for a backbone that cannot be told who sees whom.
+        """
+        config = getattr(backbone, "config", None)
+        kinds = _layer_kinds(backbone, config)
+        kernel = getattr(config, "_attn_implementation", "sdpa")
+        window = getattr(config, "sliding_window", None)
+
+        def make(window: int | None) -> Any:
+            if kernel == "flex_attention":
+                rows, count = self.block.shape
+                return create_block_mask(
+                    lambda b, h, q, k: self.sees(b, q, k, window), rows, None, count, count, self.block.device.type
+                )
+            seen = self.visible(window)[:, None]
+            if kernel == "sdpa":
+                return seen
+            return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, torch.finfo(torch.float32).min)
+
+        if "sliding_attention" in kinds:
+            return {kind: make(window if kind == "sliding_attention" else None) for kind in LAYERS}
+        return make(None if kinds else window)
+
+
+def _layer_kinds(backbone: nn.Module, config: Any) -> set[str]:
+    """Kinds of attention among the backbone's layers; empty where all are alike."""
+    kinds: set[str] = set(getattr(config, "layer_types", None) or ())
+    kernel = getattr(config, "_attn_implementation", "sdpa")
+    problem = None
+    if kernel not in ("eager", "sdpa", "flex_attention"):
+        problem = f'its attention "{kernel}" takes no mask: load it with attn_implementation="sdpa", "eager" or '
+        problem += '"flex_attention"'
+    elif kinds - LAYERS:
+        problem = (
+            f"it has layers of kind {', '.join(sorted(kinds - LAYERS))}, which pass information on by themselves"
+        )
+    elif "position_ids" not in inspect.signature(backbone.forward).parameters or getattr(config, "alibi", False):
+        problem = "it takes no position_ids, so two copies of a row cannot share their positions"
+    if problem:
+        raise ValueError(f"{type(backbone).__name__} cannot be used with blocks: {problem}")
+    return kinds
