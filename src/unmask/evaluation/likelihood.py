@@ -1,0 +1,256 @@
+"""How likely are rows? The negative ELBO in nats and bits per token, always with an interval.
+
+The estimate comes from the code that trains: a masking config draws rates and masks, the ELBO objective weighs
+the losses (docs/estimators.md). Every row is a batch of its own, of `samples` draws. So a coupling (stratified,
+antithetic) acts among the draws of one row, rows stay independent of one another, and all noise is a function of
+(seed, row, sample) alone: common to all compared models, and the same for any batch size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar, cast
+
+import scipy.stats
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from unmask import noise
+from unmask.batch import MaskedBatch, Tensors, TokenBatch
+from unmask.config import positive_int, require
+from unmask.data.stream import RowStream
+from unmask.data.text import TextTokenizer
+from unmask.evaluation.variance import Estimate
+from unmask.masks import ExactCount
+from unmask.model import MaskedDiffusionLM
+from unmask.objectives import ELBO
+from unmask.processes import IndependentMasking, Masking
+
+T = TypeVar("T", bound=Tensors)
+
+
+@dataclass(frozen=True)
+class LikelihoodConfig:
+    """How a likelihood is estimated; two numbers compare only where this is the same.
+
+    Attributes:
+        masking: draws rates and masks. By default the number of masked tokens is uniform on 1..L_eff and
+            stratified over the draws of a row. It must state its density and draw all rates in (0, 1].
+        samples: forwards of each row.
+        seed: of the noise.
+    """
+
+    masking: Masking = field(default_factory=lambda: IndependentMasking(mask=ExactCount(), coupling="stratified"))
+    samples: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        positive_int("samples", self.samples)
+        ELBO().check(self.masking)
+        time = getattr(self.masking, "time", None)
+        require(
+            time is None or time.start() is time,
+            f"{time} is fitted to a model, so two models would be measured by different noise: use Uniform()",
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class RowNats:
+    """Negative log-likelihoods of rows, or upper bounds on them: what `of` says.
+
+    Attributes:
+        of: which number it is, and of which distribution.
+        nats: [N] float64, one for each row.
+        tokens: [N] int64, L_eff.
+    """
+
+    of: str
+    nats: Tensor
+    tokens: Tensor
+
+    @property
+    def nats_per_token(self) -> Estimate:
+        """Σ nats / Σ L_eff."""
+        return self.per(self.tokens)
+
+    @property
+    def bits_per_token(self) -> Estimate:
+        """The same over ln 2."""
+        return _map(lambda x: x / math.log(2), self.nats_per_token)
+
+    @property
+    def perplexity(self) -> Estimate:
+        """exp of the nats per token: a bound on the perplexity where the nats are a bound."""
+        return _map(math.exp, self.nats_per_token)
+
+    def bits_per(self, units: Tensor) -> Estimate:
+        """Bits for each unit, where row i has units[i] of them (see `characters`)."""
+        return _map(lambda x: x / math.log(2), self.per(units))
+
+    def per(self, units: Tensor) -> Estimate:
+        """Nats for each unit: the ratio of sums Σ nats / Σ units, with its 95% interval.
+
+        Rows are the sampling unit. The standard error of the ratio is the delta method's, from the residuals
+        nats - ratio · units of the rows, with Student's t on N - 1 degrees of freedom. It holds the noise of
+        the masks too.
+        """
+        return ratio(self.nats, units)
+
+    def difference(self, other: RowNats) -> Estimate:
+        """This model's nats per token less the other's, paired by row, with an interval of its own.
+
+        Raises:
+            ValueError: where the two are of different rows or are different numbers.
+        """
+        require(
+            torch.equal(self.tokens, other.tokens) and self.of == other.of,
+            f"a paired difference needs the same number of the same rows, got '{self.of}' of {len(self.nats)} rows "
+            f"and '{other.of}' of {len(other.nats)}",
+        )
+        return ratio(self.nats - other.nats, self.tokens)
+
+
+def likelihood(
+    model: MaskedDiffusionLM,
+    dataset: Dataset,
+    config: LikelihoodConfig | None = None,
+    *,
+    batch_size: int = 64,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> RowNats:
+    """Estimate the negative ELBO of each row of a data set.
+
+    Args:
+        model: in its own precision, without dropout, on its own device.
+        dataset: rows with the columns `tokens` and `maskable`; what is not maskable is given, and not scored.
+        config: masking, samples and seed.
+        batch_size: forwards at a time; changes no number.
+        progress: called with the number of rows done since the last call.
+
+    Returns:
+        Unbiased estimates, one for each row.
+    """
+    config, objective = config or LikelihoodConfig(), ELBO()
+    nats, tokens = [], []
+    for batch, nll in losses(model, dataset, config, batch_size=batch_size):
+        total = (objective.weights(batch).double() * nll).sum(1).view(-1, config.samples).mean(1)
+        nats.append(total)
+        tokens.append(batch.clean.effective_length[:: config.samples])
+        progress(len(total))
+    return RowNats(f"negative ELBO, {config.masking}", torch.cat(nats), torch.cat(tokens))
+
+
+def losses(
+    model: MaskedDiffusionLM, dataset: Dataset, config: LikelihoodConfig, *, batch_size: int = 64
+) -> Iterator[tuple[MaskedBatch, Tensor]]:
+    """Yield (batch, nll [B, L] float64), on the CPU, with all samples of a row next to one another."""
+    with evaluating(model):
+        for clean in chunks(dataset, max(1, batch_size // config.samples)):
+            batch = joined([_samples(clean[i : i + 1], config) for i in range(len(clean))])
+            yield batch, masked_nll(model, batch, batch_size)
+
+
+@torch.no_grad()
+def masked_nll(model: MaskedDiffusionLM, batch: MaskedBatch, batch_size: int) -> Tensor:
+    """[B, L] float64 nats of the masked tokens, on the CPU; rows without a mask cost no forward."""
+    device = next(model.parameters()).device
+    nll = torch.zeros(batch.masked.shape, dtype=torch.float64)
+    run = batch.masked.any(1).nonzero()[:, 0]
+    for rows in run.split(batch_size):
+        nll[rows] = model(batch[rows].to(device)).nll.double().cpu()
+    return nll
+
+
+def ratio(values: Tensor, units: Tensor) -> Estimate:
+    """Σ values / Σ units over independent rows with the delta method's 95% interval.
+
+    Args:
+        values: [N].
+        units: [N], not negative.
+
+    Raises:
+        ValueError: for fewer than two rows with a unit.
+    """
+    values, units = values.double(), units.double()
+    here = units > 0
+    count = int(here.sum())
+    require(count >= 2, f"an interval over rows needs at least 2 rows, got {count}")
+    value = values[here].sum() / units[here].sum()
+    residual = values[here] - value * units[here]
+    error = float((residual.square().sum() * count / (count - 1)).sqrt() / units[here].sum())
+    reach = float(scipy.stats.t.ppf(0.975, count - 1)) * error
+    return Estimate(float(value), float(value) - reach, float(value) + reach)
+
+
+def characters(dataset: Dataset, tokenizer: TextTokenizer, of: str = "characters") -> Tensor:
+    """[N] int64 number of characters (or UTF-8 bytes) of the maskable tokens of each row.
+
+    A character whose bytes lie in two rows counts in both.
+    """
+    require(of in ("characters", "bytes"), f"count 'characters' or 'bytes', not {of!r}")
+    counts = []
+    for clean in chunks(dataset, 1000):
+        for tokens, maskable in zip(clean.tokens, clean.maskable, strict=True):
+            text = tokenizer.decode(tokens[maskable].tolist())
+            counts.append(len(text if of == "characters" else text.encode()))
+    return torch.tensor(counts)
+
+
+def chunks(dataset: Dataset, size: int) -> Iterator[TokenBatch]:
+    """The rows of a data set in order, `size` at a time; a row's number is its place."""
+    stream = RowStream(dataset)
+    for row in torch.arange(len(dataset)).split(size):
+        yield stream.rows(row)
+
+
+def joined(parts: list[T]) -> T:
+    """Put the rows of batches of one length into one batch."""
+
+    def join(name: str) -> Any:
+        values = [getattr(part, name) for part in parts]
+        if isinstance(values[0], Tensor):
+            return torch.cat(values)
+        return joined(values) if isinstance(values[0], Tensors) else values[0]
+
+    return replace(parts[0], **{f.name: join(f.name) for f in fields(parts[0])})
+
+
+@contextmanager
+def evaluating(model: MaskedDiffusionLM) -> Iterator[None]:
+    """Switch dropout off, and back on whatever happens."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+class _Copies:
+    """A stream of one row: its d-th draw is its d-th sample."""
+
+    rank, world_size, importance = 0, 1, None
+
+    def __init__(self, row: TokenBatch) -> None:
+        self.row, self.position = row, 0
+
+    def take(self, n: int, counts: list[int] | None = None) -> TokenBatch:
+        draw = torch.arange(self.position, self.position + n)
+        self.position += n
+        return replace(self.row[torch.zeros(n, dtype=torch.int64)], draw=draw)
+
+
+def _samples(row: TokenBatch, config: LikelihoodConfig) -> MaskedBatch:
+    """All draws of one row, by a process of its own."""
+    seed = int(noise.hashes(config.seed, int(noise.Purpose.EVALUATION), row.row)[0])
+    stream = cast(RowStream, _Copies(row))
+    return config.masking.start(stream, config.samples, seed).draw()
+
+
+def _map(function: Callable[[float], float], estimate: Estimate) -> Estimate:
+    """A rising function of an estimate and its ends."""
+    return Estimate(function(estimate.value), function(estimate.low), function(estimate.high))

@@ -1,0 +1,225 @@
+"""Likelihoods against exact enumeration, and what must not change them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import GPT2Config
+
+from unmask import (
+    ELBO,
+    PPOTS,
+    Bell,
+    Bernoulli,
+    Clipped,
+    ExactCount,
+    IndependentMasking,
+    MaskedDiffusionLM,
+    ProgressiveUnmasking,
+)
+from unmask.data.text import character_tokenizer, load_text
+from unmask.evaluation.likelihood import LikelihoodConfig, RowNats, characters, likelihood, ratio
+from unmask.testing import TabularWorld, exact_elbo, tabular_model
+
+
+@pytest.fixture(scope="module")
+def world():
+    return TabularWorld.random(length=3, vocab_size=2, error=1.0)
+
+
+@pytest.fixture(scope="module")
+def model(world):
+    return tabular_model(world)
+
+
+def rows_of(tokens, maskable=None) -> Dataset:
+    flags = [[True] * len(row) for row in tokens] if maskable is None else maskable
+    return Dataset.from_dict({"tokens": tokens, "maskable": flags})
+
+
+def drawn(world, count, seed=0) -> Dataset:
+    """Strings of the world; every third row's first position is given, so that L_eff differs."""
+    strings, probability = world.strings()
+    generator = torch.Generator().manual_seed(seed)
+    tokens = strings[torch.multinomial(probability, count, replacement=True, generator=generator)].tolist()
+    return rows_of(tokens, [[i % 3 > 0, *[True] * (world.length - 1)] for i in range(count)])
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A real model in float64, and rows of three lengths."""
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=12, n_positions=16, n_embd=16, n_layer=1, n_head=2, bos_token_id=None, eos_token_id=None
+    )
+    model = MaskedDiffusionLM.from_config(config, 11).double()
+    lengths = [5, 9, 16, 7, 16, 3, 11]
+    tokens = [[(3 * r + 5 * i) % 11 for i in range(n)] for r, n in enumerate(lengths)]
+    return model, rows_of(tokens, [[False] + [True] * (n - 1) for n in lengths])
+
+
+def config_of(**options) -> LikelihoodConfig:
+    return LikelihoodConfig(**options)
+
+
+MASKINGS = [
+    IndependentMasking(),
+    IndependentMasking(mask=ExactCount(), coupling="stratified"),
+    IndependentMasking(Bell(), Bernoulli(), "stratified"),
+    IndependentMasking(mask=ExactCount(), coupling="antithetic"),
+    IndependentMasking(mask=ExactCount(), coupling="stratified", mirror=True),
+]
+
+
+@pytest.mark.parametrize("masking", MASKINGS, ids=repr)
+def test_estimate_agrees_with_the_exact_elbo_row_by_row(world, model, masking):
+    """Many samples of each row: the mean lies within five standard errors of the enumerated value."""
+    tokens = [[0, 1, 1], [1, 0, 0], [1, 1, 1]]
+    exact = exact_elbo(world.rows(torch.tensor(tokens)), world.nll)
+    count = 64
+    runs = torch.stack(
+        [likelihood(model, rows_of(tokens), config_of(masking=masking, samples=8, seed=s)).nats for s in range(count)]
+    )
+    error = runs.std(0) / count**0.5
+    assert ((runs.mean(0) - exact).abs() < 5 * error + 1e-9).all()
+
+
+@pytest.mark.parametrize(
+    ("repeats", "least", "most"), [(80, 0.89, 1.0), pytest.param(400, 0.92, 0.98, marks=pytest.mark.slow)]
+)
+def test_intervals_cover_the_exact_value(world, model, repeats, least, most):
+    """95% intervals over sets of 30 rows of two lengths: how often the world's exact ELBO per token lies inside."""
+    strings, probability = world.strings()
+    nats, tokens = 0.0, 0.0
+    for given, share in ((True, 1 / 3), (False, 2 / 3)):
+        maskable = torch.ones_like(strings, dtype=torch.bool)
+        maskable[:, 0] = not given
+        elbo = exact_elbo(world.rows(strings, maskable), world.nll)
+        nats += share * float((probability * elbo).sum())
+        tokens += share * float(maskable[0].sum())
+    rows = 30
+    found = likelihood(model, drawn(world, repeats * rows), config_of(samples=2), batch_size=4000)
+    covered = 0
+    for part in torch.arange(repeats * rows).view(repeats, rows):
+        estimate = RowNats("", found.nats[part], found.tokens[part]).nats_per_token
+        covered += estimate.low <= nats / tokens <= estimate.high
+    assert least <= covered / repeats <= most
+    whole = found.nats_per_token
+    assert whole.low <= nats / tokens <= whole.high
+
+
+def test_an_interval_that_forgets_the_mask_noise_within_rows_does_not_cover(world, model):
+    """Negative control: treating the samples of a row as rows of their own gives intervals that are too short."""
+    repeats, rows, samples = 200, 12, 16
+    one = [[1, 0, 1]] * (rows // 2) + [[0, 0, 0]] * (rows // 2)
+    exact = likelihood(model, rows_of([[1, 0, 1], [0, 0, 0]]), config_of(samples=2048))
+    spread = float(exact.nats.std())
+    assert spread > 0.1  # rows differ, so their number limits what is known
+    found = likelihood(model, rows_of(one), config_of(samples=samples))
+    honest = found.nats_per_token
+    every = found.nats.repeat(repeats)
+    pretended = ratio(every, found.tokens.repeat(repeats))
+    assert pretended.high - pretended.low < 0.2 * (honest.high - honest.low)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8, 1000])
+def test_batch_size_changes_no_number(small, batch_size):
+    model, rows = small
+    config = config_of(samples=4)
+    expected = likelihood(model, rows, config, batch_size=64).nats
+    assert torch.allclose(likelihood(model, rows, config, batch_size=batch_size).nats, expected, rtol=0, atol=1e-12)
+
+
+def test_a_row_s_value_does_not_depend_on_its_neighbours_or_padding(small):
+    model, rows = small
+    config = config_of(samples=4)
+    expected = likelihood(model, rows, config).nats
+    first = likelihood(model, rows.select(range(2)), config).nats
+    assert torch.allclose(first, expected[:2], rtol=0, atol=1e-12)
+
+
+def test_single_precision_agrees_to_one_in_a_hundred_thousand(small):
+    model, rows = small
+    config = config_of(samples=4)
+    double = likelihood(model, rows, config, batch_size=3).nats_per_token.value
+    single = likelihood(model.float(), rows, config, batch_size=64).nats_per_token.value
+    model.double()
+    assert abs(single - double) < 1e-5
+
+
+def test_models_are_measured_under_the_same_masks(world, model):
+    """A paired difference is far narrower than the difference of two independent intervals."""
+    rows = drawn(world, 60)
+    a = likelihood(model, rows)
+    b = likelihood(tabular_model(TabularWorld(world.joint, error=1.05)), rows)
+    paired, apart = a.difference(b), a.nats_per_token
+    assert paired.high - paired.low < 0.2 * (apart.high - apart.low)
+    assert math.isclose(paired.value, a.nats_per_token.value - b.nats_per_token.value, abs_tol=1e-12)
+    same = a.difference(likelihood(model, rows, batch_size=7))
+    assert max(abs(same.low), abs(same.high)) < 1e-12
+
+
+def test_what_has_no_density_or_leaves_rates_out_is_refused():
+    with pytest.raises(ValueError, match="cannot state the density"):
+        LikelihoodConfig(masking=ProgressiveUnmasking())
+    with pytest.raises(ValueError, match="rates over all of"):
+        LikelihoodConfig(masking=IndependentMasking(Clipped(0.001, 1.0)))
+    with pytest.raises(ValueError, match="fitted to a model"):
+        LikelihoodConfig(masking=IndependentMasking(PPOTS()))
+    with pytest.raises(ValueError, match="samples"):
+        LikelihoodConfig(samples=0)
+    with pytest.raises(ValueError, match="at least 2 rows"):
+        _ = RowNats("", torch.ones(1), torch.ones(1)).nats_per_token
+
+
+def test_differences_of_other_rows_are_refused(world, model):
+    a, b = (likelihood(model, drawn(world, n)) for n in (4, 5))
+    with pytest.raises(ValueError, match="same rows"):
+        a.difference(b)
+    other = config_of(masking=IndependentMasking())
+    with pytest.raises(ValueError, match="same number"):
+        a.difference(likelihood(model, drawn(world, 4), other))
+
+
+def test_the_ratio_s_interval_is_the_delta_method_s():
+    """Against 20,000 simulated sets of rows: the mean squared error of the ratio is the squared standard error."""
+    generator = torch.Generator().manual_seed(0)
+    units = torch.randint(1, 20, (20_000, 40), generator=generator).double()
+    values = units * 2 + units.sqrt() * torch.randn(units.shape, generator=generator, dtype=torch.float64)
+    truth = float(((values.sum(1) / units.sum(1)) - 2).square().mean().sqrt())
+    reach = torch.tensor(
+        [ratio(v, u).high - ratio(v, u).value for v, u in zip(values[:300], units[:300], strict=True)]
+    )
+    assert abs(float(reach.mean()) / 2.0227 / truth - 1) < 0.05  # Student's t on 39 degrees of freedom
+
+
+def test_training_mode_and_weights_are_left_alone(small):
+    model, rows = small
+    model.train()
+    before = [p.clone() for p in model.parameters()]
+    likelihood(model, rows)
+    assert model.training
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_units_of_text(tmp_path):
+    (tmp_path / "a.txt").write_text("the übermut of it. " * 20)
+    tokenizer = character_tokenizer(["the übermut of it. "])
+    rows = load_text(tmp_path / "a.txt", "all", tokenizer=tokenizer, length=16)
+    letters, octets = characters(rows, tokenizer), characters(rows, tokenizer, "bytes")
+    assert int(letters.sum()) == 380
+    assert int(octets.sum()) == 400
+    found = RowNats("", letters.double(), letters)
+    assert math.isclose(found.bits_per_token.value, 1 / math.log(2))
+    assert math.isclose(found.bits_per(octets).value, 380 / 400 / math.log(2))
+    assert math.isclose(found.perplexity.value, math.e)
+
+
+def test_protocol_refuses_what_the_objective_refuses():
+    """One contract: every masking that ELBO takes is taken here, and no other."""
+    for masking in MASKINGS:
+        ELBO().check(masking)
+        LikelihoodConfig(masking=masking)
