@@ -1,24 +1,15 @@
-"""What does drawing masks cost, as a share of a training step?
-
-    python benchmarks/masking.py           # about two minutes; writes benchmarks/masking.json and masking.md
-
-The step is the paper's Sudoku model: 8 layers, d 256, 162 tokens, 32 rows, bf16 where the machine has it. Every
-masking draws (and PUMA observes) in turn, interleaved with training steps, in one process; figures are medians.
-"""
+"""What does drawing masks cost, as a share of a training step?"""
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import statistics
 import time
-from pathlib import Path
+from dataclasses import asdict, replace
 
 import torch
-from transformers import LlamaConfig
 
-import unmask
+from benchmarks.harness import Table
+from benchmarks.step import SIZE
 from unmask import (
     PPOTS,
     Bell,
@@ -35,7 +26,9 @@ from unmask.data.sudoku import MASK_TOKEN, VOCAB_SIZE, load_sudoku
 from unmask.processes.independent import COUPLINGS
 from unmask.training.platform import autocast_dtype, keep_freed_memory
 
-ROWS, REPEATS = 32, 30
+REPEATS = 12
+NOTE = """The step is that of the paper's Sudoku model, in bf16 where the processor has it: {step:.0f} ms. Every
+masking draws (and, where it wants scores, observes) in turn with training steps, in one process."""
 
 
 def maskings() -> dict[str, object]:
@@ -51,35 +44,23 @@ def maskings() -> dict[str, object]:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--repeats", type=int, default=REPEATS)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+def measure(repeats: int) -> Table:
     keep_freed_memory()
-    config = LlamaConfig(
-        vocab_size=VOCAB_SIZE,
-        hidden_size=256,
-        intermediate_size=768,
-        num_hidden_layers=8,
-        num_attention_heads=8,
-        max_position_embeddings=162,
-    )
+    size = replace(SIZE, vocabulary=VOCAB_SIZE)
+    config = size.config
     config._attn_implementation = "eager"
     torch.manual_seed(0)
     model = MaskedDiffusionLM.from_config(config, MASK_TOKEN)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-4, fused=True)
     dtype, objective = autocast_dtype("auto", torch.device("cpu")), RowMean()
     data = load_sudoku("train", form="pair", limit=4000)
-    processes = {name: masking.start(RowStream(data), ROWS) for name, masking in maskings().items()}
-    with_importance = RowStream(data, importance=RowImportance())
+    processes = {name: masking.start(RowStream(data), size.batch) for name, masking in maskings().items()}
     processes["uniform, Bernoulli, rows by importance (draw and observe)"] = IndependentMasking().start(
-        with_importance, ROWS
+        RowStream(data, importance=RowImportance()), size.batch
     )
     steps: list[float] = []
     costs: dict[str, list[float]] = {name: [] for name in processes}
-    for _ in range(options.repeats):
+    for turn in range(repeats + 1):
         for name, process in processes.items():
             began = time.perf_counter()
             batch = process.draw()
@@ -99,24 +80,11 @@ def main() -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        steps.append(time.perf_counter() - began)
-
+        if turn:
+            steps.append(time.perf_counter() - began)
     step = statistics.median(steps)
-    rows = {name: statistics.median(values) for name, values in costs.items()}
-    record = {
-        "machine": {"processor": platform.processor() or platform.machine(), "threads": options.threads},
-        "versions": {"unmask": unmask.__version__, "torch": torch.__version__},
-        "step_ms": 1e3 * step,
-        "masking_ms": {name: 1e3 * seconds for name, seconds in rows.items()},
-        "share_of_step": {name: seconds / step for name, seconds in rows.items()},
-    }
-    here = Path(__file__).with_suffix("")
-    here.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
-    lines = [f"Training step: {1e3 * step:.0f} ms (median of {options.repeats}).", "", "| masking | ms | share |"]
-    lines += ["|---|---|---|", *(f"| {n} | {1e3 * s:.2f} | {s / step:.2%} |" for n, s in rows.items())]
-    here.with_suffix(".md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
-
-
-if __name__ == "__main__":
-    main()
+    rows = []
+    for name, values in costs.items():
+        drawn = statistics.median(values[1:])
+        rows.append({"masking": name, "ms": 1e3 * drawn, "share of a step, %": 100 * drawn / step})
+    return Table(asdict(size), rows, NOTE.format(step=1e3 * step))

@@ -1,0 +1,41 @@
+"""At which row length does torch's fused attention overtake plain products?"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaAttention, eager_attention_forward
+
+from benchmarks.harness import Table, interleaved, median_ms
+
+REPEATS = 7
+TOKENS, WIDTH, HEAD = 4096, 256, 64
+LENGTHS = (81, 162, 224, 288, 352, 416, 512)
+NOTE = """Forward and backward of attention alone in bf16, heads of 64, the same number of tokens at every length.
+This is where the setting `attention: "auto"` takes its crossing from."""
+
+
+def measure(repeats: int) -> Table:
+    heads = WIDTH // HEAD
+    layer = LlamaAttention(LlamaConfig(hidden_size=WIDTH, num_attention_heads=heads), layer_idx=0).train()
+    calls = {}
+    for length in LENGTHS:
+        shape = (max(1, TOKENS // length), heads, length, HEAD)
+        q, k, v = (torch.randn(shape, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
+        upstream = torch.randn(shape, dtype=torch.bfloat16)
+
+        def eager(q=q, k=k, v=v, upstream=upstream):
+            out, _ = eager_attention_forward(layer, q, k, v, None, HEAD**-0.5)
+            torch.autograd.grad(out, (q, k, v), upstream.transpose(1, 2))
+
+        def sdpa(q=q, k=k, v=v, upstream=upstream):
+            torch.autograd.grad(scaled_dot_product_attention(q, k, v), (q, k, v), upstream)
+
+        calls |= {f"eager {length}": eager, f"sdpa {length}": sdpa}
+    ms = {name: median_ms(values) for name, values in interleaved(calls, repeats).items()}
+    rows = []
+    for length in LENGTHS:
+        plain, fused = ms[f"eager {length}"], ms[f"sdpa {length}"]
+        rows.append({"row length": length, "plain, ms": plain, "fused, ms": fused, "fused / plain": fused / plain})
+    return Table({"tokens": TOKENS, "heads": heads, "head size": HEAD}, rows, NOTE)
