@@ -3,7 +3,7 @@
 from unmask.batch import MaskedBatch, Scores, TokenBatch
 from unmask.data.importance import RowImportance
 from unmask.data.stream import RowStream
-from unmask.evaluation.tasks import SudokuTask
+from unmask.evaluation.tasks import AdditionTask, SudokuTask
 from unmask.head import MaskedHead
 from unmask.masks import Bernoulli, ExactCount
 from unmask.model import MaskedDiffusionLM, MaskedOutput
@@ -11,7 +11,7 @@ from unmask.objectives import ELBO, MaskedMean, RowMean
 from unmask.ppots import PPOTS
 from unmask.pretrained import Pretrained, from_pretrained, save_pretrained
 from unmask.processes import ForwardProcess, IndependentMasking, ProgressiveUnmasking
-from unmask.sampling import Generation, generate
+from unmask.sampling import Decoding, Generation, generate
 from unmask.schedules import Ramp
 from unmask.times import Bell, Beta, Clipped, Uniform
 from unmask.training import Trainer, TrainingConfig
@@ -21,10 +21,12 @@ __version__ = "0.1.0"
 __all__ = [
     "ELBO",
     "PPOTS",
+    "AdditionTask",
     "Bell",
     "Bernoulli",
     "Beta",
     "Clipped",
+    "Decoding",
     "ExactCount",
     "ForwardProcess",
     "Generation",

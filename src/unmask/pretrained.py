@@ -1,0 +1,195 @@
+"""Pretrained models in, Hugging Face folders out.
+
+    model, tokenizer = unmask.from_pretrained("HuggingFaceTB/SmolLM2-135M", mask_token="<|mask|>")
+    ...
+    unmask.save_pretrained(model, tokenizer, "my-mdm", card={"data": "State of the Union"})
+
+A causal model is made bidirectional and keeps its read-out: hidden[i - 1] predicts token i (`shifted`). A masked
+model keeps its own. Either needs a mask token, which a causal vocabulary seldom has: name a free token, or a new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from unmask.model import MaskedDiffusionLM, auto_class
+
+DEFAULT_MASK_TOKEN = "<|mask|>"
+
+
+class Pretrained(NamedTuple):
+    """A denoiser and its tokenizer."""
+
+    model: MaskedDiffusionLM
+    tokenizer: PreTrainedTokenizerBase
+
+
+def from_pretrained(
+    name: str | Path,
+    *,
+    mask_token: str | None = None,
+    shifted: bool | Literal["auto"] = "auto",
+    trust_remote_code: bool = False,
+    **options: Any,
+) -> Pretrained:
+    """Load any Hugging Face causal or masked language model as a denoiser.
+
+    Args:
+        name: a model's name on the hub, or a folder; also one that `save_pretrained` wrote.
+        mask_token: the token that stands for a masked one. A token of the vocabulary is used as it is; any other
+            is added, with embeddings drawn like the others. None: the tokenizer's own, or else "<|mask|>", added.
+        shifted: whether hidden[i - 1] predicts token i. "auto": what the folder says if this library wrote it, else
+            True for causal and False for masked models.
+        trust_remote_code: run Python code that comes with the model. Never without being asked.
+        options: to Hugging Face's `from_pretrained` of the model (`dtype`, `revision`, ...); `gguf_file` goes to
+            config and tokenizer too.
+
+    Returns:
+        The model, whose attention was seen to be bidirectional, and its tokenizer, which knows the mask token.
+
+    Raises:
+        ValueError: for an architecture that transformers does not know, a tokenizer that cannot be loaded or has
+            more tokens than the model, or a model that stays causal or lets padding leak.
+    """
+    shared = {"trust_remote_code": trust_remote_code}
+    shared |= {key: options[key] for key in ("gguf_file", "revision", "token") if key in options}
+    config = _config(name, shared)
+    kind = auto_class(config)
+    tokenizer = _tokenizer(name, shared)
+    hf: PreTrainedModel = kind.from_pretrained(name, **(shared | options))
+    mask_token_id = _with_mask_token(hf, tokenizer, mask_token, getattr(config, "mask_token_id", None))
+    if shifted == "auto":
+        saved = getattr(config, "unmask_shifted", None)
+        shifted = kind.__name__ == "AutoModelForCausalLM" if saved is None else saved
+    model = MaskedDiffusionLM.from_hf(hf, mask_token_id, bool(shifted))
+    check_bidirectional(model)
+    return Pretrained(model, tokenizer)
+
+
+def save_pretrained(
+    model: MaskedDiffusionLM,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path,
+    card: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a folder that transformers opens without this library: weights, config, tokenizer and a model card.
+
+    Args:
+        model: the denoiser; its mask token and shift go to config.json.
+        tokenizer: with the model's mask token.
+        folder: where to.
+        card: what else the model card tells, by heading: data, masking, results, ... Configs print as they are typed.
+
+    Raises:
+        ValueError: where tokenizer and model name different mask tokens.
+    """
+    if tokenizer.mask_token_id != model.mask_token_id:
+        raise ValueError(
+            f"the model's mask token is {model.mask_token_id}, the tokenizer's {tokenizer.mask_token_id}: "
+            "save the tokenizer that `from_pretrained` returned"
+        )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(str(folder))
+    (Path(folder) / "README.md").write_text(model_card(model, tokenizer, card or {}), encoding="utf-8")
+
+
+def model_card(model: MaskedDiffusionLM, tokenizer: PreTrainedTokenizerBase, card: Mapping[str, Any]) -> str:
+    """The text of a model card: how to read the model, and what `card` tells by heading."""
+    kind = type(model.hugging_face).__name__
+    reading = (
+        "The hidden state of position i - 1 predicts token i, so a row begins with a token that is never masked."
+        if model.shifted
+        else "The hidden state of position i predicts token i."
+    )
+    parts = [
+        "---\nlibrary_name: transformers\ntags:\n- masked-diffusion\n---",
+        "# A masked diffusion language model",
+        f"`{kind}` with bidirectional attention. Masked positions hold `{tokenizer.mask_token}` (id "
+        f"{model.mask_token_id}); the model predicts all of them at once. {reading}",
+        "It opens with transformers alone; `unmask.from_pretrained(folder)` restores mask token and read-out, and "
+        "`unmask.generate` decodes it.",
+    ]
+    parts += [f"## {heading.capitalize()}\n\n{value}" for heading, value in card.items()]
+    return "\n\n".join(parts) + "\n"
+
+
+@torch.no_grad()
+def check_bidirectional(model: MaskedDiffusionLM, length: int = 8) -> None:
+    """Look whether the first position sees the last token, and no position sees padding.
+
+    Raises:
+        ValueError: where one of the two fails: the architecture keeps its causal mask, or drops the padding mask.
+    """
+    training, device = model.training, next(model.parameters()).device
+    model.eval()
+    try:
+        tokens = torch.arange(2 * length, device=device).view(2, length) % (model.head.vocab_size - 1)
+        tokens[1, :-1] = tokens[0, :-1]
+        tokens[1, -1] = (tokens[0, -1] + 1) % (model.head.vocab_size - 1)
+        real = torch.ones_like(tokens, dtype=torch.bool)
+        # The states before the shift: a shifted model's first position reads nothing at all.
+        first = _states(model, tokens, real)[:, 0]
+        if torch.equal(first[0], first[1]):
+            raise ValueError(
+                f"{type(model.backbone).__name__} stays causal: its first position does not see the last token. It "
+                "ignores config.is_causal; a masked diffusion model needs another backbone"
+            )
+        real[:, -1] = False
+        seen = _states(model, tokens, real)[:, :-1].double()
+        if not torch.allclose(seen[0], seen[1], rtol=1e-3, atol=1e-3 * float(seen.abs().max())):
+            raise ValueError(f"{type(model.backbone).__name__} lets padding leak into real positions")
+    finally:
+        model.train(training)
+
+
+def _states(model: MaskedDiffusionLM, tokens: Tensor, attention: Tensor) -> Tensor:
+    mask = None if bool(attention.all()) else attention
+    return model.backbone(input_ids=tokens, attention_mask=mask).last_hidden_state
+
+
+def _config(name: str | Path, shared: dict[str, Any]) -> PretrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(name, **shared)
+    except ValueError as error:
+        raise ValueError(
+            f"transformers cannot read the architecture of {name}: {error} If its code comes with the model and you "
+            "trust it, pass trust_remote_code=True"
+        ) from None
+
+
+def _tokenizer(name: str | Path, shared: dict[str, Any]) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(name, **shared)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{name} has no tokenizer that transformers can load ({error}); for bare weights use "
+            "MaskedDiffusionLM.from_hf(model, mask_token_id)"
+        ) from None
+
+
+def _with_mask_token(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, mask_token: str | None, saved: int | None
+) -> int:
+    """Make sure that tokenizer and model have the mask token; return its id."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer)} tokens, the model embeds {rows}: they do not belong together"
+        )
+    known = tokenizer.mask_token if saved is None else tokenizer.convert_ids_to_tokens(saved)
+    wanted = mask_token or known or DEFAULT_MASK_TOKEN
+    if tokenizer.mask_token != wanted:
+        tokenizer.add_special_tokens({"mask_token": wanted})
+    if len(tokenizer) > rows:
+        model.resize_token_embeddings(len(tokenizer))
+    token = tokenizer.mask_token_id
+    assert isinstance(token, int)
+    if token in (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id):
+        raise ValueError(f"{wanted!r} is a token that texts hold already (end, begin or padding): name a free one")
+    return token

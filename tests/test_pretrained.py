@@ -1,0 +1,176 @@
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from unmask import MaskedDiffusionLM, from_pretrained, save_pretrained
+from unmask.pretrained import check_bidirectional
+
+WORDS = ["<pad>", "<bos>", "<eos>", "<free>", *"abcdefghijklmnop"]
+SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+BODIES = {
+    "llama": lambda v: LlamaForCausalLM(LlamaConfig(vocab_size=v, **SIZES)),
+    "smollm2": lambda v: LlamaForCausalLM(LlamaConfig(vocab_size=v, tie_word_embeddings=True, **SIZES)),
+    "qwen3": lambda v: Qwen3ForCausalLM(Qwen3Config(vocab_size=v, num_key_value_heads=1, head_dim=8, **SIZES)),
+    "bert": lambda v: BertForMaskedLM(BertConfig(vocab_size=v, **SIZES)),
+    "modernbert": lambda v: ModernBertForMaskedLM(ModernBertConfig(vocab_size=v, **SIZES, **SPECIAL)),
+}
+CAUSAL = ("llama", "smollm2", "qwen3")
+each = pytest.mark.parametrize("body", BODIES)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Write a pretrained model of the given body, as somebody else would have."""
+
+    def write(body, rows=20, mask_token=None):
+        torch.manual_seed(0)
+        words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<pad>"))
+        words.pre_tokenizer = pre_tokenizers.Whitespace()
+        special = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}
+        if mask_token:
+            special["mask_token"] = mask_token
+        PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(tmp_path / body)
+        BODIES[body](rows).save_pretrained(tmp_path / body)
+        return tmp_path / body
+
+    return write
+
+
+def batch(model, count=3, length=7):
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(4, 20, (count, length), generator=generator)
+    masked = torch.rand(count, length, generator=generator) < 0.5
+    masked[:, 0], masked[:, 1] = False, True
+    return tokens.masked_fill(masked, model.mask_token_id), torch.ones_like(masked), masked
+
+
+@each
+def test_a_model_comes_in_with_a_new_mask_token_and_goes_out_exactly(body, folder, tmp_path):
+    model, tokenizer = from_pretrained(folder(body))
+    assert model.shifted == (body in CAUSAL)
+    assert tokenizer.mask_token == "<|mask|>"
+    assert model.mask_token_id == tokenizer.mask_token_id == len(WORDS)
+    assert model.head.vocab_size == len(WORDS) + 1
+    save_pretrained(model, tokenizer, tmp_path / "out", {"data": "letters"})
+    again, same = from_pretrained(tmp_path / "out")
+    assert (again.shifted, again.mask_token_id) == (model.shifted, model.mask_token_id)
+    assert same.get_vocab() == tokenizer.get_vocab()
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], tensor, rtol=0, atol=0)
+    assert "letters" in (tmp_path / "out" / "README.md").read_text()
+
+
+@each
+def test_the_folder_opens_with_transformers_alone_and_says_the_same(body, folder, tmp_path):
+    model, tokenizer = from_pretrained(folder(body))
+    save_pretrained(model, tokenizer, tmp_path / "out")
+    kind = AutoModelForCausalLM if body in CAUSAL else AutoModelForMaskedLM
+    theirs, words = kind.from_pretrained(tmp_path / "out").eval(), AutoTokenizer.from_pretrained(tmp_path / "out")
+    noisy, attention, masked = batch(model)
+    logits = theirs(input_ids=noisy, attention_mask=attention).logits
+    if model.shifted:
+        logits = logits.roll(1, 1)
+    logits[..., words.mask_token_id] = -torch.inf
+    torch.testing.assert_close(model.eval().predict(noisy, attention, masked), logits[masked], rtol=1e-4, atol=1e-5)
+
+
+@each
+def test_old_tokens_keep_their_embeddings_when_the_mask_token_is_added(body, folder):
+    path = folder(body)
+    before = BODIES[body](len(WORDS)).from_pretrained(path).get_input_embeddings().weight
+    model, _ = from_pretrained(path)
+    after = model.hugging_face.get_input_embeddings().weight
+    torch.testing.assert_close(after[: len(WORDS)], before, rtol=0, atol=0)
+    assert after[len(WORDS)].abs().sum() > 0
+
+
+def test_tied_embeddings_stay_tied(folder):
+    model, _ = from_pretrained(folder("smollm2"))
+    assert model.hugging_face.get_input_embeddings().weight is model.head.output.weight
+
+
+def test_a_free_token_serves_as_mask_and_nothing_is_resized(folder):
+    model, tokenizer = from_pretrained(folder("llama"), mask_token="<free>")
+    assert model.mask_token_id == WORDS.index("<free>") == tokenizer.mask_token_id
+    assert model.head.vocab_size == len(WORDS)
+
+
+def test_rows_that_a_model_has_to_spare_are_used_before_it_is_resized(folder):
+    model, _ = from_pretrained(folder("llama", rows=32))
+    assert (model.mask_token_id, model.head.vocab_size) == (len(WORDS), 32)
+
+
+def test_a_masked_model_keeps_its_own_mask_token(folder):
+    model, tokenizer = from_pretrained(folder("bert", mask_token="<free>"))
+    assert model.mask_token_id == tokenizer.mask_token_id == WORDS.index("<free>")
+
+
+def test_the_read_out_can_be_chosen(folder):
+    assert not from_pretrained(folder("llama"), shifted=False).model.shifted
+
+
+def test_a_tokenizer_of_another_model_is_refused(folder):
+    with pytest.raises(ValueError, match="do not belong together"):
+        from_pretrained(folder("llama", rows=7))
+
+
+def test_a_token_that_texts_hold_cannot_be_the_mask(folder):
+    with pytest.raises(ValueError, match="name a free one"):
+        from_pretrained(folder("llama"), mask_token="<eos>")
+
+
+def test_an_unknown_architecture_gets_a_message_that_says_what_to_do(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llada", "architectures": ["LLaDAModelLM"]}')
+    with pytest.raises(ValueError, match="trust_remote_code=True"):
+        from_pretrained(tmp_path)
+
+
+def test_bare_weights_get_a_message_that_says_what_to_do(tmp_path):
+    BODIES["llama"](20).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"MaskedDiffusionLM\.from_hf"):
+        from_pretrained(tmp_path)
+
+
+def test_saving_with_another_tokenizer_is_refused(folder, tmp_path):
+    model, tokenizer = from_pretrained(folder("llama"))
+    tokenizer.add_special_tokens({"mask_token": "<free>"})
+    with pytest.raises(ValueError, match="mask token"):
+        save_pretrained(model, tokenizer, tmp_path / "out")
+
+
+@each
+def test_the_check_passes_for_what_is_bidirectional(body):
+    check_bidirectional(MaskedDiffusionLM.from_hf(BODIES[body](20), 19))
+
+
+@pytest.mark.parametrize("body", CAUSAL)
+def test_the_check_finds_a_model_that_stayed_causal(body):
+    model = MaskedDiffusionLM.from_hf(BODIES[body](20), 19)
+    for module in model.hugging_face.modules():
+        if hasattr(module, "config"):
+            module.config.is_causal = True
+    with pytest.raises(ValueError, match="stays causal"):
+        check_bidirectional(model)
+
+
+def test_the_check_finds_padding_that_leaks():
+    model = MaskedDiffusionLM.from_hf(BODIES["llama"](20), 19)
+    forward = model.backbone.forward
+    model.backbone.forward = lambda input_ids, attention_mask: forward(input_ids=input_ids)
+    with pytest.raises(ValueError, match="padding"):
+        check_bidirectional(model)
