@@ -71,7 +71,7 @@ def train(arm: str, seed: int, steps: int, screen: bool) -> dict[str, Any]:
     found = {}
     for policy in POLICIES if not screen else POLICIES[:1]:
         with torch.autocast("cpu", torch.bfloat16):
-            result = replace(task, policy=policy).evaluate(model, rows)
+            result = replace(task, decoding=replace(task.decoding, policy=policy)).evaluate(model, rows)
         found[policy] = {"solved": result["solved"], "strata": {k: v["solved"] for k, v in result["strata"].items()}}
     head = {"arm": arm, "masking": to_json(ARMS[arm]), "seed": seed, "steps": steps, "screen": screen}
     return {**head, "puzzles": PUZZLES, "policies": found, "curve": curve}
@@ -90,7 +90,8 @@ def main() -> None:
             record = train(arm, seed, args.steps, args.screen)
             with (Path(__file__).parent / "records.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
-            print(arm, seed, args.steps, {p: round(v["solved"], 3) for p, v in record["policies"].items()}, flush=True)
+            solved = {policy: round(found["solved"], 3) for policy, found in record["policies"].items()}
+            print(arm, seed, args.steps, solved, flush=True)
 
 
 if __name__ == "__main__":

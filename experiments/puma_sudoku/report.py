@@ -1,0 +1,150 @@
+"""Write summary.md and curves.png from records.jsonl: screening, paired differences, matched horizons, strata.
+
+python experiments/puma_sudoku/report.py
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import matplotlib
+import numpy as np
+import scipy.stats
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+HERE = Path(__file__).parent
+CONTROL, TARGETS = "standard", (0.5, 0.6, 0.7, 0.8, 0.9)
+Runs = dict[str, dict[int, dict[str, Any]]]
+
+
+def paired(differences: list[float]) -> str:
+    """Mean of paired differences with its 95% t-interval; without an interval for one pair."""
+    if len(differences) < 2:
+        return f"{100 * mean(differences):+.1f}"
+    low, high = scipy.stats.ttest_1samp(differences, 0).confidence_interval(0.95)
+    return f"{100 * mean(differences):+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
+def grouped(records: Iterable[dict[str, Any]]) -> Runs:
+    """Runs by arm and seed; a later record of the same run replaces an earlier one."""
+    runs: Runs = {}
+    for record in records:
+        runs.setdefault(record["arm"], {})[record["seed"]] = record
+    return runs
+
+
+def solved(run: dict[str, Any], policy: str = "confidence", stratum: str | None = None) -> float:
+    """Share of solved puzzles at the end."""
+    found = run["policies"][policy]
+    return found["solved"] if stratum is None else found["strata"][stratum]
+
+
+def versus(arm: dict[int, dict[str, Any]], control: dict[int, dict[str, Any]], policy: str = "confidence") -> str:
+    """Paired difference in points over the seeds that both have."""
+    both = sorted(arm.keys() & control.keys())
+    return paired([solved(arm[seed], policy) - solved(control[seed], policy) for seed in both]) if both else ""
+
+
+def share(value: float) -> str:
+    """In percent."""
+    return f"{100 * value:.1f}"
+
+
+def final_table(runs: Runs, steps: int) -> list[str]:
+    """One row an arm: solved puzzles under confidence decoding at the end, and against the control."""
+    lines = [f"| arm, {steps} steps | seeds | solved % | less {CONTROL}, points (95%) |", "|---|---|---|---|"]
+    for arm, of_seed in sorted(runs.items(), key=lambda item: -mean(map(solved, item[1].values()))):
+        against = versus(of_seed, runs[CONTROL]) if arm != CONTROL and CONTROL in runs else ""
+        lines.append(f"| {arm} | {len(of_seed)} | {share(mean(map(solved, of_seed.values())))} | {against} |")
+    return lines
+
+
+def horizon_table(short: Runs, whole: Runs, steps: tuple[int, int]) -> list[str]:
+    """Each arm's own shorter schedule against the control's whole one, on the same seeds."""
+    lines = [
+        f"| arm at {steps[0]} steps | solved % | less {CONTROL} at {steps[1]} steps, points (95%) |",
+        "|---|---|---|",
+    ]
+    for arm, of_seed in short.items():
+        lines.append(f"| {arm} | {share(mean(map(solved, of_seed.values())))} | {versus(of_seed, whole[CONTROL])} |")
+    return lines
+
+
+def strata_table(runs: Runs) -> list[str]:
+    """Solved puzzles for each policy and stratum, mean over seeds."""
+    some = next(iter(next(iter(runs.values())).values()))
+    strata = sorted(some["policies"]["confidence"]["strata"])
+    lines = ["| arm | decoding | " + " | ".join(f"{s} clues" for s in strata) + " | all |"]
+    lines.append("|---" * (len(strata) + 3) + "|")
+    for arm, of_seed in runs.items():
+        for policy in some["policies"]:
+            every = list(of_seed.values())
+            cells = [share(mean(solved(run, policy, s) for run in every)) for s in (*strata, None)]
+            lines.append(f"| {arm} | {policy} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def crossing_table(runs: Runs) -> list[str]:
+    """Steps to a target on the mean curve, interpolated between evaluations."""
+    lines = ["| arm | " + " | ".join(f"{100 * t:.0f}%" for t in TARGETS) + " |", "|---" * (len(TARGETS) + 1) + "|"]
+    for arm, of_seed in runs.items():
+        steps, curve = mean_curve(of_seed)
+        best = np.maximum.accumulate(curve)
+        reached = [str(round(np.interp(t, best, steps))) if best[-1] >= t else "" for t in TARGETS]
+        lines.append(f"| {arm} | " + " | ".join(reached) + " |")
+    return lines
+
+
+def mean_curve(of_seed: dict[int, dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and mean share of solved puzzles along training."""
+    curves = [run["curve"] for run in of_seed.values()]
+    steps = np.array([point["step"] for point in curves[0]])
+    return steps, np.mean([[point["solved"] for point in curve] for curve in curves], axis=0)
+
+
+def plot(runs: Runs, path: Path) -> None:
+    """Mean learning curves."""
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for arm, of_seed in runs.items():
+        steps, curve = mean_curve(of_seed)
+        axes.plot(steps, 100 * curve, label=f"{arm} ({len(of_seed)} seeds)")
+    axes.set(xlabel="steps", ylabel="unseen puzzles solved, %")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    """Read the records, write the page."""
+    records = [json.loads(line) for line in (HERE / "records.jsonl").read_text().splitlines()]
+    lines = ["# PUMA on Sudoku", ""]
+    screen = [r for r in records if r["screen"]]
+    fresh = [r for r in records if not r["screen"]]
+    for steps in sorted({r["steps"] for r in screen}):
+        runs = grouped(r for r in screen if r["steps"] == steps)
+        lines += ["## Screening: one seed, other puzzles than below", "", *final_table(runs, steps), ""]
+        lines += ["Steps to a share of solved puzzles:", "", *crossing_table(runs), ""]
+    budgets = sorted({r["steps"] for r in fresh})
+    by_budget = {steps: grouped(r for r in fresh if r["steps"] == steps) for steps in budgets}
+    for steps, runs in by_budget.items():
+        lines += [f"## Fresh paired seeds, {steps} steps", "", *final_table(runs, steps), ""]
+        lines += ["Steps to a share of solved puzzles, mean curve:", "", *crossing_table(runs), ""]
+        lines += ["Solved % for each decoding policy and stratum, mean over seeds:", "", *strata_table(runs), ""]
+    if len(budgets) > 1 and CONTROL in by_budget[budgets[-1]]:
+        short, whole = budgets[0], budgets[-1]
+        lines += ["## Matched horizons", "", "Every arm's schedule is annealed over its own budget.", ""]
+        lines += [*horizon_table(by_budget[short], by_budget[whole], (short, whole)), ""]
+    if fresh:
+        plot(by_budget[budgets[-1]], HERE / "curves.png")
+        lines += ["![learning curves](curves.png)", ""]
+    (HERE / "summary.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
