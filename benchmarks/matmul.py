@@ -18,8 +18,8 @@ SIZES = {
 }
 SQUARE, CALLS = 2048, 8
 NOTE = """Operations are those of the matrix products of forward and backward, counted by torch. The rate of the
-machine is that of products of square bf16 matrices, measured in turn with the steps. On a processor without bf16 the step runs in
-fp32, and the share says little."""
+machine is that of products of square bf16 matrices, measured in turn with the steps. On a processor without bf16
+the step runs in fp32, and the share says little."""
 
 
 def measure(repeats: int) -> Table:
