@@ -6,12 +6,13 @@ It is a pure function of the step, so a resumed run needs nothing but its step n
 
 from __future__ import annotations
 
+import ast
 import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from unmask.config import require
+from unmask.config import parse, require
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Ramp:
         return self.start + (self.end - self.start) * done / self.steps
 
 
-Schedule = float | tuple[tuple[int, float], ...] | Ramp
+Schedule = int | float | tuple[tuple[int, float], ...] | Ramp
 
 
 def value_at(schedule: Schedule, step: int) -> float:
@@ -67,6 +68,22 @@ def corners(schedule: Schedule) -> tuple[float, ...]:
     if isinstance(schedule, Ramp):
         return schedule.start, schedule.end
     return tuple(value for _, value in schedule) if isinstance(schedule, tuple) else (schedule,)
+
+
+def parse_schedule(text: str) -> Schedule:
+    """Read a schedule from the text it prints as, e.g. "8", "((0, 4), (500, 8))" or "Ramp(4, 8, 500)".
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if text.strip().startswith("Ramp"):
+        return parse(text, Ramp)
+    try:
+        return ast.literal_eval(text.strip())
+    except (SyntaxError, ValueError):
+        raise ValueError(
+            f"cannot read {text!r} as a schedule; write a number, ((step, value), ...) or Ramp(start, end, steps)"
+        ) from None
 
 
 def check_schedule(

@@ -15,6 +15,7 @@ from unmask.masks import MaskRule
 from unmask.objectives import Objective
 from unmask.policies import Policy
 from unmask.recipes import RECIPES, RunConfig
+from unmask.schedules import Ramp, Schedule, parse_schedule
 from unmask.times import TimeDistribution
 
 REGISTRY = ConstructorRegistry()
@@ -30,6 +31,14 @@ def _printed_configs(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None
             metavar="NAME(...)",
             instance_from_str=lambda words: parse(words[0], base),
             is_instance=lambda value: isinstance(value, base),
+            str_from_instance=lambda value: [repr(value)],
+        )
+    if info.type == Schedule:
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="SCHEDULE",
+            instance_from_str=lambda words: parse_schedule(words[0]),
+            is_instance=lambda value: isinstance(value, (int, float, tuple, Ramp)),
             str_from_instance=lambda value: [repr(value)],
         )
     if info.type == str | Policy:
