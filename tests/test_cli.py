@@ -52,7 +52,7 @@ def _typed(prefix: str, value) -> dict[str, object]:
     for f in fields(value):
         here = getattr(value, f.name)
         name = f"{prefix}.{f.name}" if prefix else f.name
-        if is_dataclass(here) and f.name in ("data", "model", "masking", "evaluation"):
+        if is_dataclass(here) and f.name in ("data", "model", "masking", "evaluation", "decoding"):
             found |= _typed(name, here)
         elif f.name == "training":
             found |= _typed("", here)
@@ -104,7 +104,10 @@ MISTAKES = {
     "field": (["train", "sudoku", "--stepz", "3"], "Unrecognized options: --stepz, 3 .*--steps INT"),
     "nested field": (["train", "sudoku", "--model.layer", "3"], "Unrecognized options: .*--model.layers INT"),
     "field of the other": (["train", "sudoku", "--masking.stages", "3"], "Unrecognized options: --masking.stages"),
-    "policy": (["train", "sudoku", "--evaluation.policy", "margn"], "unknown policy 'margn'; did you mean 'margin'?"),
+    "policy": (
+        ["train", "sudoku", "--evaluation.decoding.policy", "margn"],
+        "unknown policy 'margn'; did you mean 'margin'?",
+    ),
     "time": (["train", "sudoku", "--masking.time", "Betta()"], "unknown TimeDistribution 'Betta'; .* 'Beta'?"),
     "rule": (
         ["train", "sudoku", "--masking.mask", "Bernuli"],
@@ -239,6 +242,7 @@ def test_nested_fields_can_be_overridden(capsys, tmp_path):
         "policy": "margin",
         "threshold": None,
         "until": 0.25,
+        "exponent": 1.0,
     }
     standard = ["--masking", "standard", "--masking.time", "Beta(a=2, b=1)", "--masking.mask", "Bernoulli()"]
     standard += ["--objective", "MaskedMean()", "--ema-decay", "0.9", "--data.clues", "30", "32", "--precision=fp32"]

@@ -16,6 +16,7 @@ from unmask import (
     Bernoulli,
     Beta,
     Clipped,
+    Decoding,
     ExactCount,
     IndependentMasking,
     ProgressiveUnmasking,
@@ -86,7 +87,7 @@ def test_paths_functions_and_plain_values_become_json():
     assert to_json(value) == {"path": "a/b", "policy": "unmask.config:positive_int", "pair": [1, 2.5], "3": None}
 
 
-@pytest.mark.parametrize("config", [ProgressiveUnmasking, SudokuTask])
+@pytest.mark.parametrize("config", [ProgressiveUnmasking, Decoding])
 def test_policy_given_as_a_function_is_saved_by_its_name(config):
     for name, policy in POLICIES.items():
         assert from_json(to_json(config(policy=policy))) == config(policy=name)

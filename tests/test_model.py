@@ -16,7 +16,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from unmask import MaskedDiffusionLM, generate
+from unmask import Decoding, MaskedDiffusionLM, generate
 
 V, MASK, L = 23, 22, 8
 SIZES = {
@@ -147,7 +147,7 @@ def test_a_shifted_model_decodes_and_trains_on_the_same_predictions(token_batch,
     tokens = torch.arange(3, 3 + L)[None]
     maskable = torch.ones(1, L, dtype=torch.bool)
     maskable[0, 0] = False
-    first = generate(model, token_batch(tokens, maskable=maskable), tokens_per_step=L)
+    first = generate(model, token_batch(tokens, maskable=maskable), Decoding(tokens_per_step=L))
     output = model(masked_batch(first.tokens, maskable, maskable=maskable), needs=("log_confidence",))
     torch.testing.assert_close(-output.nll[maskable], output.scores.log_confidence[maskable])
 

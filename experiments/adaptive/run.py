@@ -142,7 +142,7 @@ def addition() -> tuple[MaskedDiffusionLM, Any, Objective, int, int, Measure, Me
 
     def last(model: MaskedDiffusionLM) -> dict[str, Any]:
         test = RowStream(held_out).rows(torch.arange(len(held_out)))
-        right = is_correct(answer_of(generate(model, test, "confidence", 1).tokens), test.tokens)
+        right = is_correct(answer_of(generate(model, test).tokens), test.tokens)
         return {"solved": float(right.mean()), **measure(model)}
 
     return gpt2(ADDITION_VOCAB, 24, ADDITION_MASK), rows, RowMean(), 64, 1000, measure, last

@@ -26,6 +26,7 @@ class Purpose(IntEnum):
     MIRROR = 6
     SAMPLE = 7
     EVALUATION = 8
+    REMASK = 9
 
 
 def _signed(value: int) -> int:

@@ -18,6 +18,7 @@ from unmask.data.sudoku import is_solved
 from unmask.evaluation.tasks import SudokuTask
 from unmask.recipes.base import load_model, load_run
 from unmask.report.board import board, story
+from unmask.sampling import Decoding
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def sample(words: list[str]) -> None:
     config, folder = load_run(options.run)
     if not isinstance(config.evaluation, SudokuTask):
         raise ValueError(f"`unmask sample` shows Sudokus; the run in {options.run} trained on something else")
-    task = replace(config.evaluation, policy=options.policy, split=options.split)
+    task = replace(config.evaluation, decoding=Decoding(options.policy), split=options.split)
     console, snapshots = Console(), []
     puzzle, made = task.solve_one(
         load_model(folder),

@@ -1,0 +1,197 @@
+"""The decoding loop: forwards of the rows and positions that can still change, and nothing else."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from unmask import noise
+from unmask.batch import Scores, TokenBatch
+from unmask.config import positive_int, require
+from unmask.masks import smallest
+from unmask.model import MaskedDiffusionLM
+from unmask.policies import needs_of, resolve, top
+from unmask.sampling.decoding import Decoding, draw_tokens
+
+OnStep = Callable[[int, Tensor, Tensor], None]
+_COLUMNS = ("tokens", "maskable", "attention")
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The result of `generate`.
+
+    Attributes:
+        tokens: [B, L] rows with their maskable positions filled.
+        step: [B, L] decoding step at which a position was revealed (for the last time), from 0; -1 where it was
+            given.
+        confidence: [B, L] top probability when revealed, fp32; 1 where given.
+        forwards: row forwards spent: a row that is finished, or waits, costs none.
+        seconds: wall-clock time.
+    """
+
+    tokens: Tensor
+    step: Tensor
+    confidence: Tensor
+    forwards: int
+    seconds: float
+
+    @property
+    def revealed(self) -> int:
+        """Tokens generated."""
+        return int((self.step >= 0).sum())
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens generated for each second."""
+        return self.revealed / max(self.seconds, 1e-9)
+
+    @property
+    def forwards_per_token(self) -> float:
+        """Row forwards for each token generated: 1 for one token a step."""
+        return self.forwards / max(1, self.revealed)
+
+
+@torch.no_grad()
+def generate(
+    model: MaskedDiffusionLM,
+    batch: TokenBatch,
+    decoding: Decoding | None = None,
+    *,
+    seed: int = 0,
+    batch_size: int | None = None,
+    on_step: OnStep | None = None,
+) -> Generation:
+    """Fill every maskable position of the rows, wherever they lie, in the order the policy chooses.
+
+    Args:
+        model: the denoiser. It is evaluated in the ambient autocast mode; statistics are fp32 (float64 stays).
+        batch: the rows, of any lengths; what their maskable positions hold is not looked at. All of them take a
+            step before any takes the next.
+        decoding: how; by default the most confident position, one a step.
+        seed: of the noise, a function of (seed, row, draw, position, step) alone.
+        batch_size: rows of one forward; by default all. Rows of like length go together.
+        on_step: called as (step, tokens [B, L], masked [B, L]) after each step: the trajectory. The tensors are
+            the loop's own: clone what you keep.
+
+    Returns:
+        A `Generation`.
+
+    Raises:
+        ValueError: for a maskable position in the padding, or one that the model cannot predict.
+    """
+    began = time.perf_counter()
+    if batch_size is not None:
+        positive_int("batch_size", batch_size)
+    require(not bool((batch.maskable & ~batch.attention).any()), "a position is maskable but not attended to")
+    loop = _Loop(model, batch, decoding or Decoding(), seed)
+    by_length = batch.attention.sum(1).argsort(stable=True)
+    step = forwards = 0
+    with _evaluating(model):
+        while True:
+            rows = by_length[loop.masked.any(1)[by_length]]  # finished rows leave
+            if len(rows) == 0:
+                break
+            forwards += sum(loop.advance(part, step) for part in rows.split(batch_size or len(rows)))
+            if on_step is not None:
+                on_step(step, loop.tokens, loop.masked)
+            step += 1
+    return Generation(loop.tokens, loop.step_of, loop.confidence, forwards, time.perf_counter() - began)
+
+
+class _Loop:
+    """The state of all rows, and what one step does to some of them."""
+
+    def __init__(self, model: MaskedDiffusionLM, batch: TokenBatch, decoding: Decoding, seed: int) -> None:
+        self.model, self.batch, self.decoding, self.seed = model, batch, decoding, seed
+        self.policy = resolve(decoding.policy)
+        self.masked = batch.maskable.clone()
+        self.tokens = batch.tokens.masked_fill(self.masked, model.mask_token_id)
+        self.step_of = torch.full_like(self.tokens, -1)
+        self.confidence = torch.ones(self.tokens.shape, device=self.tokens.device)
+        self.clock = torch.zeros(len(batch), dtype=torch.int64, device=self.tokens.device)  # of the current block
+        self.block = torch.arange(batch.length, device=self.tokens.device) // (decoding.block_size or batch.length)
+
+    def advance(self, rows: Tensor, step: int) -> int:
+        """Take one step with the rows [R], each of which has a masked position; return the forwards it cost."""
+        decoding, masked = self.decoding, self.masked[rows]
+        current = self.block.expand_as(masked).masked_fill(~masked, self.batch.length).amin(1)
+        inside = self.batch.maskable[rows] & (self.block == current[:, None])
+        hidden, shown = inside & masked, inside & ~masked
+        size, revealed = inside.sum(1), shown.sum(1)
+        target = decoding.target(self.clock[rows], revealed, size)
+        again = torch.zeros_like(shown)
+        if decoding.remasking > 0:
+            u = self._uniforms(self.batch[rows], noise.Purpose.REMASK, step)
+            chance = decoding.remasking_probability(revealed, target, size)[:, None]
+            # No more of them than leave the target within reach.
+            again = smallest(u, shown & (u < chance), (size - target)[:, None])
+        count = target - revealed + again.sum(1)
+        self.clock[rows] = torch.where(target < size, self.clock[rows] + 1, 0)
+
+        busy = count > 0  # the schedule may leave a step without work
+        if not busy.any():
+            return 0
+        rows, hidden, again, current = rows[busy], hidden[busy], again[busy], current[busy]
+        # Padding on the right, and blocks that nobody sees yet, need no columns.
+        seen = self.batch.attention[rows].any(0)
+        if decoding.causal_blocks:
+            seen &= self.block <= current.amax()
+        width = int(seen.nonzero().amax()) + 1
+        here = replace(self.batch[rows], **{n: getattr(self.batch, n)[rows, :width] for n in _COLUMNS})
+        self._reveal(rows, here, hidden[:, :width], count[busy], step)
+        # The forward saw them still: ReMDM's step goes from z_t to z_s.
+        self.tokens[rows] = self.tokens[rows].masked_fill(again, self.model.mask_token_id)
+        self.masked[rows] |= again
+        return len(rows)
+
+    def _reveal(self, rows: Tensor, here: TokenBatch, hidden: Tensor, count: Tensor, step: int) -> None:
+        """Reveal `count` [R] and more positions of `hidden` [R, W] in the rows, cut to W columns in `here`."""
+        decoding, width = self.decoding, here.length
+        tokens = self.tokens[rows, :width]
+        draws = self._uniforms(here, noise.Purpose.SAMPLE, 2 * step)
+        reveal = None
+        if decoding.threshold is None and not needs_of(self.policy):  # the order is known without the model
+            nothing = Scores(torch.zeros(hidden.shape, device=hidden.device))
+            reveal = hidden = top(self.policy(nothing, draws), hidden, count)
+        block = self.block[:width].expand_as(tokens)
+        blocks = {"block": block} if decoding.causal_blocks else {}
+        logits = self.model.predict(tokens, here.attention, hidden, **blocks)
+        found = Scores.from_logits(logits, needs=needs_of(self.policy))
+        scores = found.map(lambda v: v.new_zeros(hidden.shape).masked_scatter(hidden, v))
+        if reveal is None:
+            reveal = top(self.policy(scores, draws), hidden, count)
+            if decoding.threshold is not None:
+                reveal |= hidden & (scores.log_confidence > math.log(decoding.threshold))
+        logits = logits[reveal[hidden]]
+        if decoding.temperature == 0:
+            chosen = logits.argmax(-1)
+        else:
+            u = self._uniforms(here, noise.Purpose.SAMPLE, 2 * step + 1)[reveal]
+            chosen = draw_tokens(logits, u, decoding.temperature, decoding.top_p)
+        row, column = reveal.nonzero(as_tuple=True)
+        at = (rows[row], column)
+        self.tokens[at] = chosen
+        self.step_of[at] = step
+        self.confidence[at] = scores.log_confidence[reveal].exp().float()
+        self.masked[at] = False
+
+    def _uniforms(self, here: TokenBatch, purpose: noise.Purpose, salt: int) -> Tensor:
+        return noise.uniforms(self.seed, here.row, here.draw, here.length, purpose=purpose, salt=salt)
+
+
+@contextmanager
+def _evaluating(model: MaskedDiffusionLM) -> Iterator[None]:
+    """Switch dropout off, and back on whatever happens."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
