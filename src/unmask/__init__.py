@@ -10,7 +10,7 @@ from unmask.model import MaskedDiffusionLM, MaskedOutput
 from unmask.objectives import ELBO, MaskedMean, RowMean
 from unmask.ppots import PPOTS
 from unmask.pretrained import Pretrained, from_pretrained, save_pretrained
-from unmask.processes import Blockwise, ForwardProcess, IndependentMasking, ProgressiveUnmasking
+from unmask.processes import Blockwise, ForwardProcess, IndependentMasking, Mixture, ProgressiveUnmasking
 from unmask.sampling import Decoding, Generation, generate
 from unmask.schedules import Ramp
 from unmask.times import Bell, Beta, Clipped, Uniform
@@ -38,6 +38,7 @@ __all__ = [
     "MaskedMean",
     "MaskedOutput",
     "Pretrained",
+    "Mixture",
     "ProgressiveUnmasking",
     "Ramp",
     "RowImportance",

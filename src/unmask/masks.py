@@ -63,7 +63,9 @@ class ExactCount(MaskRule):
 
     def rate_and_density(self, t: Tensor, effective_length: Tensor, time: TimeDistribution) -> tuple[Tensor, Tensor]:
         """rate = n / L_eff, density = L_eff · (F(n/L_eff) - F((n-1)/L_eff))."""
-        length = effective_length.to(t.dtype)
+        length = effective_length.to(t.dtype).clamp(
+            min=1
+        )  # a block may have nothing to mask: any finite rate will do
         count = (t * length).ceil().clamp(min=1)
         density = length * (time.cdf(count / length) - time.cdf((count - 1) / length))
         return count / length, density

@@ -37,16 +37,25 @@ class RowMean(Objective):
 
     With `ExactCount` and uniform t it is, row by row, an unbiased estimate of the ELBO per L_eff;
     with anything else it is a weighted cross-entropy with the same minimiser, and no likelihood bound.
+    Where rows are cut into blocks, each block of each row counts as a row.
     """
 
     def weights(self, batch: MaskedBatch) -> Tensor:
-        """1 / (number of masked tokens of the row), times the row's importance."""
-        count = batch.masked.sum(1, keepdim=True).clamp(min=1)
-        return batch.masked * (batch.clean.weight[:, None] / count).float()
+        """1 / (number of masked tokens of the row's block), times the row's importance."""
+        count, block = _masked_by_block(batch)
+        return batch.masked * (batch.clean.weight[:, None] / count.clamp(min=1)).float().gather(1, block)
 
     def normaliser(self, batch: MaskedBatch) -> Tensor:
-        """Number of rows with at least one masked token."""
-        return batch.masked.any(1).sum().double()
+        """Number of rows (blocks of rows) with at least one masked token."""
+        return (_masked_by_block(batch)[0] > 0).sum().double()
+
+
+def _masked_by_block(batch: MaskedBatch) -> tuple[Tensor, Tensor]:
+    """[B, N] masked tokens in each of a row's N blocks, and [B, L] block of each position; one without blocks."""
+    block = torch.zeros_like(batch.clean.tokens) if batch.block is None else batch.block
+    blocks = 1 if batch.block is None else int(block.max()) + 1
+    count = torch.zeros(len(block), blocks, dtype=torch.int64, device=block.device)
+    return count.scatter_add(1, block, batch.masked.long()), block
 
 
 @dataclass(frozen=True)

@@ -173,16 +173,23 @@ class IndependentProcess:
         """No statistics; but the losses, where the time distribution or the row weights learn from them."""
         return () if self.time.learns or self.rows.importance is not None else None
 
-    def draw(self) -> MaskedBatch:
-        """Draw the next step's rows of this rank."""
-        config, unit = self.config, torch.arange(self.units)
-        here = slice(self.rows.rank * self.local_units, (self.rows.rank + 1) * self.local_units)
+    def draw(self, active: Tensor | None = None) -> MaskedBatch:
+        """Draw the next step's rows of this rank.
+
+        Args:
+            active: [units] bool, which units of the global batch are drawn, where others fill the rest; by
+                default all. The coupling is over those drawn.
+        """
+        active = torch.ones(self.units, dtype=torch.bool) if active is None else active
+        counts = active.view(-1, self.local_units).sum(1).tolist()
+        config, rank, unit = self.config, self.rows.rank, torch.arange(sum(counts))
+        here = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
         quantile = config.quantiles(
             noise.slot_uniforms(self.seed, self.step, unit),
-            noise.permutation(self.seed, self.step, self.units, purpose=noise.Purpose.STRATUM),
+            noise.permutation(self.seed, self.step, len(unit), purpose=noise.Purpose.STRATUM),
         )[here]
         t = self.time.quantile(quantile)
-        clean = self.rows.take(self.local_units)
+        clean = self.rows.take(counts[rank], counts)
         group = {
             "independent": self.step * self.units + unit,
             "antithetic": self.step * self.units + unit // 2,
@@ -207,10 +214,9 @@ class IndependentProcess:
             raise ValueError(f"{self.config} learns from the losses: give observe() scores that hold the nll")
         batch, self._last = self._last, None
         assert batch.rate is not None
-        rate = batch.rate[:, 0]
-        loss = scores.nll.double().sum(1) / (rate * batch.clean.effective_length)
+        loss = (scores.nll.double() / batch.rate).sum(1) / batch.clean.effective_length
         if self.time.learns:
-            self.time.observe(rate.cpu(), loss.cpu(), self.rows.world_size)
+            self.time.observe(batch.rate[:, 0].cpu(), loss.cpu(), self.rows.world_size)
         self.rows.observe(batch.clean.row.cpu(), loss.cpu())
 
     def state_dict(self) -> dict[str, Any]:
