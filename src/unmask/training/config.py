@@ -40,6 +40,9 @@ class TrainingConfig:
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Matrix products in bf16 (weights and statistics stay fp32), or everything in fp32. auto: bf16 where the
     processor or the GPU has it."""
+    attention: Literal["auto", "eager", "sdpa"] = "auto"
+    """Attention kernel: plain products or torch's fused kernels. auto: the faster one for the device and the longest
+    row."""
     threads: int | None = None
     """CPU threads. None: what torch chooses."""
     seed: int = 0
@@ -63,7 +66,12 @@ class TrainingConfig:
                 positive_int(name, getattr(self, name))
         for name in ("warmup_steps", "seed"):
             positive_int(name, getattr(self, name), least=0)
-        for name, known in (("schedule", ("cosine", "constant")), ("precision", ("auto", "bf16", "fp32"))):
+        choices = {
+            "schedule": ("cosine", "constant"),
+            "precision": ("auto", "bf16", "fp32"),
+            "attention": ("auto", "eager", "sdpa"),
+        }
+        for name, known in choices.items():
             value = getattr(self, name)
             require(value in known, f"{name} must be one of {', '.join(known)}, got {value!r}")
         require(self.learning_rate > 0, f"learning_rate must be greater than 0, got {self.learning_rate}")

@@ -6,6 +6,13 @@ import ctypes
 import platform
 
 import torch
+from datasets import Dataset
+from transformers import PreTrainedModel
+
+from unmask.model import MaskedDiffusionLM
+
+FUSED_ATTENTION_FROM = 320
+"""Row length from which SDPA's CPU kernel is faster than plain products (benchmarks/attention.py measures it)."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -34,3 +41,39 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     if device.type == "cpu":
         return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else None
     return None
+
+
+def longest_row(dataset: Dataset) -> int:
+    """Number of tokens of the longest row."""
+    view, chunk = dataset.select_columns("tokens").with_format("numpy"), 10_000
+    return max(len(row) for start in range(0, len(view), chunk) for row in view[start : start + chunk]["tokens"])
+
+
+def attention_kernel(device: torch.device, length: int) -> str:
+    """The faster attention of transformers for rows of this many tokens: "eager" (plain products) or "sdpa"."""
+    return "eager" if device.type == "cpu" and length < FUSED_ATTENTION_FROM else "sdpa"
+
+
+def set_attention(model: MaskedDiffusionLM, setting: str, device: torch.device, length: int) -> None:
+    """Set the attention of a model for rows of `length` tokens; the weights stay as they are.
+
+    Args:
+        model: the denoiser. One that is not a Hugging Face model has no kernel to choose.
+        setting: "eager", "sdpa", or "auto" for the faster of the two. "auto" leaves a model alone that came with
+            another kernel (flash attention), or without support for SDPA.
+        device: where it will run.
+        length: longest row.
+
+    Raises:
+        ValueError: where a kernel is named that the model does not have.
+    """
+    backbone = model.backbone
+    if not isinstance(backbone, PreTrainedModel):
+        if setting != "auto":
+            raise ValueError(f"attention '{setting}' needs a Hugging Face backbone; use attention 'auto'")
+        return
+    if setting == "auto":
+        if not backbone._supports_sdpa or backbone.config._attn_implementation not in ("eager", "sdpa"):
+            return
+        setting = attention_kernel(device, length)
+    backbone.set_attn_implementation(setting)

@@ -40,7 +40,7 @@ from unmask.training.diagnostics import BINS, by_rate, summary, weight_sums
 from unmask.training.ema import WeightAverage
 from unmask.training.folder import CONFIG_FILE, check_folder, replace_text
 from unmask.training.metrics import MetricsLog
-from unmask.training.platform import autocast_dtype, keep_freed_memory
+from unmask.training.platform import autocast_dtype, keep_freed_memory, longest_row, set_attention
 from unmask.training.progress import Display, TrainingProgress, shown_of
 from unmask.training.state import is_sharded, load_training, save_training, whole
 
@@ -97,6 +97,7 @@ class Trainer:
         self.accelerator = _accelerator(tracker, self.out)
         device = self.accelerator.device
         self.dtype = autocast_dtype(config.precision, device)
+        set_attention(model, config.attention, device, longest_row(dataset))
         rows = RowStream(dataset, config.seed, self.accelerator.process_index, self.accelerator.num_processes)
         self.process = masking.start(rows, config.batch_size, config.seed, device)
         self.held_out, self.masking = held_out, masking

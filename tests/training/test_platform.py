@@ -1,0 +1,103 @@
+"""Choices for the machine: the attention kernel changes speed alone, and a named one is kept."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from datasets import Dataset
+from torch import nn
+from transformers import LlamaConfig
+from transformers.modeling_outputs import BaseModelOutput
+
+from unmask import MaskedDiffusionLM, TrainingConfig
+from unmask.training.platform import FUSED_ATTENTION_FROM, attention_kernel, longest_row, set_attention
+
+CPU = torch.device("cpu")
+
+
+def _used(model: MaskedDiffusionLM) -> str | None:
+    assert model.config is not None
+    return model.config._attn_implementation
+
+
+@pytest.mark.parametrize(
+    ("device", "length", "kernel"),
+    [
+        ("cpu", 81, "eager"),
+        ("cpu", FUSED_ATTENTION_FROM - 1, "eager"),
+        ("cpu", FUSED_ATTENTION_FROM, "sdpa"),
+        ("cuda", 81, "sdpa"),
+        ("mps", 81, "sdpa"),
+    ],
+)
+def test_plain_products_are_chosen_for_short_rows_on_a_cpu_alone(device, length, kernel):
+    assert attention_kernel(torch.device(device), length) == kernel
+
+
+def test_longest_row_is_that_of_the_rows_chosen_not_of_the_table_behind_them():
+    data = Dataset.from_dict({"tokens": [[1] * n for n in (3, 9, 5, 7)] * 6000})
+    assert longest_row(data) == 9
+    assert longest_row(data.select([0, 2, 4, 12_002])) == 5
+    assert longest_row(data.filter(lambda row: len(row["tokens"]) != 9).shuffle(seed=0)) == 7
+
+
+@pytest.mark.parametrize("setting", ["eager", "sdpa"])
+def test_a_named_kernel_is_used_whatever_the_row_length(build, setting):
+    for length in (8, 2048):
+        model = build()
+        set_attention(model, setting, CPU, length)
+        assert _used(model) == setting
+
+
+def test_auto_leaves_a_kernel_of_another_kind_alone():
+    config = LlamaConfig(vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    config._attn_implementation = "flex_attention"
+    model = MaskedDiffusionLM.from_config(config, 8)
+    set_attention(model, "auto", CPU, 8)
+    assert _used(model) == "flex_attention"
+
+
+class _Mean(nn.Module):
+    """A denoiser without attention that is no Hugging Face model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(9, 4)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> BaseModelOutput:
+        embedded = self.embedding(input_ids)
+        return BaseModelOutput(last_hidden_state=embedded + embedded.mean(1, keepdim=True))
+
+
+def test_a_backbone_of_another_kind_has_no_kernel_to_choose():
+    model = MaskedDiffusionLM(_Mean(), nn.Linear(4, 9), 8)
+    set_attention(model, "auto", CPU, 8)
+    with pytest.raises(ValueError, match="Hugging Face backbone; use attention 'auto'"):
+        set_attention(model, "eager", CPU, 8)
+
+
+def test_the_trainer_trains_the_same_weights_with_either_kernel(trainer, build, weights_in):
+    """Rows of unequal length, so that padding is masked; in float64."""
+    rows = Dataset.from_dict(
+        {"tokens": [[(3 * i + j) % 8 for j in range(3 + 5 * (i % 4))] for i in range(8)]}
+        | {"maskable": [[True] * (3 + 5 * (i % 4)) for i in range(8)]}
+    )
+    found = {}
+    for setting in ("auto", "eager", "sdpa"):
+        run = trainer(setting, model=build(double=True), dataset=rows, attention=setting)
+        assert _used(run.model) == ("eager" if setting == "auto" else setting)
+        found[setting] = weights_in(run.train())
+    for name, weight in found["eager"].items():
+        assert torch.equal(found["auto"][name], weight)
+        torch.testing.assert_close(found["sdpa"][name], weight, rtol=1e-9, atol=1e-9)
+
+
+def test_a_kernel_that_does_not_exist_is_refused_by_name():
+    with pytest.raises(ValueError, match="attention must be one of auto, eager, sdpa, got 'flash'"):
+        TrainingConfig(attention="flash")  # type: ignore[arg-type]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_the_trainer_takes_sdpa(trainer):
+    assert _used(trainer().model) == "sdpa"
