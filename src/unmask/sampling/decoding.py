@@ -24,7 +24,7 @@ class Decoding:
     Attributes:
         policy: reveal policy, by name or as a function.
         tokens_per_step: positions revealed in a block at each step (net of remasking), at least 1.
-        steps: reveal each block in so many steps by `schedule`, instead of so many tokens a step.
+        steps: reveal each block in (at most) so many steps by `schedule`, instead of so many tokens a step.
         schedule: revealed share after step j of N: "linear" j/N; "cosine" 1 - cos(π/2 · j/N), few first (MaskGIT,
             arXiv 2202.04200). Counts are rounded up, so the totals are exact.
         threshold: reveal besides every position whose top probability exceeds this, in (0, 1), and at least one

@@ -1,0 +1,242 @@
+"""The loop with a real transformer: invariances, blocks, remasking, and no work for what cannot change."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import LlamaConfig
+
+from unmask import Decoding, MaskedDiffusionLM, generate
+
+V, MASK, L = 14, 13, 12
+
+WAYS = {
+    "one a step": Decoding(),
+    "sampled": Decoding("random", temperature=1.0, top_p=0.9),
+    "threshold": Decoding("margin", threshold=0.2, temperature=0.7),
+    "schedule": Decoding("entropy", steps=4, schedule="cosine"),
+    "blocks": Decoding("confidence", 2, block_size=5, temperature=1.0),
+    "causal blocks": Decoding("random", block_size=4, causal_blocks=True, temperature=1.0),
+    "remasking": Decoding(steps=14, remasking=0.4, temperature=1.0),
+    "remasking in blocks": Decoding(
+        "random", steps=6, block_size=4, remasking=0.8, remasking_rule="rescale", temperature=1.0
+    ),
+    "all at once": Decoding(
+        "random", steps=3, threshold=0.3, block_size=7, remasking=0.5, temperature=1.0, top_p=0.8
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def model():
+    config = LlamaConfig(
+        vocab_size=V,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        initializer_range=0.4,
+    )
+    config._attn_implementation = "eager"
+    torch.manual_seed(0)
+    return MaskedDiffusionLM.from_config(config, MASK).double()
+
+
+@pytest.fixture(scope="module")
+def ragged(token_batch):
+    """Rows of different lengths with prompts of different lengths, and clues between."""
+
+    def build(lengths, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        tokens = torch.randint(0, MASK, (len(lengths), L), generator=generator)
+        position, length = torch.arange(L), torch.tensor(lengths)[:, None]
+        attention = position < length
+        maskable = attention & (torch.rand(tokens.shape, generator=generator) < 0.7)
+        maskable &= position >= torch.randint(0, 4, (len(lengths), 1), generator=generator)
+        return token_batch(tokens.masked_fill(~attention, 0), maskable, attention)
+
+    return build
+
+
+def trajectory(model, batch, decoding, **options):
+    """Masks before the first and after each step."""
+    masks = [batch.maskable.clone()]
+    made = generate(
+        model, batch, decoding, on_step=lambda step, tokens, masked: masks.append(masked.clone()), **options
+    )
+    return made, masks
+
+
+@pytest.mark.parametrize("decoding", WAYS.values(), ids=WAYS)
+def test_company_order_padding_and_batch_size_change_nothing(model, ragged, decoding):
+    batch = ragged([12, 5, 9, 12, 7, 1, 10])
+    whole = generate(model, batch, decoding, seed=3)
+    order = torch.tensor([4, 0, 6, 2, 5, 1, 3])
+    others = {
+        "order": (generate(model, batch[order], decoding, seed=3), order),
+        "some": (generate(model, batch[2:4], decoding, seed=3), torch.tensor([2, 3])),
+        "padding": (generate(model, batch.padded(L + 9), decoding, seed=3), torch.arange(7)),
+        "pairs": (generate(model, batch, decoding, seed=3, batch_size=2), torch.arange(7)),
+        "singly": (generate(model, batch, decoding, seed=3, batch_size=1), torch.arange(7)),
+    }
+    for name, (other, rows) in others.items():
+        assert torch.equal(other.tokens[:, :L], whole.tokens[rows]), name
+        assert torch.equal(other.step[:, :L], whole.step[rows]), name
+        torch.testing.assert_close(other.confidence[:, :L], whole.confidence[rows], rtol=0, atol=1e-6)
+    assert others["pairs"][0].forwards == others["singly"][0].forwards == whole.forwards
+    assert not torch.equal(generate(model, batch, WAYS["sampled"], seed=4).tokens, whole.tokens)
+
+
+def test_confidence_in_single_precision_stays_within_rounding(model, ragged):
+    batch, single = ragged([12, 5, 9, 12]), model.float()
+    try:
+        whole = generate(single, batch, Decoding("left_to_right"))
+        for row in range(4):
+            alone = generate(single, batch[row : row + 1].padded(20), Decoding("left_to_right"))
+            torch.testing.assert_close(alone.confidence[0, :L], whole.confidence[row], rtol=0, atol=1e-5)
+    finally:
+        model.double()
+
+
+@given(
+    lengths=st.lists(st.integers(1, L), min_size=1, max_size=4),
+    way=st.sampled_from(list(WAYS)),
+    seed=st.integers(0, 999),
+)
+@settings(max_examples=60, deadline=None)
+def test_decoding_ends_with_every_maskable_position_filled_and_no_other(model, ragged, lengths, way, seed):
+    batch, decoding = ragged(lengths, seed), WAYS[way]
+    made, masks = trajectory(model, batch, decoding, seed=seed)
+    assert not masks[-1].any()
+    assert all((masked & ~batch.maskable).sum() == 0 for masked in masks)
+    assert torch.equal(made.tokens[~batch.maskable], batch.tokens[~batch.maskable])
+    assert (made.tokens[batch.maskable] != MASK).all()
+    assert torch.equal(made.step >= 0, batch.maskable)
+    size = decoding.block_size or L
+    for row in range(len(lengths)):
+        open_blocks = [masked[row].view(-1).nonzero()[:, 0] // size for masked in masks]
+        for before, after in pairwise(open_blocks):
+            if len(after):
+                assert before.min() <= after.min()  # a full block stays full
+        for number in range(-(-L // size)):  # nothing of a block is revealed before the earlier ones are full
+            later = batch.maskable[row] & (torch.arange(L) // size > number)
+            here = torch.arange(L) // size == number
+            for masked in masks[:-1]:
+                if masked[row][here].any():
+                    assert torch.equal(masked[row][later], batch.maskable[row][later])
+    if decoding.steps is not None:
+        assert len(masks) - 1 <= decoding.steps * -(-L // size)
+
+
+@pytest.mark.parametrize("rule", ["cap", "rescale"])
+@pytest.mark.parametrize("steps", [6, 12, 40])
+def test_remasking_keeps_to_the_schedule_and_is_as_frequent_as_it_says(model, token_batch, rule, steps):
+    rows, eta = 300, 0.25
+    maskable = (torch.arange(L) >= 2).expand(rows, L)
+    batch = token_batch(torch.zeros(rows, L, dtype=torch.int64), maskable)
+    decoding = Decoding("random", steps=steps, remasking=eta, remasking_rule=rule)
+    _, masks = trajectory(model, batch, decoding)
+    size = L - 2
+    assert len(masks) - 1 == next(step for step in range(steps + 1) if -(-size * step // steps) == size)
+    for step, (before, after) in enumerate(pairwise(masks)):
+        target = -(-size * (step + 1) // steps)
+        assert (size - after.sum(1) == target).all()
+        revealed = size - int(before[0].sum())
+        again = (after & ~before)[:, 2:].sum(1).double()
+        assert (again <= size - target).all()
+        highest = min(1.0, (size - target) / max(1, revealed))
+        expected = revealed * (min(eta, highest) if rule == "cap" else eta * highest)
+        if size - target >= revealed:  # where the count is a free binomial
+            error = (revealed * eta * (1 - eta) / rows) ** 0.5
+            assert abs(float(again.mean()) - expected) <= 4.5 * error
+        else:
+            assert float(again.mean()) <= expected + 4.5 * (expected / rows) ** 0.5
+
+
+def test_a_token_masked_again_is_not_revealed_in_the_same_step(model, ragged):
+    """And what the forward saw includes it: the step goes from z_t to z_s."""
+    batch, seen = ragged([12, 12, 12]), []
+    predict = model.predict
+    masks, tokens = [batch.maskable.clone()], []
+
+    def record(step, now, masked):
+        masks.append(masked.clone())
+        tokens.append(now.clone())
+
+    class Spy:
+        """The model, whose inputs are kept."""
+
+        def __getattr__(self, name):
+            return getattr(model, name)
+
+        def predict(self, noisy, *rest):
+            seen.append(noisy.clone())
+            return predict(noisy, *rest)
+
+    generate(Spy(), batch, Decoding("random", steps=8, remasking=0.9), on_step=record)
+    happened = 0
+    for step in range(1, len(seen)):
+        if len(seen[step]) == 3:
+            assert torch.equal(seen[step], tokens[step - 1])
+        happened += int((masks[step + 1] & ~masks[step]).sum())
+    assert happened > 5
+
+
+def test_probability_zero_is_plain_decoding(model, ragged):
+    batch = ragged([12, 8, 10])
+    plain, none = (trajectory(model, batch, Decoding(steps=5, remasking_rule=rule)) for rule in ("cap", "rescale"))
+    assert torch.equal(plain[0].tokens, none[0].tokens)
+    assert all(torch.equal(a, b) for a, b in zip(plain[1], none[1], strict=True))
+    assert all((after & ~before).sum() == 0 for before, after in pairwise(plain[1]))
+    assert plain[0].forwards == sum(int(m.any(1).sum()) for m in plain[1][:-1])
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_later_blocks_are_seen_unless_blocks_are_causal(model, token_batch, causal):
+    """The prompt of the last block changes; only decoding with causal blocks must not notice earlier."""
+    maskable = torch.arange(L).expand(20, L) < 8
+    first = torch.randint(0, MASK, (20, L), generator=torch.Generator().manual_seed(0))
+    other = torch.where(maskable, first, (first + 5) % MASK)
+    decoding = Decoding("left_to_right", block_size=4, causal_blocks=causal)
+    a, b = (generate(model, token_batch(tokens, maskable), decoding) for tokens in (first, other))
+    assert torch.equal(a.tokens[:, :8], b.tokens[:, :8]) is causal
+
+
+def test_one_block_is_no_block(model, ragged):
+    batch = ragged([12, 6, 9])
+    plain = generate(model, batch, Decoding("confidence", 2))
+    for causal in (False, True):
+        one = generate(model, batch, Decoding("confidence", 2, block_size=L, causal_blocks=causal))
+        assert torch.equal(one.tokens, plain.tokens)
+        assert torch.equal(one.step, plain.step)
+
+
+def test_only_positions_that_can_be_chosen_are_predicted(model, token_batch):
+    batch, counts = token_batch(torch.zeros(2, L, dtype=torch.int64)), []
+    hook = model.head.output.register_forward_hook(lambda module, inputs, output: counts.append(len(output)))
+    try:
+        generate(model, batch, Decoding("confidence", 3, block_size=6))
+        assert counts == [12, 6, 12, 6]  # the masked positions of the current block
+        counts.clear()
+        generate(model, batch, Decoding("right_to_left", 4))
+        assert counts == [8, 8, 8]  # an order known before the forward: the chosen alone
+    finally:
+        hook.remove()
+
+
+def test_steps_beyond_the_tokens_cost_nothing_without_remasking(model, ragged):
+    batch = ragged([12, 7])
+    made, masks = trajectory(model, batch, Decoding(steps=50))
+    assert made.forwards == made.revealed
+    assert len(masks) - 1 <= 50
+
+
+def test_a_maskable_position_in_the_padding_is_refused(model, ragged):
+    batch = ragged([12, 7])
+    with pytest.raises(ValueError, match="maskable but not attended to"):
+        generate(model, batch.__class__(**{**vars(batch), "maskable": torch.ones_like(batch.maskable)}))
+    with pytest.raises(ValueError, match="batch_size"):
+        generate(model, batch, batch_size=0)
