@@ -76,14 +76,16 @@ def parse_schedule(text: str) -> Schedule:
     Raises:
         ValueError: for anything else.
     """
-    if text.strip().startswith("Ramp"):
-        return parse(text, Ramp)
     try:
-        return ast.literal_eval(text.strip())
-    except (SyntaxError, ValueError):
-        raise ValueError(
-            f"cannot read {text!r} as a schedule; write a number, ((step, value), ...) or Ramp(start, end, steps)"
-        ) from None
+        value = parse(text, object) if text.strip().startswith("Ramp(") else ast.literal_eval(text.strip())
+        if isinstance(value, (int, float, tuple, Ramp)):
+            return value
+        why = f"it is a {type(value).__name__}"
+    except (SyntaxError, ValueError) as error:
+        why = str(error)
+    raise ValueError(
+        f"cannot read {text!r} as a schedule: {why}; write a number, ((step, value), ...) or Ramp(start, end, steps)"
+    )
 
 
 def check_schedule(
