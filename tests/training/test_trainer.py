@@ -9,6 +9,7 @@ import pytest
 import torch
 from datasets import Dataset
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.nn.functional import pad
 
 from unmask import (
     ELBO,
@@ -314,3 +315,48 @@ def test_same_seed_gives_the_same_run_and_another_one_does_not(trainer, state_of
     first, again, other = (trainer(name, seed=seed).train() for name, seed in (("a", 0), ("b", 0), ("c", 1)))
     assert state_of(first) == state_of(again)
     assert state_of(first)["model/model.safetensors"] != state_of(other)["model/model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("masking", "objective"),
+    [(STANDARD, RowMean()), (SPARSE, ELBO()), (ProgressiveUnmasking(stages=4, threshold=0.2), RowMean())],
+    ids=["exact count", "sparse ELBO", "puma"],
+)
+def test_padding_is_not_computed_and_changes_nothing(trainer, build, weights_in, masking, objective):
+    """Rows of unequal length, in float64, in any micro-batch, against a model that reads every row to position 40."""
+    lengths = [4, 17, 9, 30, 6, 23, 12, 5]
+    tokens = [[(3 * i + j) % 8 for j in range(length)] for i, length in enumerate(lengths)]
+    rows = Dataset.from_dict({"tokens": tokens, "maskable": [[j > 0 for j in range(n)] for n in lengths]})
+    found, computed = {}, {}
+    for size in (None, 3, 1):
+        run = trainer(
+            f"cut-{size}",
+            model=build(double=True),
+            masking=masking,
+            objective=objective,
+            dataset=rows,
+            micro_batch_size=size,
+        )
+        seen: list[int] = []
+        run.model.backbone.register_forward_pre_hook(
+            lambda module, args, given, seen=seen: seen.append(given["input_ids"].numel()), with_kwargs=True
+        )
+        found[size], computed[size] = weights_in(run.train()), sum(seen)
+        lines = read_metrics(run.out, "train")
+        found[size, "log"] = [(line["loss"], line["nll"], line["masked_share"]) for line in lines]
+    whole = trainer("whole", model=build(double=True), masking=masking, objective=objective, dataset=rows)
+    take, forward, wide = whole.process.rows.rows, whole.wrapped.forward, 40
+    whole.process.rows.rows = lambda *numbers: take(*numbers).padded(wide)
+
+    def uncut(batch, weights, needs):
+        assert batch.clean.length == weights.shape[1] == batch.clean.attention.sum(1).max() < wide
+        batch = batch.map(lambda x: pad(x, (0, wide - x.shape[1])) if x.dim() == 2 and x.shape[1] > 1 else x)
+        return forward(batch, pad(weights, (0, wide - weights.shape[1])), needs)
+
+    whole.wrapped.forward = uncut
+    weights = weights_in(whole.train())
+    for size in (None, 3, 1):
+        _close(found[size], weights, 1e-9)
+        assert found[size, "log"] == [pytest.approx(line, rel=1e-9) for line in found[None, "log"]]
+    if masking is not SPARSE:  # there, micro-batches without a mask run a row all the same
+        assert computed[1] < computed[3] < computed[None]
