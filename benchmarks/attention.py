@@ -12,30 +12,34 @@ from benchmarks.harness import Table, interleaved, median_ms
 REPEATS = 7
 TOKENS, WIDTH, HEAD = 4096, 256, 64
 LENGTHS = (81, 162, 224, 288, 352, 416, 512)
-NOTE = """Forward and backward of attention alone in bf16, heads of 64, the same number of tokens at every length.
-This is where the setting `attention: "auto"` takes its crossing from."""
+DTYPES = (torch.bfloat16, torch.float32)
+NOTE = """Forward and backward of attention alone, heads of 64, about the same number of tokens at every length. This
+is where the setting `attention: "auto"` takes its crossing from."""
 
 
 def measure(repeats: int) -> Table:
     heads = WIDTH // HEAD
     layer = LlamaAttention(LlamaConfig(hidden_size=WIDTH, num_attention_heads=heads), layer_idx=0).train()
     calls = {}
-    for length in LENGTHS:
-        shape = (max(1, TOKENS // length), heads, length, HEAD)
-        q, k, v = (torch.randn(shape, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
-        upstream = torch.randn(shape, dtype=torch.bfloat16)
+    for dtype in DTYPES:
+        for length in LENGTHS:
+            shape = (max(1, TOKENS // length), heads, length, HEAD)
+            q, k, v = (torch.randn(shape, dtype=dtype, requires_grad=True) for _ in range(3))
+            upstream = torch.randn(shape, dtype=dtype)
 
-        def eager(q=q, k=k, v=v, upstream=upstream):
-            out, _ = eager_attention_forward(layer, q, k, v, None, HEAD**-0.5)
-            torch.autograd.grad(out, (q, k, v), upstream.transpose(1, 2))
+            def plain(q=q, k=k, v=v, upstream=upstream):
+                out, _ = eager_attention_forward(layer, q, k, v, None, HEAD**-0.5)
+                torch.autograd.grad(out, (q, k, v), upstream.transpose(1, 2))
 
-        def sdpa(q=q, k=k, v=v, upstream=upstream):
-            torch.autograd.grad(scaled_dot_product_attention(q, k, v), (q, k, v), upstream)
+            def fused(q=q, k=k, v=v, upstream=upstream):
+                torch.autograd.grad(scaled_dot_product_attention(q, k, v), (q, k, v), upstream)
 
-        calls |= {f"eager {length}": eager, f"sdpa {length}": sdpa}
+            calls |= {f"plain {dtype} {length}": plain, f"fused {dtype} {length}": fused}
     ms = {name: median_ms(values) for name, values in interleaved(calls, repeats).items()}
     rows = []
-    for length in LENGTHS:
-        plain, fused = ms[f"eager {length}"], ms[f"sdpa {length}"]
-        rows.append({"row length": length, "plain, ms": plain, "fused, ms": fused, "fused / plain": fused / plain})
+    for dtype in DTYPES:
+        for length in LENGTHS:
+            plain_ms, fused_ms = ms[f"plain {dtype} {length}"], ms[f"fused {dtype} {length}"]
+            shown = {"precision": str(dtype).removeprefix("torch."), "row length": length}
+            rows.append(shown | {"plain, ms": plain_ms, "fused, ms": fused_ms, "fused / plain": fused_ms / plain_ms})
     return Table({"tokens": TOKENS, "heads": heads, "head size": HEAD}, rows, NOTE)

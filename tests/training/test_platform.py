@@ -21,17 +21,18 @@ def _used(model: MaskedDiffusionLM) -> str | None:
 
 
 @pytest.mark.parametrize(
-    ("device", "length", "kernel"),
+    ("device", "dtype", "length", "kernel"),
     [
-        ("cpu", 81, "eager"),
-        ("cpu", FUSED_ATTENTION_FROM - 1, "eager"),
-        ("cpu", FUSED_ATTENTION_FROM, "sdpa"),
-        ("cuda", 81, "sdpa"),
-        ("mps", 81, "sdpa"),
+        ("cpu", torch.bfloat16, 81, "eager"),
+        ("cpu", torch.bfloat16, FUSED_ATTENTION_FROM - 1, "eager"),
+        ("cpu", torch.bfloat16, FUSED_ATTENTION_FROM, "sdpa"),
+        ("cpu", None, 81, "sdpa"),
+        ("cuda", torch.bfloat16, 81, "sdpa"),
+        ("mps", None, 81, "sdpa"),
     ],
 )
-def test_plain_products_are_chosen_for_short_rows_on_a_cpu_alone(device, length, kernel):
-    assert attention_kernel(torch.device(device), length) == kernel
+def test_plain_products_are_chosen_for_short_rows_in_bf16_on_a_cpu_alone(device, dtype, length, kernel):
+    assert attention_kernel(torch.device(device), dtype, length) == kernel
 
 
 def test_longest_row_is_that_of_the_rows_chosen_not_of_the_table_behind_them():
@@ -45,7 +46,7 @@ def test_longest_row_is_that_of_the_rows_chosen_not_of_the_table_behind_them():
 def test_a_named_kernel_is_used_whatever_the_row_length(build, setting):
     for length in (8, 2048):
         model = build()
-        set_attention(model, setting, CPU, length)
+        set_attention(model, setting, CPU, torch.bfloat16, length)
         assert _used(model) == setting
 
 
@@ -53,7 +54,7 @@ def test_auto_leaves_a_kernel_of_another_kind_alone():
     config = LlamaConfig(vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
     config._attn_implementation = "flex_attention"
     model = MaskedDiffusionLM.from_config(config, 8)
-    set_attention(model, "auto", CPU, 8)
+    set_attention(model, "auto", CPU, torch.bfloat16, 8)
     assert _used(model) == "flex_attention"
 
 
@@ -71,9 +72,9 @@ class _Mean(nn.Module):
 
 def test_a_backbone_of_another_kind_has_no_kernel_to_choose():
     model = MaskedDiffusionLM(_Mean(), nn.Linear(4, 9), 8)
-    set_attention(model, "auto", CPU, 8)
+    set_attention(model, "auto", CPU, torch.bfloat16, 8)
     with pytest.raises(ValueError, match="Hugging Face backbone; use attention 'auto'"):
-        set_attention(model, "eager", CPU, 8)
+        set_attention(model, "eager", CPU, torch.bfloat16, 8)
 
 
 def test_the_trainer_trains_the_same_weights_with_either_kernel(trainer, build, weights_in):
@@ -85,16 +86,20 @@ def test_the_trainer_trains_the_same_weights_with_either_kernel(trainer, build, 
     found = {}
     for setting in ("auto", "eager", "sdpa"):
         run = trainer(setting, model=build(double=True), dataset=rows, attention=setting)
-        assert _used(run.model) == ("eager" if setting == "auto" else setting)
+        assert _used(run.model) == ("sdpa" if setting == "auto" else setting)
         found[setting] = weights_in(run.train())
     for name, weight in found["eager"].items():
-        assert torch.equal(found["auto"][name], weight)
+        assert torch.equal(found["auto"][name], found["sdpa"][name])
         torch.testing.assert_close(found["sdpa"][name], weight, rtol=1e-9, atol=1e-9)
 
 
 def test_a_kernel_that_does_not_exist_is_refused_by_name():
     with pytest.raises(ValueError, match="attention must be one of auto, eager, sdpa, got 'flash'"):
         TrainingConfig(attention="flash")  # type: ignore[arg-type]
+
+
+def test_the_trainer_takes_plain_products_for_short_rows_in_bf16(trainer):
+    assert _used(trainer(precision="bf16").model) == "eager"
 
 
 @pytest.mark.gpu

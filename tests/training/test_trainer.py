@@ -345,13 +345,14 @@ def test_padding_is_not_computed_and_changes_nothing(trainer, build, weights_in,
         lines = read_metrics(run.out, "train")
         found[size, "log"] = [(line["loss"], line["nll"], line["masked_share"]) for line in lines]
     whole = trainer("whole", model=build(double=True), masking=masking, objective=objective, dataset=rows)
-    take, forward, wide = whole.process.rows.rows, whole.wrapped.forward, 40
-    whole.process.rows.rows = lambda *numbers: take(*numbers).padded(wide)
+    forward = whole.wrapped.forward
 
     def uncut(batch, weights, needs):
-        assert batch.clean.length == weights.shape[1] == batch.clean.attention.sum(1).max() < wide
-        batch = batch.map(lambda x: pad(x, (0, wide - x.shape[1])) if x.dim() == 2 and x.shape[1] > 1 else x)
-        return forward(batch, pad(weights, (0, wide - weights.shape[1])), needs)
+        length = batch.clean.length
+        assert length == weights.shape[1] == batch.clean.attention.sum(1).max()
+        wide = batch.map(lambda x: pad(x, (0, 40 - length)) if x.dim() == 2 and x.shape[1] == length else x)
+        output = forward(wide, pad(weights, (0, 40 - length)), needs)
+        return output.map(lambda x: x[:, :length] if x.dim() == 2 else x)
 
     whole.wrapped.forward = uncut
     weights = weights_in(whole.train())

@@ -41,8 +41,8 @@ class TrainingConfig:
     """Matrix products in bf16 (weights and statistics stay fp32), or everything in fp32. auto: bf16 where the
     processor or the GPU has it."""
     attention: Literal["auto", "eager", "sdpa"] = "auto"
-    """Attention kernel: plain products or torch's fused kernels. auto: the faster one for the device and the longest
-    row."""
+    """Attention kernel: plain products or torch's fused kernels. auto: the faster one for device, precision and
+    longest row."""
     threads: int | None = None
     """CPU threads. None: what torch chooses."""
     seed: int = 0

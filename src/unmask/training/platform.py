@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 from unmask.model import MaskedDiffusionLM
 
 FUSED_ATTENTION_FROM = 320
-"""Row length from which SDPA's CPU kernel is faster than plain products (benchmarks/attention.py measures it)."""
+"""Row length from which SDPA's CPU kernel is faster than plain products in bf16; in single precision it is never
+slower (benchmarks/attention.py measures both)."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -49,12 +50,15 @@ def longest_row(dataset: Dataset) -> int:
     return max(len(row) for start in range(0, len(view), chunk) for row in view[start : start + chunk]["tokens"])
 
 
-def attention_kernel(device: torch.device, length: int) -> str:
-    """The faster attention of transformers for rows of this many tokens: "eager" (plain products) or "sdpa"."""
-    return "eager" if device.type == "cpu" and length < FUSED_ATTENTION_FROM else "sdpa"
+def attention_kernel(device: torch.device, dtype: torch.dtype | None, length: int) -> str:
+    """The faster attention of transformers: "eager" (plain products) or "sdpa". See `set_attention`."""
+    plain = device.type == "cpu" and dtype == torch.bfloat16 and length < FUSED_ATTENTION_FROM
+    return "eager" if plain else "sdpa"
 
 
-def set_attention(model: MaskedDiffusionLM, setting: str, device: torch.device, length: int) -> None:
+def set_attention(
+    model: MaskedDiffusionLM, setting: str, device: torch.device, dtype: torch.dtype | None, length: int
+) -> None:
     """Set the attention of a model for rows of `length` tokens; the weights stay as they are.
 
     Args:
@@ -62,6 +66,7 @@ def set_attention(model: MaskedDiffusionLM, setting: str, device: torch.device, 
         setting: "eager", "sdpa", or "auto" for the faster of the two. "auto" leaves a model alone that came with
             another kernel (flash attention), or without support for SDPA.
         device: where it will run.
+        dtype: that of matrix products under autocast; None for none.
         length: longest row.
 
     Raises:
@@ -75,5 +80,5 @@ def set_attention(model: MaskedDiffusionLM, setting: str, device: torch.device, 
     if setting == "auto":
         if not backbone._supports_sdpa or backbone.config._attn_implementation not in ("eager", "sdpa"):
             return
-        setting = attention_kernel(device, length)
+        setting = attention_kernel(device, dtype, length)
     backbone.set_attn_implementation(setting)

@@ -97,7 +97,7 @@ class Trainer:
         self.accelerator = _accelerator(tracker, self.out)
         device = self.accelerator.device
         self.dtype = autocast_dtype(config.precision, device)
-        set_attention(model, config.attention, device, longest_row(dataset))
+        set_attention(model, config.attention, device, self.dtype, longest_row(dataset))
         rows = RowStream(dataset, config.seed, self.accelerator.process_index, self.accelerator.num_processes)
         self.process = masking.start(rows, config.batch_size, config.seed, device)
         self.held_out, self.masking = held_out, masking
