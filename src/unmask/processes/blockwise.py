@@ -178,26 +178,17 @@ class IndependentBlocks(IndependentProcess):
         super().__init__(masking, rows, batch_size, seed, device)
         self.blockwise = config
 
-    def draw(self) -> MaskedBatch:
-        """Draw the next step's rows of this rank."""
-        config, clean = self.config, self.rows.take(self.local_units)
+    def draw(self, active: Tensor | None = None) -> MaskedBatch:
+        """Draw the next step's rows of this rank; `active` as for rows without blocks."""
+        first, clean, total = self._take(active)
         # Strata count the blocks of the longest row of the global batch, so every rank pads to that.
         clean = clean.padded(max(gather_counts(clean.length, self.rows.world_size))).to(self.device)
         blocks = self.blockwise.cut(clean.length, self.step)
-        count = self.units * blocks.count
-        here = slice(self.rows.rank * self.local_units, (self.rows.rank + 1) * self.local_units)
-        quantile = config.quantiles(
-            noise.slot_uniforms(self.seed, self.step, torch.arange(count)),
-            noise.permutation(self.seed, self.step, count, purpose=noise.Purpose.STRATUM),
-        )[here.start * blocks.count : here.stop * blocks.count]
-        units, unit = blocks.units(clean), torch.arange(self.units)
-        group = {
-            "independent": self.step * self.units + unit,
-            "antithetic": self.step * self.units + unit // 2,
-            "stratified": torch.full_like(unit, self.step),
-        }[config.coupling][here]
+        units = blocks.units(clean)
+        quantile = self._quantiles(total * blocks.count)[first * blocks.count :][: len(units)]
+        group = self._groups(total)[first:][: len(clean)]
         uniform = self._uniforms(units, noise.Purpose.MASK)
-        other = self._uniforms(units, noise.Purpose.MIRROR) if config.reads_second_field else None
+        other = self._uniforms(units, noise.Purpose.MIRROR) if self.config.reads_second_field else None
         self.step += 1
         t = self.time.quantile(quantile)
         batch = self.blockwise.assemble(clean, blocks, t, self.time, uniform, other, group)

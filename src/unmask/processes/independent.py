@@ -180,22 +180,11 @@ class IndependentProcess:
             active: [units] bool, which units of the global batch are drawn, where others fill the rest; by
                 default all. The coupling is over those drawn.
         """
-        active = torch.ones(self.units, dtype=torch.bool) if active is None else active
-        counts = active.view(-1, self.local_units).sum(1).tolist()
-        config, rank, unit = self.config, self.rows.rank, torch.arange(sum(counts))
-        here = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
-        quantile = config.quantiles(
-            noise.slot_uniforms(self.seed, self.step, unit),
-            noise.permutation(self.seed, self.step, len(unit), purpose=noise.Purpose.STRATUM),
-        )[here]
-        t = self.time.quantile(quantile)
-        clean = self.rows.take(counts[rank], counts)
-        group = {
-            "independent": self.step * self.units + unit,
-            "antithetic": self.step * self.units + unit // 2,
-            "stratified": torch.full_like(unit, self.step),
-        }[config.coupling][here]
+        config, (first, clean, total) = self.config, self._take(active)
         clean = clean.to(self.device)
+        here = slice(first, first + len(clean))
+        t = self.time.quantile(self._quantiles(total)[here])
+        group = self._groups(total)[here]
         uniform = self._uniforms(clean, noise.Purpose.MASK)
         other = self._uniforms(clean, noise.Purpose.MIRROR) if config.reads_second_field else None
         self.step += 1
@@ -228,6 +217,27 @@ class IndependentProcess:
         self.rows.load_state_dict(state["rows"])
         self.time.load_state_dict(state["time"])
         self.step = int(state["step"])
+
+    def _take(self, active: Tensor | None) -> tuple[int, TokenBatch, int]:
+        """This rank's clean rows for the active units, after how many of other ranks, and of how many in all."""
+        active = torch.ones(self.units, dtype=torch.bool) if active is None else active
+        counts, rank = active.view(-1, self.local_units).sum(1).tolist(), self.rows.rank
+        return sum(counts[:rank]), self.rows.take(counts[rank], counts), sum(counts)
+
+    def _quantiles(self, units: int) -> Tensor:
+        """[units] coupled quantiles of this step, over all ranks."""
+        uniform = noise.slot_uniforms(self.seed, self.step, torch.arange(units))
+        order = noise.permutation(self.seed, self.step, units, purpose=noise.Purpose.STRATUM)
+        return self.config.quantiles(uniform, order)
+
+    def _groups(self, units: int) -> Tensor:
+        """[units] groups of this step: units with coupled rates share one."""
+        unit = torch.arange(units)
+        return {
+            "independent": self.step * self.units + unit,
+            "antithetic": self.step * self.units + unit // 2,
+            "stratified": torch.full_like(unit, self.step),
+        }[self.config.coupling]
 
     def _uniforms(self, clean: TokenBatch, purpose: noise.Purpose) -> Tensor:
         return noise.uniforms(self.seed, clean.row, clean.draw, clean.length, purpose=purpose)

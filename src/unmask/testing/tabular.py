@@ -81,7 +81,16 @@ class TabularWorld:
                 out[b, i] = (marginal.log() + self.error * (2 * shift - 1)).log_softmax(-1)
         return out
 
-    def nll(self, batch: TokenBatch, masked: Tensor) -> Tensor:
-        """[B, L] nats of the clean tokens at masked positions; 0 elsewhere."""
-        log_p = self.log_probabilities(batch.tokens, masked).gather(-1, batch.tokens[..., None])[..., 0]
-        return torch.where(masked, -log_p, 0.0)
+    def nll(self, batch: TokenBatch, masked: Tensor, block: Tensor | None = None) -> Tensor:
+        """[B, L] nats of the clean tokens at masked positions; 0 elsewhere.
+
+        With `block` [L], the block of each position, each block is predicted from its own visible tokens and the
+        clean ones of the blocks before it.
+        """
+        block = torch.zeros(self.length, dtype=torch.int64) if block is None else block
+        nll = torch.zeros(masked.shape, dtype=torch.float64)
+        for b in block.unique().tolist():
+            hidden = masked & (block == b) | (block > b)
+            log_p = self.log_probabilities(batch.tokens, hidden).gather(-1, batch.tokens[..., None])[..., 0]
+            nll = torch.where(masked & (block == b), -log_p, nll)
+        return nll
