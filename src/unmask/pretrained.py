@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -57,7 +57,7 @@ def from_pretrained(
         ValueError: for an architecture that transformers does not know, a tokenizer that cannot be loaded or has
             more tokens than the model, or a model that stays causal or lets padding leak.
     """
-    shared = {"trust_remote_code": trust_remote_code}
+    shared: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     shared |= {key: options[key] for key in ("gguf_file", "revision", "token") if key in options}
     config = _config(name, shared)
     kind = auto_class(config)
@@ -177,13 +177,13 @@ def _with_mask_token(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, mask_token: str | None, saved: int | None
 ) -> int:
     """Make sure that tokenizer and model have the mask token; return its id."""
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = cast(Tensor, model.get_input_embeddings().weight).shape[0]
     if len(tokenizer) > rows:
         raise ValueError(
             f"the tokenizer has {len(tokenizer)} tokens, the model embeds {rows}: they do not belong together"
         )
     known = tokenizer.mask_token if saved is None else tokenizer.convert_ids_to_tokens(saved)
-    wanted = mask_token or known or DEFAULT_MASK_TOKEN
+    wanted = str(mask_token or known or DEFAULT_MASK_TOKEN)
     if tokenizer.mask_token != wanted:
         tokenizer.add_special_tokens({"mask_token": wanted})
     if len(tokenizer) > rows:
