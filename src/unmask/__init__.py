@@ -3,6 +3,8 @@
 from unmask.batch import MaskedBatch, Scores, TokenBatch
 from unmask.data.importance import RowImportance
 from unmask.data.stream import RowStream
+from unmask.evaluation.likelihood import LikelihoodConfig
+from unmask.evaluation.locality import LocalityConfig
 from unmask.evaluation.tasks import AdditionTask, SudokuTask
 from unmask.head import MaskedHead
 from unmask.masks import Bernoulli, ExactCount
@@ -32,6 +34,8 @@ __all__ = [
     "ForwardProcess",
     "Generation",
     "IndependentMasking",
+    "LikelihoodConfig",
+    "LocalityConfig",
     "MaskedBatch",
     "MaskedDiffusionLM",
     "MaskedHead",

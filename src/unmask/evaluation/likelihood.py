@@ -28,7 +28,7 @@ from unmask.evaluation.variance import Estimate
 from unmask.masks import ExactCount
 from unmask.model import MaskedDiffusionLM
 from unmask.objectives import ELBO
-from unmask.processes import IndependentMasking, Masking
+from unmask.processes import Blockwise, IndependentMasking, Masking
 
 T = TypeVar("T", bound=Tensors)
 
@@ -39,7 +39,8 @@ class LikelihoodConfig:
 
     Attributes:
         masking: draws rates and masks. By default the number of masked tokens is uniform on 1..L_eff and
-            stratified over the draws of a row. It must state its density and draw all rates in (0, 1].
+            stratified over the draws of a row. It must state its density and draw all rates in (0, 1]. `Blockwise`
+            measures the likelihood of block after block.
         samples: forwards of each row.
         seed: of the noise.
     """
@@ -55,6 +56,11 @@ class LikelihoodConfig:
         require(
             time is None or time.start() is time,
             f"{time} is fitted to a model, so two models would be measured by different noise: use Uniform()",
+        )
+        require(
+            not isinstance(self.masking, Blockwise) or isinstance(self.masking.size, int),
+            f"{self.masking} changes its blocks with the step, and each size has a likelihood of its own: "
+            "choose one number",
         )
 
 

@@ -1,0 +1,178 @@
+"""Generative perplexity: how likely another model, a causal one, finds generated texts. Never on its own.
+
+A sampler lowers it at will by repeating itself (Zheng et al. 2024, arXiv 2409.02908), so the number comes with the
+diversity of the same texts and the settings that made them, in one value that cannot be built with one missing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from unmask.batch import TokenBatch
+from unmask.config import positive_int, require
+from unmask.data.text import TextTokenizer
+from unmask.evaluation.likelihood import RowNats
+from unmask.evaluation.records import weights_hash
+from unmask.evaluation.variance import Estimate
+from unmask.model import MaskedDiffusionLM
+from unmask.sampling import Decoding, generate
+
+
+@dataclass(frozen=True)
+class GenerativePerplexity:
+    """A generative perplexity with all that it means nothing without.
+
+    Attributes:
+        perplexity: exp of the judge's nats per token of its own, over all texts, with a 95% interval over texts.
+        unigram_entropy: nats, of the token frequencies within a text, mean over texts. Low: it repeats itself.
+        distinct: share of different n-grams among all n-grams of all texts, n = 1, 2, 3.
+        temperature: of the sampling.
+        steps: decoding steps taken.
+        length: tokens of each text.
+        texts: how many.
+        tokenizer: fingerprint of the generating model's tokenizer.
+        judge: `weights_hash` of the judging model.
+    """
+
+    perplexity: Estimate
+    unigram_entropy: float
+    distinct: tuple[float, float, float]
+    temperature: float
+    steps: int
+    length: int
+    texts: int
+    tokenizer: str
+    judge: str
+
+    def __post_init__(self) -> None:
+        missing = [f.name for f in fields(self) if getattr(self, f.name) in (None, "", ())]
+        require(not missing, f"a generative perplexity means nothing without {', '.join(missing)}")
+        numbers = (self.perplexity.value, self.unigram_entropy, *self.distinct, self.temperature)
+        require(len(self.distinct) == 3 and all(map(math.isfinite, numbers)), f"not finite or not whole: {self}")
+
+
+def generative_perplexity(
+    model: MaskedDiffusionLM,
+    tokenizer: TextTokenizer,
+    judge: str | Path,
+    *,
+    texts: int = 64,
+    length: int = 128,
+    decoding: Decoding | None = None,
+    seed: int = 0,
+    batch_size: int = 16,
+    progress: Callable[[int], None] = lambda texts: None,
+) -> tuple[GenerativePerplexity, list[str]]:
+    """Generate texts from nothing and have them judged.
+
+    Args:
+        model: the denoiser.
+        tokenizer: its tokenizer.
+        judge: a folder (or Hugging Face name) of a causal language model with its own tokenizer.
+        texts: how many, at least 2.
+        length: tokens of each.
+        decoding: by default one token a step in random order at temperature 1: samples of the order mixture.
+        seed: of the sampling.
+        batch_size: texts at a time; changes no text.
+        progress: called with the number of texts generated since the last call.
+
+    Returns:
+        The figures and the texts.
+    """
+    positive_int("texts", texts, least=2)
+    positive_int("length", length)
+    require(
+        tokenizer.vocab_size == model.head.vocab_size,
+        f"the tokenizer has {tokenizer.vocab_size} tokens and the model {model.head.vocab_size}: they do not belong "
+        "together",
+    )
+    decoding = decoding or Decoding(policy="random", temperature=1.0)
+    device = next(model.parameters()).device
+    rows, steps = [], 0
+    for row in torch.arange(texts).split(batch_size):
+        made = generate(
+            model, _empty(row, length, tokenizer.eos_token_id, model.shifted).to(device), decoding, seed=seed
+        )
+        rows.append(made.tokens.cpu())
+        steps = max(steps, int(made.step.max()) + 1)
+        progress(len(row))
+    tokens = torch.cat(rows)
+    written = [tokenizer.decode(row) for row in tokens.tolist()]
+    nats, name = judge_texts(written, judge, batch_size)
+    found = GenerativePerplexity(
+        perplexity=nats.perplexity,
+        unigram_entropy=unigram_entropy(tokens),
+        distinct=(distinct(tokens, 1), distinct(tokens, 2), distinct(tokens, 3)),
+        temperature=decoding.temperature,
+        steps=steps,
+        length=length,
+        texts=texts,
+        tokenizer=tokenizer.fingerprint,
+        judge=name,
+    )
+    return found, written
+
+
+@torch.no_grad()
+def judge_texts(texts: Sequence[str], judge: str | Path, batch_size: int = 16) -> tuple[RowNats, str]:
+    """Nats of each text under a causal model, in the judge's own tokens, and the judge's `weights_hash`.
+
+    A judge with a BOS token scores every token; without one, the first token of a text is given.
+
+    Raises:
+        ValueError: for a text that is longer than the judge can read, or without a scored token.
+    """
+    reader = AutoTokenizer.from_pretrained(judge)
+    network = AutoModelForCausalLM.from_pretrained(judge).eval()
+    start = [] if reader.bos_token_id is None else [reader.bos_token_id]
+    rows = [torch.tensor(start + reader.encode(text, add_special_tokens=False)) for text in texts]
+    longest = getattr(network.config, "max_position_embeddings", None)
+    for number, row in enumerate(rows):
+        require(len(row) >= 2, f"text {number} has no token that the judge could score")
+        require(
+            longest is None or len(row) <= longest,
+            f"text {number} has {len(row)} of the judge's tokens, it reads {longest}: generate shorter ones",
+        )
+    nats = torch.zeros(len(rows), dtype=torch.float64)
+    for part in torch.arange(len(rows)).split(batch_size):
+        length = torch.tensor([len(rows[i]) for i in part.tolist()])
+        tokens = torch.nn.utils.rnn.pad_sequence([rows[i] for i in part.tolist()], batch_first=True)
+        real = torch.arange(tokens.shape[1]) < length[:, None]
+        logits = network(input_ids=tokens, attention_mask=real.long()).logits[:, :-1].float()
+        nll = -logits.log_softmax(-1).gather(-1, tokens[:, 1:, None])[..., 0].double()
+        nats[part] = (nll * real[:, 1:]).sum(1)
+    return RowNats("negative log-likelihood of a causal judge", nats, torch.tensor([len(r) - 1 for r in rows])), (
+        weights_hash(network)
+    )
+
+
+def unigram_entropy(tokens: Tensor) -> float:
+    """Entropy in nats of the token frequencies within each row of [N, L], mean over rows."""
+    found = []
+    for row in tokens.tolist():
+        share = torch.tensor(list(Counter(row).values()), dtype=torch.float64) / len(row)
+        found.append(-(share * share.log()).sum())
+    return float(torch.stack(found).mean())
+
+
+def distinct(tokens: Tensor, n: int) -> float:
+    """Share of different n-grams among all n-grams of rows [N, L]; 0 where rows are shorter than n."""
+    grams = tokens.unfold(1, n, 1).flatten(0, 1) if tokens.shape[1] >= n else tokens.new_empty(0, n)
+    return len(grams.unique(dim=0)) / len(grams) if len(grams) else 0.0
+
+
+def _empty(row: Tensor, length: int, first: int, shifted: bool) -> TokenBatch:
+    """Rows with nothing given; a shifted model is given its first token, which it cannot predict."""
+    tokens = torch.zeros(len(row), length + shifted, dtype=torch.int64)
+    maskable = torch.ones_like(tokens, dtype=torch.bool)
+    if shifted:
+        tokens[:, 0], maskable[:, 0] = first, False
+    return TokenBatch(tokens, maskable, torch.ones_like(maskable), row, torch.zeros_like(row), torch.ones(len(row)))

@@ -1,0 +1,196 @@
+"""EleutherAI's `lm-eval` on a masked diffusion model (optional: pip install "unmask[harness]").
+
+    from lm_eval import simple_evaluate
+    from unmask.evaluation.harness import HarnessModel
+    simple_evaluate(HarnessModel(model, tokenizer, max_length=256).as_lm(), tasks=["lambada_openai"])
+
+Log-likelihoods are negative ELBOs: lower bounds, with noise that is a function of a request's place in the call. A
+row is the context, given, and the continuation, masked. Text is generated at a fixed length, and cut at the first
+stop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from unmask.batch import TokenBatch
+from unmask.config import positive_int, require
+from unmask.data.stream import RowStream
+from unmask.data.text import TextTokenizer
+from unmask.evaluation.likelihood import LikelihoodConfig, likelihood
+from unmask.model import MaskedDiffusionLM
+from unmask.sampling import Decoding, generate
+
+
+class Request(Protocol):
+    """What is read of lm-eval's `Instance`."""
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """(context, continuation), (text,) or (context, settings)."""
+        ...
+
+
+class HarnessModel:
+    """The three methods that lm-eval asks of a model.
+
+    Args:
+        model: the denoiser.
+        tokenizer: its tokenizer.
+        max_length: tokens of a row; contexts are cut on the left.
+        answer_length: tokens generated where a task does not say.
+        config: how likelihoods are estimated.
+        decoding: how text is generated; a task's temperature takes the place of its own.
+        batch_size: forwards at a time.
+
+    Raises:
+        ValueError: for a tokenizer of another size than the model's vocabulary.
+    """
+
+    def __init__(
+        self,
+        model: MaskedDiffusionLM,
+        tokenizer: TextTokenizer,
+        max_length: int,
+        answer_length: int = 64,
+        config: LikelihoodConfig | None = None,
+        decoding: Decoding | None = None,
+        batch_size: int = 64,
+    ) -> None:
+        positive_int("max_length", max_length, least=2)
+        positive_int("answer_length", answer_length)
+        require(
+            tokenizer.vocab_size == model.head.vocab_size,
+            f"the tokenizer has {tokenizer.vocab_size} tokens and the model {model.head.vocab_size}: they do not "
+            "belong together",
+        )
+        self.model, self.tokenizer, self.max_length, self.answer_length = model, tokenizer, max_length, answer_length
+        self.config, self.decoding = config or LikelihoodConfig(), decoding or Decoding()
+        self.batch_size = batch_size
+
+    def loglikelihood(self, requests: Sequence[Request]) -> list[tuple[float, bool]]:
+        """(lower bound on the log-probability of the continuation in nats, whether decoding would write it)."""
+        rows = [self._row(*map(self._encode, request.args[:2])) for request in requests]
+        scored = [i for i, (_, given) in enumerate(rows) if not all(given)]
+        found: list[tuple[float, bool]] = [(0.0, True)] * len(rows)  # nothing to predict: certain
+        if scored:
+            dataset = _dataset([rows[i] for i in scored])
+            nats = self._nats(dataset)
+            batch = RowStream(dataset).rows(torch.arange(len(dataset)))
+            made = self._generate(batch, replace(self.decoding, temperature=0.0, top_p=1.0))
+            written = ((made == batch.tokens) | ~batch.maskable).all(1).tolist()
+            for i, value, same in zip(scored, nats, written, strict=True):
+                found[i] = (-value, same)
+        return found
+
+    def loglikelihood_rolling(self, requests: Sequence[Request]) -> list[float]:
+        """Lower bound on the log-probability of each text; every token is scored once.
+
+        A text longer than a row is scored in pieces, each after the first given half a row of what precedes it.
+        """
+        rows, owner = [], []
+        for number, request in enumerate(requests):
+            tokens = self._encode(request.args[0])
+            start, room = 0, self._room
+            while start < len(tokens):
+                step = room if start == 0 else room - room // 2
+                context = tokens[max(0, start - room // 2) : start]
+                rows.append(self._row(context, tokens[start : start + step]))
+                owner.append(number)
+                start += step
+        totals = [0.0] * len(requests)
+        for number, value in zip(owner, self._nats(_dataset(rows)) if rows else [], strict=True):
+            totals[number] -= value
+        return totals
+
+    def generate_until(self, requests: Sequence[Request]) -> list[str]:
+        """Text after each context, cut at the first of its stops or at the end-of-text token."""
+        rows, lengths, temperatures, stops = [], [], [], []
+        for request in requests:
+            context, settings = self._encode(request.args[0]), dict(request.args[1])
+            # A long answer is shortened to half a row before the context is cut.
+            room = max(self._room - len(context), self._room // 2)
+            lengths.append(min(int(settings.get("max_gen_toks", self.answer_length)), room))
+            rows.append(self._row(context, [self.tokenizer.eos_token_id] * lengths[-1]))
+            temperature = float(settings.get("temperature") or 0.0)
+            temperatures.append(temperature if settings.get("do_sample", True) else 0.0)
+            until = settings.get("until") or []
+            stops.append([until] if isinstance(until, str) else until)
+        made = [""] * len(rows)
+        for temperature in sorted(set(temperatures)):
+            same = [i for i, t in enumerate(temperatures) if t == temperature]
+            top_p = self.decoding.top_p if temperature > 0 else 1.0
+            decoding = replace(self.decoding, temperature=temperature, top_p=top_p)
+            batch = RowStream(_dataset(rows)).rows(torch.tensor(same))
+            for i, tokens in zip(same, self._generate(batch, decoding).tolist(), strict=True):
+                end = len(rows[i][0])
+                made[i] = self._cut(tokens[end - lengths[i] : end], stops[i])
+        return made
+
+    def as_lm(self) -> Any:
+        """This model as an `lm_eval.api.model.LM`, for `lm_eval.simple_evaluate`.
+
+        Raises:
+            ValueError: where lm-eval is not installed.
+        """
+        try:
+            from lm_eval.api.model import LM  # pyright: ignore[reportMissingImports]
+        except ImportError:
+            raise ValueError('lm-eval is not installed: pip install "unmask[harness]"') from None
+        adapter = self
+
+        class MaskedDiffusionHarness(LM):
+            def loglikelihood(self, requests: Any) -> Any:
+                return adapter.loglikelihood(requests)
+
+            def loglikelihood_rolling(self, requests: Any) -> Any:
+                return adapter.loglikelihood_rolling(requests)
+
+            def generate_until(self, requests: Any) -> Any:
+                return adapter.generate_until(requests)
+
+        return MaskedDiffusionHarness()
+
+    @property
+    def _room(self) -> int:
+        """Tokens of a row besides the first one that a shifted model must be given."""
+        return self.max_length - self.model.shifted
+
+    def _encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text).tolist()
+
+    def _row(self, context: list[int], scored: list[int]) -> tuple[list[int], list[bool]]:
+        """Tokens of a row, and which of them are given; the context loses its beginning where there is no room."""
+        require(
+            len(scored) <= self._room,
+            f"a continuation of {len(scored)} tokens does not fit into rows of {self.max_length}: raise max_length",
+        )
+        kept = context[max(0, len(context) - (self._room - len(scored))) :]
+        first = [self.tokenizer.eos_token_id] * self.model.shifted
+        return first + kept + scored, [True] * len(first + kept) + [False] * len(scored)
+
+    def _nats(self, dataset: Dataset) -> list[float]:
+        return likelihood(self.model, dataset, self.config, batch_size=self.batch_size).nats.tolist()
+
+    def _generate(self, batch: TokenBatch, decoding: Decoding) -> Tensor:
+        device = next(self.model.parameters()).device
+        return generate(self.model, batch.to(device), decoding, batch_size=self.batch_size).tokens.cpu()
+
+    def _cut(self, tokens: list[int], stops: Sequence[str]) -> str:
+        if self.tokenizer.eos_token_id in tokens:
+            tokens = tokens[: tokens.index(self.tokenizer.eos_token_id)]
+        text = self.tokenizer.decode(tokens)
+        ends = [text.index(stop) for stop in stops if stop and stop in text]
+        return text[: min(ends, default=len(text))]
+
+
+def _dataset(rows: list[tuple[list[int], list[bool]]]) -> Dataset:
+    return Dataset.from_dict(
+        {"tokens": [tokens for tokens, _ in rows], "maskable": [[not g for g in given] for _, given in rows]}
+    )

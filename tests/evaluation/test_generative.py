@@ -1,0 +1,125 @@
+"""Generative perplexity: equal to the judge's own loss, and never without its company."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from transformers import GPT2Config, LlamaConfig, LlamaForCausalLM
+
+from unmask import MaskedDiffusionLM
+from unmask.data.text import bpe_tokenizer, character_tokenizer
+from unmask.evaluation.generative import (
+    GenerativePerplexity,
+    distinct,
+    generative_perplexity,
+    judge_texts,
+    unigram_entropy,
+)
+from unmask.evaluation.variance import Estimate
+from unmask.sampling import Decoding
+
+TEXTS = ["the cat sat on the mat. ", "a dog ran. ", "the end of it all. "]
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory):
+    """A tiny random causal model with its own tokenizer, as a folder."""
+    folder = tmp_path_factory.mktemp("judge")
+    tokenizer = bpe_tokenizer(TEXTS * 5, vocab_size=290)
+    tokenizer.save(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder, tokenizer
+
+
+@pytest.fixture(scope="module")
+def writer():
+    tokenizer = character_tokenizer(TEXTS)
+    torch.manual_seed(1)
+    config = GPT2Config(
+        vocab_size=tokenizer.vocab_size, n_positions=32, n_embd=16, n_layer=1, n_head=2, bos_token_id=None
+    )
+    return MaskedDiffusionLM.from_config(config, tokenizer.mask_token_id), tokenizer
+
+
+def test_judged_nats_are_the_causal_model_s_own_loss(judge):
+    folder, tokenizer = judge
+    model = LlamaForCausalLM.from_pretrained(folder).eval()
+    nats, _ = judge_texts(TEXTS, folder, batch_size=2)  # padded to different lengths
+    for text, value, count in zip(TEXTS, nats.nats.tolist(), nats.tokens.tolist(), strict=True):
+        tokens = torch.tensor([tokenizer.encode(text).tolist()])
+        with torch.no_grad():
+            loss = float(model(input_ids=tokens, labels=tokens).loss)
+        assert value / count == pytest.approx(loss, abs=1e-5)
+
+
+def test_figures_come_together(judge, writer):
+    model, tokenizer = writer
+    found, texts = generative_perplexity(model, tokenizer, judge[0], texts=5, length=12, batch_size=2)
+    assert len(texts) == found.texts == 5
+    assert found.steps == 12
+    assert found.temperature == 1
+    assert found.tokenizer == tokenizer.fingerprint
+    assert found.perplexity.low <= found.perplexity.value <= found.perplexity.high
+    assert math.isclose(found.perplexity.value, judge_texts(texts, judge[0])[0].perplexity.value)
+    again, same = generative_perplexity(model, tokenizer, judge[0], texts=5, length=12, batch_size=5)
+    assert same == texts
+    assert again.unigram_entropy == found.unigram_entropy
+    fast, _ = generative_perplexity(
+        model, tokenizer, judge[0], texts=2, length=12, decoding=Decoding(tokens_per_step=4, temperature=0.5)
+    )
+    assert (fast.steps, fast.temperature) == (3, 0.5)
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(GenerativePerplexity)])
+def test_it_cannot_be_built_with_one_missing(name):
+    whole = {
+        "perplexity": Estimate(2.0, 1.0, 3.0),
+        "unigram_entropy": 1.0,
+        "distinct": (0.1, 0.2, 0.3),
+        "temperature": 0.0,
+        "steps": 4,
+        "length": 8,
+        "texts": 2,
+        "tokenizer": "t",
+        "judge": "j",
+    }
+    GenerativePerplexity(**whole)
+    with pytest.raises(TypeError):
+        GenerativePerplexity(**{key: value for key, value in whole.items() if key != name})
+    with pytest.raises(ValueError, match=f"nothing without {name}"):
+        GenerativePerplexity(**whole | {name: None})
+    with pytest.raises(ValueError, match="not finite"):
+        replace(GenerativePerplexity(**whole), unigram_entropy=math.nan)
+
+
+def test_repetition_shows_in_its_company():
+    varied, repeated = torch.arange(12).view(2, 6), torch.tensor([[1, 2] * 3] * 2)
+    assert unigram_entropy(varied) == pytest.approx(math.log(6))
+    assert unigram_entropy(repeated) == pytest.approx(math.log(2))
+    assert distinct(varied, 2) == 1
+    assert distinct(repeated, 2) == 2 / 10
+    assert distinct(varied, 7) == 0
+
+
+def test_what_cannot_be_judged_is_refused(judge, writer):
+    model, _ = writer
+    with pytest.raises(ValueError, match="reads 64"):
+        judge_texts(["a b c d e f g h " * 30, "a b"], judge[0])
+    with pytest.raises(ValueError, match="no token"):
+        judge_texts(["", "a b"], judge[0])
+    with pytest.raises(ValueError, match="do not belong together"):
+        generative_perplexity(model, judge[1], judge[0])

@@ -1,0 +1,178 @@
+"""The lm-eval adapter: the estimator's own numbers, every token once, text cut where it should be."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from datasets import Dataset
+from torch import nn
+from transformers import GPT2Config
+
+from unmask import IndependentMasking, MaskedDiffusionLM
+from unmask.data.text import character_tokenizer
+from unmask.evaluation.harness import HarnessModel
+from unmask.evaluation.likelihood import LikelihoodConfig, likelihood
+
+TEXT = "the cat sat on a mat. "
+
+
+@dataclass
+class Instance:
+    """The attributes of lm-eval's Instance that its documentation names."""
+
+    arguments: tuple
+
+    @property
+    def args(self) -> tuple:
+        return self.arguments
+
+
+def asked(*arguments) -> list[Instance]:
+    return [Instance(a) for a in arguments]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return character_tokenizer([TEXT])
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "shifted"])
+def adapter(request, tokenizer):
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=tokenizer.vocab_size, n_positions=24, n_embd=16, n_layer=1, n_head=2, bos_token_id=None
+    )
+    model = MaskedDiffusionLM.from_config(config, tokenizer.mask_token_id, shifted=request.param).double()
+    return HarnessModel(model, tokenizer, max_length=24)
+
+
+@pytest.fixture
+def uniform(adapter, monkeypatch):
+    """The same model with all logits equal: each token costs log(V - 1) exactly, whatever is masked."""
+    for parameter in adapter.model.head.parameters():
+        monkeypatch.setattr(parameter, "data", torch.zeros_like(parameter))
+    return adapter
+
+
+def test_loglikelihood_is_the_estimator_s_with_the_context_given(adapter, tokenizer):
+    context, answer = "the cat", " sat"
+    found = adapter.loglikelihood(asked((context, answer), ("a ", "mat"), ("", "on")))
+    first = [tokenizer.eos_token_id] * adapter.model.shifted
+    rows = [
+        (first + tokenizer.encode(c).tolist(), tokenizer.encode(a).tolist())
+        for c, a in ((context, answer), ("a ", "mat"), ("", "on"))
+    ]
+    dataset = Dataset.from_dict(
+        {"tokens": [c + a for c, a in rows], "maskable": [[False] * len(c) + [True] * len(a) for c, a in rows]}
+    )
+    expected = likelihood(adapter.model, dataset, LikelihoodConfig()).nats
+    assert torch.allclose(torch.tensor([value for value, _ in found], dtype=torch.float64), -expected, atol=1e-12)
+
+
+def test_every_token_of_a_text_is_scored_once(uniform, tokenizer):
+    each = math.log(tokenizer.vocab_size - 1)
+    texts = [TEXT * 5, "a", "", TEXT]
+    found = uniform.loglikelihood_rolling(asked(*((text,) for text in texts)))
+    for text, value in zip(texts, found, strict=True):
+        assert value == pytest.approx(-each * len(tokenizer.encode(text)), abs=1e-4)
+
+
+def test_nothing_to_predict_is_certain(adapter):
+    assert adapter.loglikelihood(asked(("the", ""))) == [(0.0, True)]
+    assert adapter.loglikelihood_rolling(asked(("",))) == [0.0]
+
+
+def test_is_greedy_says_whether_decoding_writes_the_continuation(adapter, tokenizer):
+    written = adapter.generate_until(asked(("the cat", {"max_gen_toks": 3, "do_sample": False})))[0]
+    other = "cat" if written != "cat" else "mat"
+    if len(tokenizer.encode(written)) == 3:  # no end-of-text token in it
+        (_, same), (_, different) = adapter.loglikelihood(asked(("the cat", written), ("the cat", other)))
+        assert same
+        assert not different
+
+
+class Parrot(nn.Module):
+    """A backbone that wants position i to be letter i of a text, however the row begins."""
+
+    def __init__(self, tokens: list[int], size: int) -> None:
+        super().__init__()
+        self.wish = nn.Parameter(torch.zeros(len(tokens), size))
+        with torch.no_grad():
+            self.wish[torch.arange(len(tokens)), tokens] = 20.0
+
+    def forward(self, input_ids, attention_mask=None, **_):
+        from types import SimpleNamespace
+
+        return SimpleNamespace(last_hidden_state=self.wish[: input_ids.shape[1]].expand(len(input_ids), -1, -1))
+
+
+@pytest.fixture
+def parrot(tokenizer):
+    size = tokenizer.vocab_size
+    head = nn.Linear(size, size, bias=False)
+    nn.init.eye_(head.weight)
+    model = MaskedDiffusionLM(Parrot(tokenizer.encode(TEXT).tolist(), size), head, tokenizer.mask_token_id)
+    return HarnessModel(model, tokenizer, max_length=len(TEXT))
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"until": ["."]}, " cat sat on a mat"),
+        ({"until": "on", "max_gen_toks": 12}, " cat sat "),
+        ({"until": ["x", "mat", "sat"]}, " cat "),
+        ({"max_gen_toks": 4, "until": []}, " cat"),
+    ],
+)
+def test_text_is_cut_at_the_first_stop(parrot, settings, expected):
+    assert parrot.generate_until(asked(("the", settings))) == [expected]
+
+
+def test_greedy_flag_of_a_known_text(parrot):
+    assert [same for _, same in parrot.loglikelihood(asked(("the", " cat"), ("the", " mat")))] == [True, False]
+
+
+def test_contexts_are_cut_on_the_left_and_answers_never(adapter):
+    long = TEXT * 10
+    assert adapter.loglikelihood(asked((long, "mat"))) == adapter.loglikelihood(asked((long[1:] * 1, "mat")))
+    with pytest.raises(ValueError, match="does not fit"):
+        adapter.loglikelihood(asked(("", long)))
+
+
+def test_a_tokenizer_of_another_size_is_refused(adapter):
+    with pytest.raises(ValueError, match="do not belong together"):
+        HarnessModel(adapter.model, character_tokenizer(["ab"]), max_length=8)
+
+
+def test_inside_lm_eval(parrot):
+    """The library's own requests, through its own base class."""
+    instance = pytest.importorskip("lm_eval.api.instance").Instance
+    api = pytest.importorskip("lm_eval.api.model")
+    lm = parrot.as_lm()
+    assert isinstance(lm, api.LM)
+    asked = [instance("loglikelihood", {}, ("the", a), i) for i, a in enumerate((" cat", " mat"))]
+    (good, right), (bad, wrong) = lm.loglikelihood(asked)
+    assert good > bad
+    assert right
+    assert not wrong
+    assert lm.loglikelihood_rolling([instance("loglikelihood_rolling", {}, (TEXT,), 0)])[0] > -1e-3
+    assert lm.generate_until([instance("generate_until", {}, ("the", {"until": ["."]}), 0)]) == [" cat sat on a mat"]
+
+
+def test_without_lm_eval_it_says_how_to_get_it(adapter):
+    try:
+        import lm_eval  # noqa: F401
+    except ImportError:
+        with pytest.raises(ValueError, match=r"unmask\[harness\]"):
+            adapter.as_lm()
+
+
+def test_the_config_is_the_estimator_s_protocol(adapter, tokenizer):
+    other = HarnessModel(
+        adapter.model, tokenizer, max_length=24, config=LikelihoodConfig(IndependentMasking(), samples=2)
+    )
+    request = asked(("the cat", " sat"))
+    assert other.loglikelihood(request)[0][0] != adapter.loglikelihood(request)[0][0]
