@@ -4,6 +4,8 @@ Rates and masks are pure functions of uniform numbers, and this checker supplies
 
 - A unit's rate comes from its coupled quantile. The expectation over each uniform is an integral, taken by
   tanh-sinh quadrature on pieces split where the drawn count or a threshold can jump.
+- Where rows are cut into blocks, the units are the blocks. What a unit's rate and mask leave open, the other
+  blocks of its row, is filled with rates and masks that are nothing like its own: no weight may depend on them.
 - A mask rule sees a unit's field of uniforms through two things only: on which side of t and of 1 - t each
   number lies, and in which order they are. So the field space [0, 1]^L falls into finitely many cells; the
   checker supplies one representative of each, with the cell's volume.
@@ -18,7 +20,7 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,7 +28,8 @@ from torch import Tensor
 from unmask.batch import MaskedBatch, TokenBatch
 from unmask.masks import ExactCount
 from unmask.objectives import Objective, RowMean
-from unmask.processes import IndependentMasking
+from unmask.processes import Blockwise, IndependentMasking
+from unmask.processes.blockwise import Blocks
 from unmask.times import TimeDistribution, Uniform
 
 Nll = Callable[[TokenBatch, Tensor], Tensor]
@@ -53,82 +56,129 @@ class Expectation:
         return self.expected - self.exact
 
 
-def claims_unbiased(masking: IndependentMasking, objective: Objective) -> bool:
-    """Whether the library claims that the objective's expectation is the ELBO per token (docs/estimators.md)."""
+def claims_unbiased(masking: IndependentMasking | Blockwise, objective: Objective) -> bool:
+    """Whether the library claims that the objective's expectation is the ELBO per token (docs/estimators.md).
+
+    Of rows, or blocks of rows, that have equally many maskable positions.
+    """
     try:
         objective.check(masking)
     except ValueError:
         return False
     if isinstance(objective, RowMean):
-        return isinstance(masking.mask, ExactCount) and isinstance(masking.time, Uniform)
+        inner = _of_units(masking)
+        return isinstance(inner.mask, ExactCount) and isinstance(inner.time, Uniform)
     return type(objective).__name__ == "ELBO"
 
 
-def exact_elbo(clean: TokenBatch, nll: Nll) -> Tensor:
-    """[B] negative ELBO of each row in nats, Σ_n h_n / n, from all 2^L masks."""
-    totals = []
-    for b in range(len(clean)):
-        places = clean.maskable[b].nonzero()[:, 0].tolist()
+def exact_elbo(clean: TokenBatch, nll: Nll, size: int | None = None) -> Tensor:
+    """[B] negative ELBO of each row in nats, Σ_n h_n / n, from all 2^L masks.
+
+    With blocks of `size` positions: the sum of the blocks' ELBOs. `nll` must then predict each block from its own
+    visible tokens and the clean blocks before it.
+    """
+    blocks = Blocks(clean.length if size is None else min(size, clean.length), clean.length)
+    totals = torch.zeros(len(clean), dtype=torch.float64)
+    for b, block in itertools.product(range(len(clean)), range(blocks.count)):
+        places = (clean.maskable[b] & (blocks.numbers(clean.tokens)[b] == block)).nonzero()[:, 0].tolist()
         masks = torch.zeros(2 ** len(places), clean.length, dtype=torch.bool)
         for m, choice in enumerate(itertools.product([False, True], repeat=len(places))):
-            masks[m, places] = torch.tensor(choice)
+            masks[m, places] = torch.tensor(choice, dtype=torch.bool)
         rows = clean[torch.full((len(masks),), b)]
-        loss, size = nll(rows, masks).sum(1), masks.sum(1)
-        totals.append(sum(loss[size == n].mean() / n for n in range(1, len(places) + 1)))
-    return torch.stack([torch.as_tensor(total) for total in totals])
+        loss, count = nll(rows, masks).sum(1), masks.sum(1)
+        totals[b] += sum(float(loss[count == n].mean()) / n for n in range(1, len(places) + 1))
+    return totals
 
 
 def expectation(
-    masking: IndependentMasking, objective: Objective, clean: TokenBatch, nll: Nll, nodes: int = 60
+    masking: IndependentMasking | Blockwise, objective: Objective, clean: TokenBatch, nll: Nll, nodes: int = 60
 ) -> Expectation:
     """Expect an estimator over everything that `masking` can draw for a batch of one unit for each clean row.
 
     Args:
-        masking: the combination to check. Its time distribution may be a running one.
+        masking: the combination to check. Its time distribution may be a running one. A block size that changes
+            is taken as at step 0.
         objective: gives weights and Z.
-        clean: U rows, all with the same number of maskable positions, at most 5 (the cells grow like L!).
-        nll: nats of the masked tokens, (rows [B], masked [B, L]) -> [B, L].
+        clean: rows; all, and all their blocks, with the same number of maskable positions, at most 5 (the cells
+            grow like its factorial).
+        nll: nats of the masked tokens, (rows [B], masked [B, L]) -> [B, L]; see `exact_elbo`.
         nodes: quadrature nodes on each piece.
 
     Returns:
         The expectation, exact but for quadrature (about 1e-9 for smooth densities).
+
+    Raises:
+        ValueError: where rows or blocks differ in their number of maskable positions.
     """
-    time, units = masking.time.start(), len(clean)
-    if isinstance(masking.time, type(time)):
-        time = masking.time  # fixed, or running already
-    places = clean.maskable.nonzero()[:, 1].view(units, -1)
-    table = _table(clean, places, nll)
+    inner = _of_units(masking)
+    time = inner.time.start()
+    if isinstance(inner.time, type(time)):
+        time = inner.time  # fixed, or running already
+    blocks = masking.cut(clean.length) if isinstance(masking, Blockwise) else Blocks(clean.length, clean.length)
+    number = blocks.numbers(clean.tokens)[0]
+    inside = [clean.maskable[row] & (number == b) for row in range(len(clean)) for b in range(blocks.count)]
+    if len({int(flags.sum()) for flags in inside}) != 1:
+        raise ValueError("all rows, and all their blocks, must have the same number of maskable positions")
+    places = torch.stack([flags.nonzero()[:, 0] for flags in inside])
+    units, row_of = len(inside), torch.arange(len(clean)).repeat_interleave(blocks.count)
+    table = _table(clean[row_of], places, nll)
 
     def outcomes(unit: int, quantile: Tensor, weight: Tensor) -> dict[float, tuple[float, float]]:
         """By value of the unit's contribution to Z: its probability, and the mean of its loss sum there."""
         t = time.quantile(quantile)
-        field, other, volume = _cells(t, clean.length, places[unit], masking)
+        field, other, volume = _cells(t, clean.length, places[unit], inner)
         cells = field.shape[1]
         t, weight = t.repeat_interleave(cells), weight.repeat_interleave(cells) * volume.flatten()
-        rows = clean[torch.full((len(t),), unit)]
+        rows, field = clean[row_of[unit].expand(len(t))], field.flatten(0, 1)
         other = None if other is None else other.flatten(0, 1)
-        batch = masking.assemble(rows, t, time, field.flatten(0, 1), other, torch.arange(len(t)))
+        if isinstance(masking, Blockwise):
+            rates = torch.linspace(0.3, 0.6, blocks.count, dtype=torch.float64).repeat(len(t), 1)
+            rates[:, unit % blocks.count] = t
+            folded = None if other is None else blocks.fold(other)
+            batch = masking.assemble(
+                rows, blocks, rates.flatten(), time, blocks.fold(field), folded, torch.arange(len(t))
+            )
+        else:
+            batch = masking.assemble(rows, t, time, field, other, torch.arange(len(t)))
         per_unit = len(batch) // len(t)
         code = (batch.masked[:, places[unit]] * 2 ** torch.arange(places.shape[1])).sum(1)
         total = (objective.weights(batch).double() * table[unit, code]).sum(1).view(-1, per_unit).sum(1)
-        z = _normalisers(objective, batch, per_unit)
+        z = _normalisers(objective, _only(batch, inside[unit]), per_unit)
         return {
             value: (float(weight[z == value].sum()), float((weight * total)[z == value].sum()))
             for value in z.unique().tolist()
         }
 
     expected = 0.0
-    for probability, plan in _plans(masking, time, units, int(clean.effective_length[0]), nodes):
+    for probability, plan in _plans(inner, time, units, places.shape[1], nodes):
         combined: dict[float, tuple[float, float]] = {0.0: (1.0, 0.0)}
         for unit, (quantile, weight) in enumerate(plan):
             combined = _convolve(combined, outcomes(unit, quantile, weight))
         expected += probability * sum(s / z for z, (_, s) in combined.items() if z > 0)
-    exact = float(exact_elbo(clean, nll).sum() / clean.effective_length.sum())
+    exact = float(exact_elbo(clean, nll, blocks.size).sum() / clean.effective_length.sum())
     return Expectation(expected, exact, claims_unbiased(masking, objective))
 
 
+def _of_units(masking: IndependentMasking | Blockwise) -> IndependentMasking:
+    """The masking of a row, or of a block."""
+    inner = masking.masking if isinstance(masking, Blockwise) else masking
+    if not isinstance(inner, IndependentMasking):
+        raise ValueError(f"{masking} draws no masks independently of the model: there is nothing to enumerate")
+    return inner
+
+
+def _only(batch: MaskedBatch, inside: Tensor) -> MaskedBatch:
+    """The batch as if nothing outside the positions `inside` [L] could be masked: what one block adds to Z."""
+    clean = replace(batch.clean, maskable=batch.clean.maskable & inside)
+    return replace(batch, clean=clean, masked=batch.masked & inside)
+
+
 def check_unbiased(
-    masking: IndependentMasking, objective: Objective, clean: TokenBatch, nll: Nll, tolerance: float = 1e-6
+    masking: IndependentMasking | Blockwise,
+    objective: Objective,
+    clean: TokenBatch,
+    nll: Nll,
+    tolerance: float = 1e-6,
 ) -> Expectation:
     """Raise AssertionError unless the estimator's expectation is the exact ELBO; return the figures."""
     found = expectation(masking, objective, clean, nll)
