@@ -308,9 +308,9 @@ def test_a_process_asks_for_what_its_policy_and_threshold_read(stream_of):
     "options",
     [
         {"stages": 0}, {"stages": 2.0}, {"stages": True}, {"threshold": 0.0}, {"threshold": 1.0}, {"threshold": 9},
-        {"until": 0.0}, {"until": 1.5}, {"policy": "confident"},
+        {"until": 0.0}, {"until": 1.5}, {"policy": "confident"}, {"exponent": 0.0}, {"exponent": math.inf},
     ],
 )  # fmt: skip
 def test_bad_options_are_refused(options):
-    with pytest.raises(ValueError, match=r"stages|threshold|until|policy"):
+    with pytest.raises(ValueError, match=r"stages|threshold|until|policy|exponent"):
         ProgressiveUnmasking(**options)

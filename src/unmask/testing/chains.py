@@ -123,10 +123,10 @@ def inference_states(
 
     now: dict[State, float] = defaultdict(float)
     for count, width in targets(entry):
-        chosen = list(itertools.combinations(range(length), count))
-        for places in chosen:
+        starts = list(itertools.combinations(range(length), count))
+        for places in starts:
             for visible, p in _filled(world, everything, places, joint=True):
-                now[visible, entry] += width / len(chosen) * p
+                now[visible, entry] += width / len(starts) * p
     found = []
     while now:
         found.append(dict(now))
@@ -195,8 +195,8 @@ def check_chain(config: ProgressiveUnmasking, world: TabularWorld, predict: Pred
         difference = chain_difference(config, world, predict, entry)
         if difference > 1e-9:
             raise AssertionError(
-                f"{config}, entered at stage {entry}: the chain's states differ from inference's by {difference:.3g} in "
-                "probability; does the policy look at hidden tokens?"
+                f"{config}, entered at stage {entry}: the chain's states differ from inference's by {difference:.3g} "
+                "in probability; does the policy look at hidden tokens?"
             )
 
 
