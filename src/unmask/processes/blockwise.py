@@ -272,8 +272,8 @@ class ProgressiveBlocks:
             raise RuntimeError("draw() was called twice without observe(scores) between: the chains cannot advance")
         self._awaits_scores = True
         masked = self.masked
-        share = self.blocks.fold(masked).sum(1) / self.chains.clean.effective_length.clamp(min=1)
-        rate = self.blocks.unfold(share.double()[:, None].expand(-1, self.blocks.size))
+        share = self.blocks.fold(masked).sum(1).double() / self.chains.clean.effective_length.clamp(min=1)
+        rate = self.blocks.unfold(share[:, None].expand(-1, self.blocks.size))
         return MaskedBatch(self.clean, masked, rate, None, self.clean.row, self.blocks.numbers(masked))
 
     def observe(self, scores: Scores | None) -> None:

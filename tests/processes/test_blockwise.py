@@ -1,0 +1,318 @@
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import kstest
+
+from unmask import (
+    PPOTS,
+    Bell,
+    Bernoulli,
+    Blockwise,
+    ExactCount,
+    IndependentMasking,
+    MaskedMean,
+    Mixture,
+    ProgressiveUnmasking,
+    Ramp,
+    RowImportance,
+    RowMean,
+    RowStream,
+    Uniform,
+)
+from unmask.config import from_json, to_json
+from unmask.processes.blockwise import Blocks
+from unmask.processes.independent import COUPLINGS
+
+LENGTHS = [3, 7, 1, 5, 2, 6, 4, 8, 2, 5, 3]
+MASKINGS = [
+    IndependentMasking(coupling=coupling, mask=rule, mirror=mirror, mirror_below=below, time=time)
+    for coupling, (rule, time), (mirror, below) in itertools.product(
+        COUPLINGS, [(Bernoulli(), Bell()), (ExactCount(), Uniform())], [(False, 1.0), (True, 0.6)]
+    )
+]
+CHAINS = [
+    ProgressiveUnmasking(stages=4),
+    ProgressiveUnmasking(stages=6, threshold=0.4, policy="margin"),
+    ProgressiveUnmasking(stages=((0, 3), (4, 7)), policy="random", until=0.7),
+]
+SIZES = [1, 2, 3, 5, 20, ((0, 1), (3, 2), (5, 4)), Ramp(6, 1, steps=6)]
+
+
+@pytest.fixture(scope="module")
+def start(stream_of):
+    def make(masking, batch_size=8, lengths=LENGTHS, seed=0, **options):
+        return masking.start(stream_of(lengths, seed=seed, **options), batch_size, seed)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def drive(random_scores):
+    """Some steps of processes side by side, all fed with the same scores for the same positions."""
+
+    def run(process, steps, seed=0, longest=24):
+        generator, found = torch.Generator().manual_seed(seed), []
+        for _ in range(steps):
+            batch = process.draw()
+            scores = random_scores((len(batch), longest), generator)
+            scores = scores.map(lambda x, length=batch.clean.length: x[:, :length])
+            if process.needs is not None:
+                process.observe(scores)
+            found.append(batch)
+        return found
+
+    return run
+
+
+def by_block(batch, values):
+    """[B, blocks, size] view of [B, L] values, zeros where the last block is short."""
+    blocks = Blocks(int((batch.block[0] == 0).sum()), batch.clean.length)
+    return blocks.fold(values).view(len(values), blocks.count, blocks.size)
+
+
+@given(rows=st.integers(1, 5), length=st.integers(1, 12), size=st.integers(1, 15), each=st.integers(1, 2))
+@settings(max_examples=60, deadline=None)
+def test_unfolding_undoes_folding(rows, length, size, each):
+    blocks = Blocks(min(size, length), length)
+    values = torch.arange(rows * length).view(rows, length)
+    units = blocks.fold(values)
+    assert units.shape == (rows * blocks.count, blocks.size)
+    assert torch.equal(blocks.unfold(units.repeat_interleave(each, 0), each), values.repeat_interleave(each, 0))
+    # Every position lies in the block of its number.
+    assert torch.equal(values[:, blocks.numbers(values)[0] == 0], units.view(rows, -1, blocks.size)[:, 0])
+
+
+@pytest.mark.parametrize("inner", MASKINGS, ids=str)
+def test_a_block_as_long_as_the_row_is_no_block_to_the_last_bit(start, drive, same, inner):
+    plain = drive(start(inner), 3)
+    for size in (9, 1000):
+        for blocked, batch in zip(drive(start(Blockwise(inner, size)), 3), plain, strict=True):
+            rate, density = (x.expand(batch.masked.shape) for x in (batch.rate, batch.density))
+            assert same(blocked, replace(batch, rate=rate, density=density, block=blocked.block))
+            assert not blocked.block.any()
+            for objective in (RowMean(), MaskedMean()):
+                assert torch.equal(objective.weights(blocked), objective.weights(batch))
+                assert objective.normaliser(blocked) == objective.normaliser(batch)
+
+
+@pytest.mark.parametrize("inner", CHAINS, ids=str)
+def test_chains_of_one_block_are_those_of_rows_to_the_last_bit(start, drive, same, inner):
+    plain = drive(start(inner), 14)
+    for blocked, batch in zip(drive(start(Blockwise(inner, 50)), 14), plain, strict=True):
+        assert same(blocked, replace(batch, rate=batch.rate.expand(batch.masked.shape), block=blocked.block))
+    assert torch.stack([b.clean.draw for b in plain]).max() >= 1
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("inner", MASKINGS, ids=str)
+def test_each_block_states_its_own_rate_and_density(start, drive, inner, size):
+    for batch in drive(start(Blockwise(inner, size)), 8):
+        assert not (batch.masked & ~batch.clean.maskable).any()
+        assert not batch.block.diff(dim=1).lt(0).any()
+        length, count = (by_block(batch, x).sum(2) for x in (batch.clean.maskable, batch.masked))
+        rate, density = (by_block(batch, x) for x in (batch.rate, batch.density))
+        inside = by_block(batch, torch.ones_like(batch.masked))
+        assert torch.equal(rate.amax(2), torch.where(inside, rate, rate[..., :1]).amin(2))
+        rate, density = rate[..., 0], density[..., 0]
+        assert ((rate > 0) & (rate <= 1)).all()
+        assert density.isfinite().all()
+        some = length > 0
+        if isinstance(inner.mask, ExactCount):
+            assert torch.equal(count[some], (rate * length).round().long()[some])
+            mass = inner.time.cdf(rate) - inner.time.cdf(rate - 1 / length.clamp(min=1))
+            assert torch.allclose(density[some], (length * mass)[some])
+        else:
+            assert torch.equal(density, inner.time.density(rate))
+
+
+def test_blocks_of_a_row_have_rates_of_their_own(start):
+    """Pitfall 16: one rate for all blocks of a row. The control has it: the rates of a row's blocks are equal."""
+    process = start(Blockwise(IndependentMasking(), 4), 64, lengths=[16] * 64, prompt=0)
+    rates = torch.cat([by_block(b, b.rate)[..., 0] for b in (process.draw() for _ in range(30))])
+    correlation = torch.corrcoef(rates.T)
+    assert (correlation - torch.eye(4)).abs().max() < 4 / len(rates) ** 0.5
+    assert kstest(rates.flatten().numpy(), "uniform").pvalue > 1e-3
+    one = torch.corrcoef(rates[:, :1].expand(-1, 4).T)
+    assert (one - torch.eye(4, dtype=torch.float64)).abs().max() > 0.99
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_strata_are_over_the_blocks_of_the_batch(start, mirror):
+    """Ragged rows too: the longest has four blocks, so every row has four."""
+    process = start(Blockwise(IndependentMasking(coupling="stratified", mirror=mirror), 2), 12, lengths=[7, 2, 5, 3])
+    orders = set()
+    for _ in range(4):
+        batch = process.draw()
+        rate = by_block(batch, batch.rate)[:: 2 if mirror else 1, :, 0].flatten()
+        if len(rate) < (6 if mirror else 12) * 4:
+            continue
+        strata = (rate * len(rate)).long().tolist()
+        assert sorted(strata) == list(range(len(rate)))
+        orders.add(tuple(strata))
+    assert len(orders) >= 2
+
+
+def test_antithetic_pairs_lie_within_a_group(start):
+    process = start(Blockwise(IndependentMasking(coupling="antithetic"), 3), 4, lengths=[7, 8, 8, 8])
+    for _ in range(3):
+        batch = process.draw()
+        rate = by_block(batch, batch.rate)[..., 0].flatten()
+        group = batch.group.repeat_interleave(len(rate) // len(batch))
+        assert torch.allclose(rate[0::2] + rate[1::2], torch.ones(len(rate) // 2, dtype=torch.float64))
+        assert torch.equal(group[0::2], group[1::2])
+
+
+@pytest.mark.parametrize("rule", [Bernoulli(), ExactCount()], ids=str)
+def test_mirrored_rows_share_the_rates_of_their_blocks_and_hide_as_little_as_they_can_twice(start, rule):
+    batch = start(Blockwise(IndependentMasking(mask=rule, mirror=True), 3), 16).draw()
+    a, b = batch[0::2], batch[1::2]
+    assert torch.equal(a.clean.row, b.clean.row)
+    assert torch.equal(a.rate, b.rate)
+    assert torch.equal(a.group, b.group)
+    twice, once, maskable = (by_block(a, x) for x in (a.masked & b.masked, a.masked | b.masked, a.clean.maskable))
+    assert torch.equal(once[twice.any(2)], maskable[twice.any(2)])
+    rates = by_block(a, a.rate)[..., 0]
+    assert not torch.equal(rates[:, 0], rates[:, 1])
+
+
+@pytest.mark.parametrize("masking", [*MASKINGS[::5], *CHAINS], ids=str)
+@pytest.mark.parametrize("size", [3, SIZES[-2], SIZES[-1]], ids=str)
+def test_a_resumed_process_draws_the_same(start, drive, same, masking, size):
+    for done in (0, 3, 5):
+        original = start(Blockwise(masking, size))
+        drive(original, done, seed=1)
+        state = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in original.state_dict().items()}
+        expected = drive(original, 5)
+        resumed = start(Blockwise(masking, size))
+        drive(resumed, 1)
+        resumed.load_state_dict(state)
+        assert all(same(a, b) for a, b in zip(drive(resumed, 5), expected, strict=True))
+
+
+# --- chains of blocks ---
+
+
+@pytest.mark.parametrize("inner", CHAINS, ids=str)
+@pytest.mark.parametrize("size", [1, 2, 3], ids=str)
+def test_every_block_is_a_chain_and_a_row_stays_until_all_its_blocks_have_ended(start, drive, inner, size):
+    batches = drive(start(Blockwise(inner, size), lengths=[3, 9, 14, 1, 6, 11, 2, 8], gaps=True), 40)
+    fresh, uneven = 0, False
+    for old, new in itertools.pairwise(batches):
+        width = old.clean.length
+        stays = (old.clean.row == new.clean.row) & (old.clean.draw == new.clean.draw)
+        before, after = old.masked[stays], new.masked[stays][:, :width]
+        assert not (after & ~before).any()
+        left, now = by_block(old, old.masked)[stays].sum(2), by_block(old, new.masked[:, :width])[stays].sum(2)
+        assert ((now < left) | (left == 0)).all()  # every block moves at every step, until it has ended
+        assert old.masked.any(1).all()  # a row without any mask is never drawn
+        entered = by_block(new, new.masked)[~stays].sum(2) > 0
+        assert torch.equal(entered, by_block(new, new.clean.maskable)[~stays].any(2))  # no block is left out
+        fresh += int((~stays).sum())
+        share = by_block(old, old.rate)[..., 0]
+        uneven |= bool((share.amax(1) != share[by_block(old, old.clean.maskable).any(2)].min()).any())
+        assert torch.equal(share, left_share(old))
+    assert fresh > 20
+    assert uneven == (size > 1)
+
+
+def left_share(batch):
+    masked, maskable = by_block(batch, batch.masked).sum(2), by_block(batch, batch.clean.maskable).sum(2)
+    return masked.double() / maskable.clamp(min=1)
+
+
+@pytest.mark.parametrize("inner", CHAINS, ids=str)
+@pytest.mark.parametrize("size", SIZES[-2:], ids=str)
+def test_a_change_of_size_reveals_and_hides_nothing(stream_of, random_scores, inner, size):
+    process = Blockwise(inner, size).start(stream_of(LENGTHS), 8)
+    generator, changes = torch.Generator().manual_seed(0), 0
+    for _ in range(10):
+        batch = process.draw()
+        old, revealed = process.blocks, process.blocks.unfold(process.chains.revealed)
+        stayed = batch.clean
+        process.observe(random_scores(batch.masked.shape, generator))
+        now = process.blocks.unfold(process.chains.revealed)
+        same = (process.clean.row == stayed.row) & (process.clean.draw == stayed.draw)
+        assert not (revealed & ~now[:, : stayed.length])[same].any()
+        if process.blocks.size != old.size:
+            changes += 1
+            chains = process.chains
+            ratio = (chains.clean.maskable & chains.revealed).sum(1) / chains.clean.effective_length.clamp(min=1)
+            assert torch.equal(chains.stage, (chains.stages * ratio + 1e-6).long().clamp(max=chains.live - 1))
+        # The rows of the pool are as many as before, and their tokens those of the stream.
+        assert torch.equal(process.blocks.unfold(process.chains.clean.tokens), process.clean.tokens)
+    assert changes >= 2
+
+
+def test_rows_longer_than_any_before_join_the_pool(start, drive, same):
+    """Chains do not depend on the padding of their neighbours."""
+    short = drive(start(Blockwise(CHAINS[0], 2), 1, lengths=[2, 3, 9, 1]), 16)
+    ends = [b.clean.length for b in short]
+    assert ends[0] < max(ends)
+    alone = [b.masked[0, : int(b.clean.attention[0].sum())].tolist() for b in short]
+    beside = drive(start(Blockwise(CHAINS[0], 2), 1, lengths=[2, 3, 9, 1]), 16, longest=50)
+    assert [b.masked[0, : int(b.clean.attention[0].sum())].sum() for b in beside] == [sum(row) for row in alone]
+
+
+def test_the_metrics_tell_size_refills_and_stages(start, drive):
+    process = start(Blockwise(ProgressiveUnmasking(stages=4), Ramp(1, 5, steps=4)))
+    drive(process, 5)
+    assert process.metrics.keys() == {"refills", "mean_stage", "fast_forwarded", "stages", "block_size", "rows"}
+    assert process.metrics["block_size"] == 5
+    drive(process, 1)
+    assert process.metrics["stages"] == 4
+
+
+def test_draw_and_observe_take_turns(start, random_scores):
+    process = start(Blockwise(ProgressiveUnmasking(), 2))
+    with pytest.raises(RuntimeError, match="no draw"):
+        process.observe(None)
+    batch = process.draw()
+    with pytest.raises(RuntimeError, match="twice"):
+        process.draw()
+    with pytest.raises(ValueError, match="needs the scores of all"):
+        process.observe(random_scores((len(batch), 1), torch.Generator()))
+
+
+# --- configs ---
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_it_prints_as_it_is_typed_and_round_trips(size):
+    for inner in (MASKINGS[3], CHAINS[1]):
+        masking = Blockwise(inner, size)
+        assert from_json(to_json(masking)) == masking
+        names = {
+            name: globals()[name] for name in ("Blockwise", "IndependentMasking", "Bernoulli", "Bell", "Uniform")
+        }
+        names |= {name: globals()[name] for name in ("ExactCount", "ProgressiveUnmasking", "Ramp")}
+        assert eval(repr(masking), names) == masking
+
+
+@pytest.mark.parametrize(
+    ("masking", "size", "message"),
+    [
+        (IndependentMasking(), 0, "size must be a positive"),
+        (IndependentMasking(), 1.5, "size must be a positive"),
+        (IndependentMasking(), ((2, 4),), "begin at 0"),
+        (IndependentMasking(PPOTS()), 4, "learns from whole rows"),
+        (IndependentMasking(PPOTS(online=True)), 4, "learns from whole rows"),
+        (Mixture(ProgressiveUnmasking(), IndependentMasking(), 0.5), 4, "masking must be"),
+        (Blockwise(IndependentMasking(), 2), 4, "masking must be"),
+    ],
+)
+def test_bad_options_are_refused(masking, size, message):
+    with pytest.raises(ValueError, match=message):
+        Blockwise(masking, size)
+
+
+def test_rows_drawn_by_importance_work_with_independent_blocks_alone(dataset_of, random_scores):
+    data = dataset_of(LENGTHS)
+    with pytest.raises(ValueError, match="importance"):
+        Blockwise(ProgressiveUnmasking(), 2).start(RowStream(data, importance=RowImportance()), 4)
+    process = Blockwise(IndependentMasking(), 2).start(RowStream(data, importance=RowImportance()), 4)
+    batch = process.draw()
+    process.observe(replace(random_scores(batch.masked.shape, torch.Generator()), nll=batch.masked.float()))
