@@ -132,7 +132,16 @@ def test_without_losses_the_error_says_what_is_missing(dataset_of):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"uniform": 0.0}, {"uniform": 1.5}, {"grid": 3}, {"rows": 1}, {"refit_every": 0}, {"optimum": "best"}],
+    [
+        {"uniform": 0.0},
+        {"uniform": 1.5},
+        {"grid": 3},
+        {"rows": 1},
+        {"refit_every": 0},
+        {"optimum": "best"},
+        {"moment": "third"},
+        {"moment": "gradient", "online": True},
+    ],
 )
 def test_bad_settings_are_refused(settings):
     with pytest.raises(ValueError, match="PPOTS"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -158,3 +160,44 @@ def test_exact_count_and_bernoulli_runs_differ(trainer, state_of):
     exact = trainer("exact", masking=IndependentMasking(mask=ExactCount())).train()
     bernoulli = trainer("bernoulli", masking=IndependentMasking(mask=Bernoulli())).train()
     assert state_of(exact)["model/model.safetensors"] != state_of(bernoulli)["model/model.safetensors"]
+
+
+def test_second_writer_is_refused_while_the_first_trains(trainer, tmp_path, state_of):
+    """The first run starts others in its own folder from its evaluation: resumed, overwritten, or plain."""
+    refused = []
+
+    def evaluate(model, last):
+        before = _content(tmp_path)
+        for how in ({"resume": True}, {"overwrite": True}):
+            with pytest.raises(ValueError, match="another run is training in"):
+                trainer().train(**how)
+            refused.append(how)
+        assert _content(tmp_path) == before
+        return {}
+
+    last = trainer(evaluate=evaluate).train()
+    assert len(refused) == 4  # at the start and at the end
+    assert state_of(last) == state_of(trainer("alone").train())
+
+
+def test_lock_is_the_systems_and_ends_with_its_process(trainer, tmp_path):
+    """A process that is killed leaves the file, and no lock."""
+    hold = (
+        "import sys, time; from pathlib import Path; from unmask.training.folder import lock_folder\n"
+        "lock = lock_folder(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match="another run is training"):
+            trainer().train()
+    finally:
+        other.kill()
+        other.wait()
+    trainer().train()
+
+
+def test_lock_is_released_by_a_run_that_fails(trainer, stop_at):
+    with pytest.raises(stop_at.error):
+        trainer(evaluate=stop_at(0)).train()
+    trainer().train(resume=True)

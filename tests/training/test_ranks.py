@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from unmask import Bernoulli, Beta, ExactCount, IndependentMasking, ProgressiveUnmasking
+from unmask import PPOTS, Bernoulli, Beta, ExactCount, IndependentMasking, ProgressiveUnmasking
 
 # Low rates: in most steps one of the two ranks has no mask at all.
 SPARSE = IndependentMasking(time=Beta(a=1.0, b=150.0), mask=Bernoulli())
 MASKINGS = {
     "standard": IndependentMasking(mask=ExactCount(), coupling="stratified"),
+    "P-POTS": IndependentMasking(PPOTS(3, grid=4, rows=2, masks=1, moment="gradient"), ExactCount()),
     "puma": ProgressiveUnmasking(stages=4, threshold=0.15),
     "sparse": SPARSE,
 }
@@ -44,7 +45,7 @@ for name, masking in {maskings!r}.items():
             precision="fp32", threads=1, warmup_steps=2, log_every=1, evaluate_every=3, tracker="none", **{settings!r}
         )
         trainer = Trainer(model, masking, load_sudoku("train", limit=40), RowMean(), config, out=out / name,
-                          evaluate=evaluate)
+                          evaluate=evaluate, held_out=load_sudoku("test", limit=5))
         assert trainer.accelerator.num_processes == 2
         try:
             trainer.train(resume=True)
@@ -53,11 +54,46 @@ for name, masking in {maskings!r}.items():
 """
 
 
+# Only rank 0's own writing fails: rank 1's file fits, the model does not. Then a second pair finds the folder taken.
+FAILING = """
+import os, resource, sys
+from pathlib import Path
+from unmask import *
+from unmask.data.sudoku import load_sudoku
+from unmask.recipes import SudokuModel
+from unmask.training.checkpoint import CheckpointError
+from unmask.training.folder import lock_folder
+
+out, first = Path(sys.argv[1]), os.environ["RANK"] == "0"
+def train(name):
+    config = TrainingConfig(steps=2, batch_size=4, threads=1, precision="fp32", tracker="none")
+    model = SudokuModel(layers=2, width=32, heads=2).build()
+    Trainer(model, IndependentMasking(), load_sudoku("train", limit=40), config=config, out=out / name).train()
+lock = lock_folder(out / "taken") if first else None
+try:
+    train("taken")
+except ValueError as error:
+    (out / f"taken-{os.environ['RANK']}").write_text(str(error))
+if first:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+try:
+    train("full")
+except CheckpointError as error:
+    (out / f"full-{os.environ['RANK']}").write_text(str(error))
+"""
+
+
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of all runs, each interrupted and resumed, by two processes that gloo connects."""
     folder = tmp_path_factory.mktemp("ranks")
-    (folder / "script.py").write_text(SCRIPT.format(maskings=MASKINGS, settings=SETTINGS))
+    _run(folder, SCRIPT.format(maskings=MASKINGS, settings=SETTINGS))
+    return folder
+
+
+def _run(folder: Path, script: str) -> None:
+    """Run a script in two processes, which both must end well."""
+    (folder / "script.py").write_text(script)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -74,7 +110,6 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for process in ranks:
             process.kill()
     assert codes == [0, 0], "\n".join((folder / f"said-{rank}.txt").read_text()[-3000:] for rank in range(2))
-    return folder
 
 
 @pytest.mark.parametrize("name", MASKINGS)
@@ -122,3 +157,13 @@ def test_sparse_masking_leaves_a_rank_without_a_mask(rows):
     processes = [SPARSE.start(RowStream(rows, 0, rank, 2), SETTINGS["batch_size"]) for rank in range(2)]
     found = [[bool(process.draw().masked.any()) for process in processes] for _ in range(SETTINGS["steps"])]
     assert any(sum(step) == 1 for step in found)
+
+
+def test_what_one_rank_meets_all_ranks_raise(tmp_path):
+    """A full disk at rank 0's part of the checkpoint, and a folder that another run holds: no rank waits forever."""
+    _run(tmp_path, FAILING)
+    said = {name: (tmp_path / name).read_text() for name in ("full-0", "full-1", "taken-0", "taken-1")}
+    assert said["full-0"].startswith("could not save step 2")
+    assert said["full-1"] == f"rank 0: {said['full-0']}"
+    assert said["taken-0"].startswith("another run is training in")
+    assert said["taken-1"] == f"rank 0: {said['taken-0']}"

@@ -33,6 +33,9 @@ MASKINGS = {
     "exact count": IndependentMasking(mask=ExactCount()),
     "bernoulli": IndependentMasking(mask=Bernoulli(), coupling="stratified"),
     "P-POTS measured": IndependentMasking(PPOTS(refit_every=9, grid=4, rows=3, masks=2), ExactCount()),
+    "P-POTS of the gradient": IndependentMasking(
+        PPOTS(refit_every=9, grid=4, rows=2, masks=2, moment="gradient"), ExactCount()
+    ),
     "P-POTS online": IndependentMasking(PPOTS(refit_every=9, grid=4, online=True), ExactCount()),
     "puma": ProgressiveUnmasking(stages=8),
     "puma fast-forward": ProgressiveUnmasking(stages=8, threshold=0.2, policy="margin"),

@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 
 from unmask import (
     ELBO,
+    PPOTS,
     Bernoulli,
     Beta,
     ExactCount,
@@ -361,3 +362,26 @@ def test_padding_is_not_computed_and_changes_nothing(trainer, build, weights_in,
         assert found[size, "log"] == [pytest.approx(line, rel=1e-9) for line in found[None, "log"]]
     if masking is not SPARSE:  # there, micro-batches without a mask run a row all the same
         assert computed[1] < computed[3] < computed[None]
+
+
+LEARNS = IndependentMasking(PPOTS(refit_every=2, grid=4, rows=3, masks=2, moment="gradient"), ExactCount())
+
+
+def test_learnt_rates_are_drawn_at_the_end(trainer, tmp_path):
+    trainer(masking=LEARNS).train()
+    assert (tmp_path / "run" / "rates.png").read_bytes().startswith(b"\x89PNG")
+    fits = read_metrics(tmp_path / "run", "time")
+    assert [line["step"] for line in fits] == [3, 5]
+    assert all({"fit", "kl", "t", "mean", "variance", "density"} <= set(line) for line in fits)
+    trainer("fixed").train()
+    assert not (tmp_path / "fixed" / "rates.png").exists()
+
+
+def test_figure_that_cannot_be_drawn_does_not_cost_the_run(trainer, tmp_path):
+    def evaluate(model, last):
+        (tmp_path / "run" / "rates.png").mkdir(exist_ok=True)  # in the figure's place
+        return {}
+
+    with pytest.warns(UserWarning, match="could not draw"):
+        last = trainer(masking=LEARNS, evaluate=evaluate).train()
+    assert (last / "manifest.json").is_file()

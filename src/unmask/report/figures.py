@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import matplotlib.pyplot as plt
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from unmask.evaluation.speedup import Arm
-from unmask.evaluation.variance import Decomposition
+from unmask.ppots import EPRFit
+
+if TYPE_CHECKING:  # the training loop draws too, and these lie above it
+    from unmask.evaluation.speedup import Arm
+    from unmask.evaluation.variance import Decomposition
 
 
 def plot_curves(arms: list[Arm], path: str | Path, title: str = "") -> None:
@@ -68,6 +77,66 @@ def plot_variance(arms: dict[str, dict[str, Decomposition]], path: str | Path, t
     figure.savefig(path, dpi=150)
 
 
+def plot_times(
+    fits: Sequence[dict[str, Any]], steps: Sequence[dict[str, Any]], path: str | Path, title: str = ""
+) -> None:
+    """Draw what a time distribution learnt, and what training showed at each rate.
+
+    The density after each fit; the measurements behind the last fit, with the fitted curve and its KL; loss of a
+    masked token and gradient of a row by masked share, over training.
+
+    Args:
+        fits: lines of kind "time" of a run's metrics, at least one.
+        steps: lines of kind "train".
+        path: PNG or SVG to write.
+        title: above the figure.
+    """
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    (density, fit), (loss, gradient) = figure.subplots(2, 2)
+    colours = ScalarMappable(Normalize(0, max(1, *(line["step"] for line in (*fits, *steps)))), "viridis")
+    for line in fits:
+        mass = line["density"]
+        density.stairs(mass, np.linspace(0, 1, len(mass) + 1), color=colours.to_rgba(line["step"]), baseline=None)
+    density.set(title="density after each fit", ylabel="p(t)", ylim=(0, None))
+    _plot_fit(fit, fits[-1])
+    for axis, of, label in (
+        (loss, "loss", "nats a masked token"),
+        (gradient, "gradient", "length at the hidden states"),
+    ):
+        for line in steps:
+            share = (np.arange(len(line["by_rate"][of])) + 0.5) / len(line["by_rate"][of])
+            values = np.array([np.nan if x is None else x for x in line["by_rate"][of]])
+            axis.plot(share, values, ".", color=colours.to_rgba(line["step"]), markersize=4, alpha=0.6)
+        axis.set(title=f"{of} by masked share", xlabel="masked share", ylabel=label, yscale="log")
+    for axis in (density, fit):
+        axis.set(xlabel="t")
+    for axis in (density, fit, loss, gradient):
+        axis.set(xlim=(0, 1))
+        axis.grid(alpha=0.3)
+    figure.colorbar(colours, ax=[density, fit, loss, gradient], label="step", shrink=0.6)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=120)
+
+
+def _plot_fit(axis: Axes, line: dict[str, Any]) -> None:
+    """Measured points and fitted curve of one fit, both scaled to mean 1 over the measured rates."""
+    if "fit" not in line:
+        axis.set(title="no fit")
+        return
+    t, mean, variance = (np.array(line[name]) for name in ("t", "mean", "variance"))
+    of, fit = line["moment"], EPRFit(line["fit"], line["kl"])
+    stratified = line["optimum"] == "stratified"
+    measured = np.sqrt(variance + (0 if stratified else mean**2))
+    smooth = np.linspace(1e-3, 1, 400)
+    axis.plot(t, measured / measured.mean(), "k.", label=f"measured ({of})")
+    axis.plot(smooth, fit.root(smooth, line["optimum"]) / fit.root(t, line["optimum"]).mean(), label="fitted")
+    root = "√v" if stratified else "√(g² + v)"
+    axis.set(
+        title=f"last fit, step {line['step']}: KL {line['kl']:.4f} nats", ylabel=f"{root}, mean 1", ylim=(0, None)
+    )
+    axis.legend()
+
+
 def _colours(count: int) -> list[str]:
-    cycle = plt.rcParams["axes.prop_cycle"].by_key()["color"]
+    cycle = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"]
     return [cycle[i % len(cycle)] for i in range(count)]

@@ -102,6 +102,10 @@ def write(root: Path, step: int, version: str, fill: Callable[[Path], None], kee
             shutil.rmtree(target)
         temporary.rename(target)
         _sync(root)
+        folders = _folders(root)
+        here = folders.index(target) + 1
+        for other in folders[: max(0, here - keep)] + folders[here:]:
+            shutil.rmtree(other)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         why = "the disk is full" if _is_full(error) else str(error)
@@ -110,10 +114,6 @@ def write(root: Path, step: int, version: str, fill: Callable[[Path], None], kee
         raise CheckpointError(
             f"could not save step {step} in {root}: {why}; {kept}. Make room, then go on with --resume"
         ) from error
-    folders = _folders(root)
-    here = folders.index(target) + 1
-    for other in folders[: max(0, here - keep)] + folders[here:]:
-        shutil.rmtree(other)
     return target
 
 

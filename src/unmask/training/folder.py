@@ -1,16 +1,20 @@
-"""The folder of a run: who may use it, and its config.json."""
+"""The folder of a run: who may use it, its config.json, and the lock that keeps a second writer out."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
+
+from filelock import BaseFileLock, FileLock, Timeout
 
 from unmask.config import differences, to_json
 from unmask.training.config import TrainingConfig
 
 CONFIG_FILE = "config.json"
+LOCK_FILE = ".lock"
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
@@ -50,8 +54,8 @@ def check_folder(
         raise ValueError("--resume goes on with a run and --overwrite deletes it: choose one")
     saved = read_config(out)
     if saved is None:
-        begun = f".{CONFIG_FILE}.new"  # all that a run killed in its first moment leaves
-        if out.exists() and (not out.is_dir() or any(path.name != begun for path in out.iterdir())):
+        begun = (LOCK_FILE, f".{CONFIG_FILE}.new")  # all that a run killed in its first moment leaves
+        if out.exists() and (not out.is_dir() or any(path.name not in begun for path in out.iterdir())):
             raise ValueError(f"{out} is not empty and holds no run of unmask; choose another --out")
     elif resume:
         fixed = to_json(training.resumable)
@@ -63,6 +67,36 @@ def check_folder(
         raise ValueError(
             f"{out} already holds a run; use --resume to go on with it, --overwrite to lose it, or another --out"
         )
+
+
+def lock_folder(out: Path) -> BaseFileLock:
+    """Keep other writers out of a run's folder, which is made if need be, until the lock is released.
+
+    The lock is the system's: it ends with the process that holds it, however that ends.
+
+    Raises:
+        ValueError: where another process, or another trainer of this one, holds it.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / LOCK_FILE)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(
+            f"another run is training in {out} right now; wait for it, or choose another --out"
+        ) from None
+    return lock
+
+
+def begin_run(out: Path, described: dict[str, Any], overwrite: bool) -> None:
+    """Write the config of the run that holds the folder's lock, over the remains of the old one if it is to go."""
+    if overwrite:
+        for path in out.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != LOCK_FILE:
+                path.unlink()
+    replace_text(out / CONFIG_FILE, json.dumps(described, indent=2) + "\n")
 
 
 def replace_text(path: Path, text: str) -> None:

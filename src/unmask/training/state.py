@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from torch import Tensor
@@ -49,15 +50,32 @@ def save_training(trainer: Trainer) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             checkpoint.save_state(folder / rank_file, rank_state)
     except (OSError, SafetensorError) as error:
-        problem = f"rank {accelerator.process_index}: {error}"
-    if accelerator.num_processes > 1:
-        problem = next((p for p in gather_object([problem]) if p), None)
-    if problem:
-        raise checkpoint.CheckpointError(f"could not save step {trainer.step}: {problem}")
-    if accelerator.is_main_process:
-        keep = trainer.config.keep_checkpoints
-        checkpoint.write(trainer.checkpoints, trainer.step, unmask.__version__, fill, keep)
-    accelerator.wait_for_everyone()
+        problem = checkpoint.CheckpointError(f"could not save step {trainer.step}: {error}")
+    raise_together(accelerator, problem, checkpoint.CheckpointError)
+    try:
+        if accelerator.is_main_process:
+            keep = trainer.config.keep_checkpoints
+            checkpoint.write(trainer.checkpoints, trainer.step, unmask.__version__, fill, keep)
+    except checkpoint.CheckpointError as error:
+        problem = error
+    raise_together(accelerator, problem, checkpoint.CheckpointError)
+
+
+def raise_together(accelerator: Accelerator, problem: Exception | None, kind: type[Exception]) -> None:
+    """Raise on every rank what one of them met; else the others would wait for it. Every rank must call it.
+
+    Args:
+        accelerator: connects the ranks.
+        problem: this rank's own, if it met one; it raises this very exception.
+        kind: what the other ranks raise.
+    """
+    met = None if problem is None else f"rank {accelerator.process_index}: {problem}"
+    others = gather_object([met]) if accelerator.num_processes > 1 else [met]
+    if problem is not None:
+        raise problem
+    for message in others:
+        if message is not None:
+            raise kind(message)
 
 
 def load_training(trainer: Trainer, folder: Path) -> None:

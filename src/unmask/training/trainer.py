@@ -7,12 +7,10 @@ process observes the scores of the same forwards. So the gradient does not depen
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
@@ -36,13 +34,13 @@ from unmask.times import TimeDistribution, Uniform
 from unmask.training import checkpoint
 from unmask.training.checks import check_start, not_finite
 from unmask.training.config import TrainingConfig
-from unmask.training.diagnostics import BINS, by_rate, summary, weight_sums
+from unmask.training.diagnostics import BINS, by_rate, draw_rates, summary, weight_sums
 from unmask.training.ema import WeightAverage
-from unmask.training.folder import CONFIG_FILE, check_folder, replace_text
+from unmask.training.folder import begin_run, check_folder, lock_folder
 from unmask.training.metrics import MetricsLog
 from unmask.training.platform import autocast_dtype, keep_freed_memory, longest_row, set_attention
 from unmask.training.progress import Display, TrainingProgress, shown_of
-from unmask.training.state import is_sharded, load_training, save_training, whole
+from unmask.training.state import is_sharded, load_training, raise_together, save_training, whole
 
 Evaluation = Callable[[MaskedDiffusionLM, bool], dict[str, Any]]
 
@@ -142,7 +140,10 @@ class Trainer:
                 but something else.
             FloatingPointError: where the loss stops being finite; names step, rows and last good checkpoint.
         """
-        self._claim_folder(resume, overwrite)
+        with self._claimed_folder(resume, overwrite):
+            return self._train(resume)
+
+    def _train(self, resume: bool) -> Path:
         if resume and (last := checkpoint.newest(self.checkpoints)):
             load_training(self, last)
         main, config = self.accelerator.is_main_process, self.config
@@ -177,6 +178,8 @@ class Trainer:
             save_training(self)
         for tracker in self.accelerator.trackers:  # not end_training: a later run needs the process group
             tracker.finish()
+        if main:
+            draw_rates(self.out)
         return checkpoint.folder_of(self.checkpoints, self.step)
 
     @property
@@ -310,23 +313,30 @@ class Trainer:
         if self.config.tracker != "none":
             self.accelerator.log(numbers, step=self.step)
 
-    def _claim_folder(self, resume: bool, overwrite: bool) -> None:
-        """Refuse a folder that holds something else; write the config; tidy up after an interrupted save."""
+    @contextmanager
+    def _claimed_folder(self, resume: bool, overwrite: bool) -> Iterator[None]:
+        """Hold the folder against other writers; refuse one that holds something else; write the config."""
         check_folder(self.out, self.description, self.config, resume, overwrite)
         self.accelerator.wait_for_everyone()  # all ranks look before one writes
-        if self.accelerator.is_main_process:
-            if overwrite and self.out.exists():
-                shutil.rmtree(self.out)
-            described = {
-                "unmask": unmask.__version__,
-                "run": self.description,
-                "training": to_json(self.config),
-                "parameters": sum(p.numel() for p in self.model.parameters()),
-            }
-            self.out.mkdir(parents=True, exist_ok=True)
-            replace_text(self.out / CONFIG_FILE, json.dumps(described, indent=2) + "\n")
-            checkpoint.clear_unfinished(self.checkpoints)
-        self.accelerator.wait_for_everyone()
+        described = {
+            "unmask": unmask.__version__,
+            "run": self.description,
+            "training": to_json(self.config),
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+        }
+        with ExitStack() as held:
+            problem = None
+            try:
+                if self.accelerator.is_main_process:
+                    held.callback(lock_folder(self.out).release)
+                    # Another run may have begun, and ended, since the first look.
+                    check_folder(self.out, self.description, self.config, resume, overwrite)
+                    begin_run(self.out, described, overwrite)
+                    checkpoint.clear_unfinished(self.checkpoints)
+            except (ValueError, OSError) as error:
+                problem = error
+            raise_together(self.accelerator, problem, ValueError)
+            yield
 
 
 def _accelerator(tracker: str | None, out: Path) -> Accelerator:
