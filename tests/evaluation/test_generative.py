@@ -88,7 +88,7 @@ def test_figures_come_together(judge, writer):
 def test_it_cannot_be_built_with_one_missing(name):
     whole = {
         "perplexity": Estimate(2.0, 1.0, 3.0),
-        "unigram_entropy": 1.0,
+        "unigram_entropy": Estimate(1.0, 0.5, 1.5),
         "distinct": (0.1, 0.2, 0.3),
         "temperature": 0.0,
         "steps": 4,
@@ -103,13 +103,13 @@ def test_it_cannot_be_built_with_one_missing(name):
     with pytest.raises(ValueError, match=f"nothing without {name}"):
         GenerativePerplexity(**whole | {name: None})
     with pytest.raises(ValueError, match="not finite"):
-        replace(GenerativePerplexity(**whole), unigram_entropy=math.nan)
+        replace(GenerativePerplexity(**whole), temperature=math.nan)
 
 
 def test_repetition_shows_in_its_company():
     varied, repeated = torch.arange(12).view(2, 6), torch.tensor([[1, 2] * 3] * 2)
-    assert unigram_entropy(varied) == pytest.approx(math.log(6))
-    assert unigram_entropy(repeated) == pytest.approx(math.log(2))
+    assert unigram_entropy(varied).value == pytest.approx(math.log(6))
+    assert unigram_entropy(repeated).value == pytest.approx(math.log(2))
     assert distinct(varied, 2) == 1
     assert distinct(repeated, 2) == 2 / 10
     assert distinct(varied, 7) == 0

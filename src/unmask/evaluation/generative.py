@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from unmask.batch import TokenBatch
 from unmask.config import positive_int, require
 from unmask.data.text import TextTokenizer
-from unmask.evaluation.likelihood import RowNats
+from unmask.evaluation.likelihood import RowNats, ratio
 from unmask.evaluation.records import weights_hash
 from unmask.evaluation.variance import Estimate
 from unmask.model import MaskedDiffusionLM
@@ -32,7 +32,8 @@ class GenerativePerplexity:
 
     Attributes:
         perplexity: exp of the judge's nats per token of its own, over all texts, with a 95% interval over texts.
-        unigram_entropy: nats, of the token frequencies within a text, mean over texts. Low: it repeats itself.
+        unigram_entropy: nats, of the token frequencies within a text, mean over texts with a 95% interval. Low: it
+            repeats itself.
         distinct: share of different n-grams among all n-grams of all texts, n = 1, 2, 3.
         temperature: of the sampling.
         steps: decoding steps taken.
@@ -43,7 +44,7 @@ class GenerativePerplexity:
     """
 
     perplexity: Estimate
-    unigram_entropy: float
+    unigram_entropy: Estimate
     distinct: tuple[float, float, float]
     temperature: float
     steps: int
@@ -55,7 +56,7 @@ class GenerativePerplexity:
     def __post_init__(self) -> None:
         missing = [f.name for f in fields(self) if getattr(self, f.name) in (None, "", ())]
         require(not missing, f"a generative perplexity means nothing without {', '.join(missing)}")
-        numbers = (self.perplexity.value, self.unigram_entropy, *self.distinct, self.temperature)
+        numbers = (self.perplexity.value, self.unigram_entropy.value, *self.distinct, self.temperature)
         require(len(self.distinct) == 3 and all(map(math.isfinite, numbers)), f"not finite or not whole: {self}")
 
 
@@ -154,13 +155,13 @@ def judge_texts(texts: Sequence[str], judge: str | Path, batch_size: int = 16) -
     )
 
 
-def unigram_entropy(tokens: Tensor) -> float:
+def unigram_entropy(tokens: Tensor) -> Estimate:
     """Entropy in nats of the token frequencies within each row of [N, L], mean over rows."""
     found = []
     for row in tokens.tolist():
         share = torch.tensor(list(Counter(row).values()), dtype=torch.float64) / len(row)
         found.append(-(share * share.log()).sum())
-    return float(torch.stack(found).mean())
+    return ratio(torch.stack(found), torch.ones(len(tokens)))
 
 
 def distinct(tokens: Tensor, n: int) -> float:

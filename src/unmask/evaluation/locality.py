@@ -134,8 +134,8 @@ def locality(
     steps = [*map(str, range(1, config.nearest + 1)), f">{config.nearest} or none"]
     return (
         by_rate.curve("masked share", edges),
-        by_distance.curve("positions to the nearest visible token", steps),
-        by_radius.curve("radius within which tokens are visible", [*map(str, config.radii), "all"]),
+        by_distance.curve("distance to a visible token", steps),
+        by_radius.curve("visible within", [*map(str, config.radii), "all"]),
     )
 
 

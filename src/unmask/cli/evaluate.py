@@ -1,0 +1,301 @@
+"""unmask evaluate: what trained models can do, as records with intervals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, make_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+from datasets import Dataset
+from rich.console import Console
+from rich.progress import Progress
+
+import unmask
+from unmask.cli.options import REGISTRY
+from unmask.config import positive_int, require, to_json
+from unmask.data.stream import check_rows
+from unmask.data.text import TextTokenizer
+from unmask.evaluation.generative import generative_perplexity
+from unmask.evaluation.likelihood import LikelihoodConfig, RowNats, characters, likelihood
+from unmask.evaluation.locality import Curve, LocalityConfig, locality
+from unmask.evaluation.records import Protocol, Record, data_hash, save_records, weights_hash
+from unmask.evaluation.tasks.base import Task
+from unmask.evaluation.variance import Estimate
+from unmask.model import MaskedDiffusionLM
+from unmask.recipes import RunConfig
+from unmask.recipes.base import load_model, load_run
+from unmask.report.records import plot_locality, records_table
+from unmask.sampling import Decoding
+
+What = Literal["likelihood", "tasks", "locality", "generation"]
+USAGE = """usage: unmask evaluate RUN [RUN ...] [options]
+
+RUN is a run's folder (its newest checkpoint) or one of its checkpoints; several are compared on the same rows.
+`unmask evaluate RUN --help` explains every option."""
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Options of `unmask evaluate`; the fields of the first run's data config join them as --data.*."""
+
+    what: tuple[What, ...] = ("likelihood",)
+    """What to measure."""
+    split: Literal["held_out", "train"] = "held_out"
+    """Rows of the data: those kept from training, or the others."""
+    rows: int = 256
+    """At most so many rows, the first ones."""
+    samples: int = 8
+    """Forwards of each row."""
+    seed: int = 0
+    """Of rates, masks, orders and samples; common to all models."""
+    batch_size: int = 64
+    """Forwards at a time; changes no number."""
+    reference: str | None = None
+    """locality: what the irreducible loss is taken from: a number of nats per token (0 where the given tokens
+    determine the others), or a run whose model bounds it."""
+    tokenizer: Path | None = None
+    """Folder of the models' tokenizer: for bits per character, and for generation."""
+    judge: str | None = None
+    """generation: folder of a causal Hugging Face model with its tokenizer."""
+    texts: int = 64
+    """generation: how many texts."""
+    length: int = 128
+    """generation: tokens of each text."""
+    decoding: Decoding = field(default_factory=lambda: Decoding(policy="random", temperature=1.0))
+    """generation: how texts are decoded."""
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "samples", "batch_size", "texts", "length"):
+            positive_int(name, getattr(self, name))
+        if "generation" in self.what:
+            require(
+                self.judge is not None and self.tokenizer is not None,
+                "generation needs --judge FOLDER (a causal model) and --tokenizer FOLDER (the models' own)",
+            )
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A checkpoint to measure.
+
+    Attributes:
+        name: in tables.
+        run: the run's folder.
+        checkpoint: the checkpoint's folder.
+        config: the run's.
+        single: it was named itself, rather than its run.
+    """
+
+    name: str
+    run: Path
+    checkpoint: Path
+    config: RunConfig
+    single: bool
+
+    @classmethod
+    def load(cls, folder: Path) -> Subject:
+        """Read a run's folder or a checkpoint's."""
+        config, checkpoint = load_run(folder)
+        run, single = checkpoint.parent.parent, checkpoint.resolve() == folder.resolve()
+        name = run.resolve().name
+        return cls(f"{name}, {checkpoint.name}" if single else name, run, checkpoint, config, single)
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """The checkpoint named, or all those of the run, in order of their steps."""
+        return [self.checkpoint] if self.single else sorted(self.checkpoint.parent.glob("step-*"))
+
+    def path(self, what: str, suffix: str = ".json") -> Path:
+        """Where its records or plots go."""
+        return self.run / "evaluation" / (f"{what}-{self.checkpoint.name}{suffix}" if self.single else what + suffix)
+
+
+def evaluate(words: list[str]) -> None:
+    """Measure trained models, with intervals: unmask evaluate RUN [RUN ...] --what likelihood tasks [options]."""
+    count = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
+    if count == 0:
+        print(USAGE)
+        raise SystemExit(0 if words else 2)
+    subjects = [Subject.load(Path(word)) for word in words[:count]]
+    names = [subject.name for subject in subjects]
+    require(len(set(names)) == len(names), f"the runs need different names, got {', '.join(names)}")
+    data = subjects[0].config.data
+    kind = make_dataclass(
+        "Options", [("data", type(data), field(default=data))], bases=(EvaluateOptions,), frozen=True
+    )
+    options: Any = tyro.cli(
+        kind, prog="unmask evaluate", args=words[count:], description=evaluate.__doc__, registry=REGISTRY
+    )
+    dataset = options.data.held_out() if options.split == "held_out" else options.data.load()
+    dataset = dataset.select(range(min(options.rows, len(dataset))))
+    console = Console()
+    with Progress(console=Console(stderr=True)) as progress:
+        found = {what: MEASURES[what](subjects, dataset, options, progress) for what in options.what}
+    for what, records in found.items():
+        console.print(records_table(records, title=what))
+    places = sorted({str(subject.run / "evaluation") for subject in subjects})
+    print(f"Records and plots: {', '.join(places)}")
+
+
+def _likelihood(
+    subjects: list[Subject], dataset: Dataset, options: EvaluateOptions, progress: Progress
+) -> list[Record]:
+    """Negative ELBO, and with several models the paired differences from the first."""
+    config = LikelihoodConfig(samples=options.samples, seed=options.seed)
+    tokenizer = None if options.tokenizer is None else TextTokenizer.load(options.tokenizer)
+    measured: list[tuple[Subject, RowNats, Protocol]] = []
+    for subject, model in _models(subjects, dataset):
+        advance = _bar(progress, f"likelihood {subject.name}", len(dataset))
+        nats = likelihood(model, dataset, config, batch_size=options.batch_size, progress=advance)
+        measured.append((subject, nats, _protocol(config, data_hash(dataset), model, tokenizer)))
+    every = []
+    for subject, nats, protocol in measured:
+        numbers = {
+            "negative ELBO, nats per token": nats.nats_per_token,
+            "negative ELBO, bits per token": nats.bits_per_token,
+            "perplexity, upper bound": nats.perplexity,
+        }
+        if tokenizer is not None:
+            for unit in ("character", "byte"):
+                numbers[f"negative ELBO, bits per {unit}"] = nats.bits_per(characters(dataset, tokenizer, f"{unit}s"))
+        if nats is not measured[0][1]:
+            numbers[f"nats per token less those of {measured[0][0].name}"] = nats.difference(measured[0][1])
+        records = [Record.of(name, subject.name, e, len(dataset), protocol) for name, e in numbers.items()]
+        save_records(subject.path("likelihood"), records)
+        every += records
+    return every
+
+
+def _tasks(subjects: list[Subject], dataset: Dataset, options: EvaluateOptions, progress: Progress) -> list[Record]:
+    """The run's own task, over all and per stratum."""
+    every = []
+    for subject, model in _models(subjects):
+        task = subject.config.evaluation
+        require(isinstance(task, Task), f"the run in {subject.run} has no task with right and wrong answers")
+        assert isinstance(task, Task)
+        puzzles = task.load(task.final_puzzles)
+        advance = _bar(progress, f"tasks {subject.name}", 1)
+        results = task.evaluate(model, puzzles)
+        advance(1)
+        protocol = _protocol(task, data_hash(puzzles), model)
+        records = []
+        for name, share in {"all": results, **results["strata"]}.items():
+            estimate = Estimate(share["solved"], *share["interval"])
+            records.append(Record.of(f"solved, {name}", subject.name, estimate, share["puzzles"], protocol))
+        save_records(subject.path("tasks"), records)
+        every += records
+    return every
+
+
+def _locality(
+    subjects: list[Subject], dataset: Dataset, options: EvaluateOptions, progress: Progress
+) -> list[Record]:
+    """The loss by rate, distance and radius, for every checkpoint of a run; the table shows the newest's."""
+    config = LocalityConfig(LikelihoodConfig(samples=options.samples, seed=options.seed))
+    reference = _reference(options.reference)
+    newest = []
+    for subject in subjects:
+        every, records, curves = [], [], {}
+        advance = _bar(progress, f"locality {subject.name}", len(dataset) * len(subject.checkpoints))
+        for checkpoint in subject.checkpoints:
+            one = replace(subject, checkpoint=checkpoint)
+            ((_, model),) = _models([one], dataset)
+            label = subject.name if checkpoint == subject.checkpoint else f"{subject.name}, {checkpoint.name}"
+            found = locality(
+                model, dataset, config, reference=reference, batch_size=options.batch_size, progress=advance
+            )
+            curves[checkpoint.name] = found
+            records = _points(found, label, _protocol(config, data_hash(dataset), model))
+            every += records
+        save_records(subject.path("locality"), every)
+        plot_locality(curves, subject.path("locality", ".png"), title=subject.name)
+        newest += [record for record in records if record.name.startswith("loss")]
+    return newest
+
+
+def _generation(
+    subjects: list[Subject], dataset: Dataset, options: EvaluateOptions, progress: Progress
+) -> list[Record]:
+    """Generative perplexity with its company; all figures and the texts go to generation-texts.json."""
+    assert options.judge is not None
+    assert options.tokenizer is not None
+    tokenizer, every = TextTokenizer.load(options.tokenizer), []
+    for subject, model in _models(subjects):
+        advance = _bar(progress, f"generation {subject.name}", options.texts)
+        found, texts = generative_perplexity(
+            model,
+            tokenizer,
+            options.judge,
+            texts=options.texts,
+            length=options.length,
+            decoding=options.decoding,
+            seed=options.seed,
+            batch_size=options.batch_size,
+            progress=advance,
+        )
+        settings = {"decoding": to_json(options.decoding), "seed": options.seed, "length": found.length}
+        protocol = _protocol(settings | {"steps": found.steps, "judge": found.judge}, "none", model, tokenizer)
+        numbers = {"generative perplexity": found.perplexity, "unigram entropy, nats": found.unigram_entropy}
+        for n, share in enumerate(found.distinct, 1):  # of all texts together: no interval
+            numbers[f"distinct {n}-grams"] = Estimate(share, share, share)
+        records = [Record.of(name, subject.name, e, found.texts, protocol) for name, e in numbers.items()]
+        save_records(subject.path("generation"), records)
+        whole = {"figures": asdict(found), "texts": texts}
+        subject.path("generation-texts").write_text(json.dumps(whole, indent=2) + "\n")
+        every += records
+    return every
+
+
+MEASURES: dict[str, Callable[[list[Subject], Dataset, EvaluateOptions, Progress], list[Record]]] = {
+    "likelihood": _likelihood,
+    "tasks": _tasks,
+    "locality": _locality,
+    "generation": _generation,
+}
+
+
+def _models(subjects: list[Subject], dataset: Dataset | None = None) -> list[tuple[Subject, MaskedDiffusionLM]]:
+    """The models of the subjects, on the GPU where there is one; rows that one of them cannot read are refused."""
+    found = []
+    for subject in subjects:
+        model = load_model(subject.checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
+        if dataset is not None:
+            longest = getattr(model.config, "max_position_embeddings", None)
+            check_rows(dataset, model.mask_token_id, model.head.vocab_size, model.shifted, longest)
+        found.append((subject, model))
+    return found
+
+
+def _reference(given: str | None) -> MaskedDiffusionLM | float | None:
+    if given is None:
+        return None
+    try:
+        return float(given)
+    except ValueError:
+        return _models([Subject.load(Path(given))])[0][1]
+
+
+def _points(curves: tuple[Curve, ...], label: str, protocol: Protocol) -> list[Record]:
+    records = []
+    for curve in curves:
+        for point in curve.points:
+            parts = {"loss": point.loss, "irreducible": point.floor, "learnable": point.learnable}
+            for part, estimate in parts.items():
+                if estimate is not None:
+                    name = f"{part}, {curve.against} {point.label}"
+                    records.append(Record.of(name, label, estimate, point.rows, protocol))
+    return records
+
+
+def _protocol(settings: Any, data: str, model: MaskedDiffusionLM, tokenizer: TextTokenizer | None = None) -> Protocol:
+    fingerprint = None if tokenizer is None else tokenizer.fingerprint
+    return Protocol(to_json(settings), data, fingerprint, weights_hash(model), unmask.__version__)
+
+
+def _bar(progress: Progress, name: str, total: int) -> Callable[[int], None]:
+    task = progress.add_task(name, total=total)
+    return lambda done: progress.advance(task, done)
