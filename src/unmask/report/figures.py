@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
@@ -135,6 +136,28 @@ def _plot_fit(axis: Axes, line: dict[str, Any]) -> None:
         title=f"last fit, step {line['step']}: KL {line['kl']:.4f} nats", ylabel=f"{root}, mean 1", ylim=(0, None)
     )
     axis.legend()
+
+
+def plot_order(runs: dict[str, list[dict[str, Any]]], path: str | Path, title: str = "") -> None:
+    """Draw how far the chain of each checkpoint agrees with the final model's own decoding order, with 95% bands.
+
+    Args:
+        runs: by name, what `unmask.evaluation.order.order_over_training` returned.
+        path: PNG or SVG to write.
+        title: above the figure.
+    """
+    figure = Figure(figsize=(5, 3.6), layout="constrained")
+    axis = figure.subplots()
+    for (name, records), colour in zip(runs.items(), _colours(len(runs)), strict=True):
+        steps, tau, low, high = ([r[key] for r in records] for key in ("step", "tau", "low", "high"))
+        axis.plot(steps, tau, color=colour, label=name, marker="o", markersize=3)
+        axis.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+    axis.axhline(0, color="grey", linewidth=0.8)
+    axis.set(xlabel="steps", ylabel="Kendall's τ-b to the final decoding order", ylim=(None, 1))
+    axis.grid(alpha=0.3)
+    axis.legend(loc="lower right")
+    figure.suptitle(title)
+    figure.savefig(path, dpi=150)
 
 
 def _colours(count: int) -> list[str]:

@@ -1,0 +1,158 @@
+"""In which order are positions revealed, along the teacher-forced chain and in decoding, and do the two agree?
+
+The PUMA paper's figure 3 (arXiv 2602.10314): early in training the chain already follows the order in which the
+final model decodes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.stats
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from unmask.batch import MaskedBatch, TokenBatch
+from unmask.config import from_json, require
+from unmask.data.stream import RowStream
+from unmask.model import MaskedDiffusionLM
+from unmask.processes import Chains, Mixture, ProgressiveUnmasking
+from unmask.sampling import Decoding, generate
+from unmask.schedules import integer_at
+from unmask.training import checkpoint
+from unmask.training.folder import read_config
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two orders agree, over rows.
+
+    Attributes:
+        tau: mean of the rows' Kendall tau-b: 1 for the same order, 0 for none in common, -1 for the reverse.
+        low: lower end of the 95% t interval of the mean over rows; NaN for a single row.
+        high: upper end.
+        rows: rows that count: at least two positions, not all revealed at once in either order.
+    """
+
+    tau: float
+    low: float
+    high: float
+    rows: int
+
+
+@torch.no_grad()
+def chain_order(
+    model: MaskedDiffusionLM, batch: TokenBatch, masking: ProgressiveUnmasking, *, seed: int = 0, at: int = 0
+) -> Tensor:
+    """Follow the chain of each row, from its random start to its end, under a model that does not change.
+
+    Args:
+        model: gives the scores; evaluated in the ambient autocast mode.
+        batch: N rows.
+        masking: of the chain.
+        seed: of the chain's noise.
+        at: training step whose number of stages is used.
+
+    Returns:
+        [N, L] int64 step at which the policy reveals each position, from 0; -1 where it was given, as clue,
+        padding or part of the random start. What the chain leaves masked at its end comes last, all at once.
+    """
+    masking = replace(masking, stages=integer_at(masking.stages, at))
+    running = torch.arange(len(batch), device=batch.tokens.device)
+    chains = Chains(masking, batch, torch.zeros_like(running), seed)
+    order, step, training = torch.full_like(batch.tokens, -1), 0, model.training
+    model.eval()
+    try:
+        while len(running):
+            clean, masked = batch[running], chains.masked
+            scores = model(MaskedBatch(clean, masked[running], None, None, clean.row), needs=masking.needs).scores
+            ended = chains.advance(scores, running)
+            order = order.masked_fill(masked & ~chains.masked, step)
+            running, step = running[~ended], step + 1
+    finally:
+        model.train(training)
+    return order.masked_fill(chains.masked, step)
+
+
+def agreement(first: Tensor, second: Tensor) -> Agreement:
+    """Kendall's tau-b between two orders of the same rows, over the positions that both chose.
+
+    Args:
+        first: [N, L] steps, as `chain_order` or `Generation.step` give them; below 0 where given.
+        second: likewise.
+
+    Raises:
+        ValueError: where no row has two positions in order.
+    """
+    both = (first >= 0) & (second >= 0)
+    taus = []
+    for a, b, chosen in zip(first.cpu().numpy(), second.cpu().numpy(), both.cpu().numpy(), strict=True):
+        a, b = a[chosen], b[chosen]
+        if len(np.unique(a)) > 1 and len(np.unique(b)) > 1:
+            found: Any = scipy.stats.kendalltau(a, b, variant="b")  # its type is private
+            taus.append(float(found.statistic))
+    require(len(taus) > 0, "the orders cannot be compared: no row has two positions revealed one after the other")
+    low = high = float("nan")
+    if len(taus) > 1:
+        error = max(scipy.stats.sem(taus), 1e-12)  # all rows alike: an interval of no width
+        low, high = scipy.stats.t.interval(0.95, len(taus) - 1, np.mean(taus), error)
+    return Agreement(float(np.mean(taus)), float(low), float(high), len(taus))
+
+
+def order_over_training(
+    run: str | Path,
+    dataset: Dataset | None = None,
+    *,
+    masking: ProgressiveUnmasking | None = None,
+    rows: int = 64,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Compare the chain of every checkpoint of a run with the order in which its final model decodes.
+
+    The chain is driven by a checkpoint's weights as they were, as in training; the final model is the averaged
+    one where there is one, and decodes one position a step by the chain's policy.
+
+    Args:
+        run: folder of a run; train it with `keep_checkpoints` large enough.
+        dataset: rows to follow; by default those that the run's data holds out.
+        masking: of the chain; by default the run's, or that of its mixture.
+        rows: how many rows, from the first.
+        seed: of the chain's noise.
+
+    Returns:
+        One record for each checkpoint, in order: "step", and the fields of `Agreement`.
+
+    Raises:
+        ValueError: for a folder without a run or whole checkpoints, or a run without a chain and no `masking`.
+    """
+    run = Path(run)
+    saved = read_config(run)
+    if saved is None:
+        raise ValueError(f"{run} is no run's folder: there is no config.json")
+    if masking is None:
+        of_run = from_json(saved["run"]["masking"])
+        masking = of_run.progressive if isinstance(of_run, Mixture) else of_run
+        if not isinstance(masking, ProgressiveUnmasking):
+            raise ValueError(f"the run in {run} has no chain ({masking}): say which by `masking`")
+    if dataset is not None:
+        held_out = dataset
+    else:
+        if "data" not in saved["run"]:
+            raise ValueError(f"the run in {run} does not say what its data are: give the rows by `dataset`")
+        held_out: Dataset = from_json(saved["run"]["data"]).held_out()
+    folders = sorted((run / "checkpoints").glob("step-*"))
+    require(len(folders) > 0, f"the run in {run} has no checkpoint yet")
+    steps = [checkpoint.check(folder)["step"] for folder in folders]
+    batch = RowStream(held_out).rows(torch.arange(min(rows, len(held_out))))
+    final = folders[-1] / ("ema" if (folders[-1] / "ema").is_dir() else "model")
+    decoded = generate(MaskedDiffusionLM.from_pretrained(final), batch, Decoding(policy=masking.policy), seed=seed)
+    records = []
+    for step, folder in zip(steps, folders, strict=True):
+        model = MaskedDiffusionLM.from_pretrained(folder / "model")
+        found = agreement(chain_order(model, batch, masking, seed=seed, at=step), decoded.step)
+        records.append({"step": step, **asdict(found)})
+    return records
