@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
@@ -119,25 +118,6 @@ def plot_times(
     figure.savefig(path, dpi=120)
 
 
-def _plot_fit(axis: Axes, line: dict[str, Any]) -> None:
-    """Measured points and fitted curve of one fit, both scaled to mean 1 over the measured rates."""
-    if "fit" not in line:
-        axis.set(title="no fit")
-        return
-    t, mean, variance = (np.array(line[name]) for name in ("t", "mean", "variance"))
-    of, fit = line["moment"], EPRFit(line["fit"], line["kl"])
-    stratified = line["optimum"] == "stratified"
-    measured = np.sqrt(variance + (0 if stratified else mean**2))
-    smooth = np.linspace(1e-3, 1, 400)
-    axis.plot(t, measured / measured.mean(), "k.", label=f"measured ({of})")
-    axis.plot(smooth, fit.root(smooth, line["optimum"]) / fit.root(t, line["optimum"]).mean(), label="fitted")
-    root = "√v" if stratified else "√(g² + v)"
-    axis.set(
-        title=f"last fit, step {line['step']}: KL {line['kl']:.4f} nats", ylabel=f"{root}, mean 1", ylim=(0, None)
-    )
-    axis.legend()
-
-
 def plot_order(runs: dict[str, list[dict[str, Any]]], path: str | Path, title: str = "") -> None:
     """Draw how far the chain of each checkpoint agrees with the final model's own decoding order, with 95% bands.
 
@@ -158,6 +138,25 @@ def plot_order(runs: dict[str, list[dict[str, Any]]], path: str | Path, title: s
     axis.legend(loc="lower right")
     figure.suptitle(title)
     figure.savefig(path, dpi=150)
+
+
+def _plot_fit(axis: Axes, line: dict[str, Any]) -> None:
+    """Measured points and fitted curve of one fit, both scaled to mean 1 over the measured rates."""
+    if "fit" not in line:
+        axis.set(title="no fit")
+        return
+    t, mean, variance = (np.array(line[name]) for name in ("t", "mean", "variance"))
+    of, fit = line["moment"], EPRFit(line["fit"], line["kl"])
+    stratified = line["optimum"] == "stratified"
+    measured = np.sqrt(variance + (0 if stratified else mean**2))
+    smooth = np.linspace(1e-3, 1, 400)
+    axis.plot(t, measured / measured.mean(), "k.", label=f"measured ({of})")
+    axis.plot(smooth, fit.root(smooth, line["optimum"]) / fit.root(t, line["optimum"]).mean(), label="fitted")
+    root = "√v" if stratified else "√(g² + v)"
+    axis.set(
+        title=f"last fit, step {line['step']}: KL {line['kl']:.4f} nats", ylabel=f"{root}, mean 1", ylim=(0, None)
+    )
+    axis.legend()
 
 
 def _colours(count: int) -> list[str]:
