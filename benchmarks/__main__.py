@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import attention, harness, large, masking, matmul, scaling, step
+from benchmarks import attention, decoding, harness, large, masking, matmul, scaling, step
 
 CASES = {
     "step": step,
@@ -20,6 +20,7 @@ CASES = {
     "matmul": matmul,
     "attention": attention,
     "masking": masking,
+    "decoding": decoding,
 }
 """A case is a module: its first line is the question, `measure(repeats)` the answer, `REPEATS` the usual number."""
 

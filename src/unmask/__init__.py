@@ -5,7 +5,7 @@ from unmask.data.importance import RowImportance
 from unmask.data.stream import RowStream
 from unmask.evaluation.likelihood import LikelihoodConfig
 from unmask.evaluation.locality import LocalityConfig
-from unmask.evaluation.tasks import AdditionTask, SudokuTask
+from unmask.evaluation.tasks import AdditionTask, AnswerTask, ChoiceTask, ReasoningTask, SudokuTask
 from unmask.head import MaskedHead
 from unmask.masks import Bernoulli, ExactCount
 from unmask.model import MaskedDiffusionLM, MaskedOutput
@@ -24,10 +24,12 @@ __all__ = [
     "ELBO",
     "PPOTS",
     "AdditionTask",
+    "AnswerTask",
     "Bell",
     "Bernoulli",
     "Beta",
     "Blockwise",
+    "ChoiceTask",
     "Clipped",
     "Decoding",
     "ExactCount",
@@ -45,6 +47,7 @@ __all__ = [
     "Pretrained",
     "ProgressiveUnmasking",
     "Ramp",
+    "ReasoningTask",
     "RowImportance",
     "RowMean",
     "RowStream",

@@ -1,7 +1,22 @@
 """Tasks whose answers are right or wrong: unseen rows are decoded and judged, per stratum, with intervals."""
 
 from unmask.evaluation.tasks.addition import AdditionTask
-from unmask.evaluation.tasks.base import Task, wilson
+from unmask.evaluation.tasks.answers import AnswerTask, final_answer
+from unmask.evaluation.tasks.base import DecodingTask, Task, wilson
+from unmask.evaluation.tasks.choice import ChoiceTask
+from unmask.evaluation.tasks.reasoning import ReasoningTask
 from unmask.evaluation.tasks.sudoku import SudokuTask
+from unmask.evaluation.tasks.text import TextTask
 
-__all__ = ["AdditionTask", "SudokuTask", "Task", "wilson"]
+__all__ = [
+    "AdditionTask",
+    "AnswerTask",
+    "ChoiceTask",
+    "DecodingTask",
+    "ReasoningTask",
+    "SudokuTask",
+    "Task",
+    "TextTask",
+    "final_answer",
+    "wilson",
+]

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from unmask.batch import TokenBatch
 from unmask.data.arithmetic import answer_of, is_correct, load_addition
-from unmask.evaluation.tasks.base import Task
+from unmask.evaluation.tasks.base import DecodingTask
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdditionTask(Task):
+class AdditionTask(DecodingTask):
     """Add unseen pairs of numbers; an answer counts if every digit is right.
 
     The decoding order matters here (The Confidence Shortcut, arXiv 2605.29123): compare the policies "confidence",

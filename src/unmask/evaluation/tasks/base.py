@@ -44,18 +44,16 @@ def _share(right: np.ndarray) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Decode unseen rows and judge them. A new task defines `load` and `right`.
+    """Judge a model on unseen rows. A new task defines `load` and `evaluate`; `DecodingTask` has the second.
 
     Attributes:
         puzzles: rows of each evaluation during training, evenly over the strata.
         final_puzzles: rows of the last evaluation.
-        decoding: how they are decoded.
         batch_size: rows of a forward.
     """
 
     puzzles: int = 250
     final_puzzles: int = 1000
-    decoding: Decoding = field(default_factory=Decoding)
     batch_size: int = 250
 
     def __post_init__(self) -> None:
@@ -63,17 +61,32 @@ class Task:
             positive_int(name, getattr(self, name))
 
     def load(self, limit: int | None = None) -> Dataset:
-        """At most `limit` rows with the columns `tokens`, `maskable` and `stratum`, and what `right` reads."""
+        """At most `limit` rows with the columns `tokens`, `maskable` and `stratum`, and what judging needs."""
         raise NotImplementedError
 
-    def right(self, dataset: Dataset, rows: TokenBatch, tokens: Tensor) -> np.ndarray:
-        """Tell which of the decoded rows, tokens [n, L], are right: bool [n]."""
+    def evaluate(self, model: MaskedDiffusionLM, dataset: Dataset) -> dict[str, Any]:
+        """Judge the model on a data set that `load` made; the record has what `shares` counts, and more."""
         raise NotImplementedError
 
     def start(self) -> Callable[[MaskedDiffusionLM, bool], dict[str, Any]]:
         """Load the rows; return the function that a `Trainer` calls as evaluate(model, last)."""
         curve, final = self.load(self.puzzles), self.load(self.final_puzzles)
         return lambda model, last: self.evaluate(model, final if last else curve)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodingTask(Task):
+    """Decode unseen rows and judge them. A new one defines `load` and `right`.
+
+    Attributes:
+        decoding: how rows are decoded.
+    """
+
+    decoding: Decoding = field(default_factory=Decoding)
+
+    def right(self, dataset: Dataset, rows: TokenBatch, tokens: Tensor) -> np.ndarray:
+        """Tell which of the decoded rows, tokens [n, L], are right: bool [n]."""
+        raise NotImplementedError
 
     def evaluate(self, model: MaskedDiffusionLM, dataset: Dataset) -> dict[str, Any]:
         """Decode and judge a data set that `load` made.

@@ -14,13 +14,13 @@ from torch import Tensor
 from unmask.batch import TokenBatch
 from unmask.data.stream import RowStream
 from unmask.data.sudoku import CELLS, is_solved, load_sudoku, puzzle_of
-from unmask.evaluation.tasks.base import Task
+from unmask.evaluation.tasks.base import DecodingTask
 from unmask.model import MaskedDiffusionLM
 from unmask.sampling import Decoding, Generation, generate
 
 
 @dataclass(frozen=True, kw_only=True)
-class SudokuTask(Task):
+class SudokuTask(DecodingTask):
     """Solve unseen Sudokus; an answer counts if it keeps all clues and is a valid grid.
 
     Attributes:

@@ -1,0 +1,79 @@
+"""Final answers, as in GSM8K: a text is worked out to an end, and the end alone is compared."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from datasets import Dataset
+
+from unmask.evaluation.tasks.text import TextTask, read_rows
+
+MARK = "####"
+# A minus is a sign unless something to take away from stands before it.
+_NUMBER = re.compile(r"((?<![\w.)])[-−])?\$?((?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)")
+
+
+def final_answer(text: str) -> str | None:
+    """The answer that a text ends with, in a normal form that equal answers share.
+
+    After the last "####" it is the first number of that line, or the line itself where it has none; in a text
+    without the mark the last number. Numbers lose currency and percent signs, separators of thousands and
+    trailing zeros ("$1,200.50" is "1200.5"); words lose case, a full stop and extra white space. None where there
+    is no answer.
+    """
+    if MARK in text:
+        line = text.rpartition(MARK)[2].strip().partition("\n")[0]
+        number = _NUMBER.search(line)
+        words = " ".join(line.casefold().split()).rstrip(".")
+        return _normal(number) if number else words or None
+    numbers = list(_NUMBER.finditer(text))
+    return _normal(numbers[-1]) if numbers else None
+
+
+def _normal(number: re.Match[str]) -> str:
+    value = Decimal(number[2].replace(",", ""))
+    return format((-value if number[1] else value).normalize() + 0, "f")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerTask(TextTask):
+    """Word problems whose final answer counts, as in GSM8K: see `final_answer`. Strata are lines of working.
+
+    Attributes:
+        source: a JSON Lines file, or the name of a Hugging Face data set; the true answer may be a worked one.
+        subset: of the Hugging Face data set, "main" for GSM8K.
+        split: of the Hugging Face data set.
+        columns: of question and answer.
+    """
+
+    source: str
+    subset: str | None = None
+    split: str = "test"
+    columns: tuple[str, str] = ("question", "answer")
+    answer_length: int = 256
+
+    def examples(self, limit: int | None) -> Iterable[dict[str, Any]]:
+        """The first questions of the source.
+
+        Raises:
+            ValueError: where a true answer has no final answer.
+        """
+        question, answer = self.columns
+        rows = read_rows(self.source, self.subset, self.split, self.columns, limit)
+        for number, row in enumerate(rows.to_list()):
+            if final_answer(row[answer]) is None:
+                raise ValueError(f"row {number} of {self.source} has no final answer: {row[answer]!r}")
+            lines = sum(bool(line.strip()) for line in row[answer].partition(MARK)[0].splitlines())
+            yield {
+                "question": row[question],
+                "answer": row[answer],
+                "stratum": f"{min(lines, 8)}{'+' if lines >= 8 else ''} lines" if MARK in row[answer] else "all",
+            }
+
+    def judge(self, answers: list[str], dataset: Dataset) -> list[bool]:
+        """The same final answer."""
+        return [final_answer(a) == final_answer(b) for a, b in zip(answers, dataset["answer"], strict=True)]

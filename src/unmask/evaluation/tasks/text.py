@@ -1,0 +1,95 @@
+"""Questions and answers as text: rows of tokens, the answer masked, and the decoded answer as text again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, load_dataset
+from torch import Tensor
+
+from unmask.batch import TokenBatch
+from unmask.config import positive_int, require
+from unmask.data.text import TextTokenizer
+from unmask.evaluation.tasks.base import DecodingTask
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTask(DecodingTask):
+    """Answer questions in words; an answer ends with the end-of-text token. A new one defines `examples` and `judge`.
+
+    Attributes:
+        tokenizer: folder with tokenizer.json and tokenizer_config.json, as training used it.
+        prompt: what the model is shown, with "{question}" in it.
+        answer_length: tokens of an answer, end-of-text tokens included; `loss` cuts true answers to it.
+    """
+
+    tokenizer: str
+    prompt: str = "{question}\n"
+    answer_length: int = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive_int("answer_length", self.answer_length)
+        check_prompt(self.prompt)
+
+    def examples(self, limit: int | None) -> Iterable[dict[str, Any]]:
+        """At most `limit` questions: "question", "answer" and "stratum", all text, and what `judge` needs."""
+        raise NotImplementedError
+
+    def judge(self, answers: list[str], dataset: Dataset) -> list[bool]:
+        """Tell which answers to the questions of a data set that `load` made are right."""
+        raise NotImplementedError
+
+    def load(self, limit: int | None = None) -> Dataset:
+        """The questions as rows: prompt, then `answer_length` maskable positions."""
+        tokenizer, rows = TextTokenizer.load(self.tokenizer), []
+        for example in self.examples(limit):
+            prompt = prompt_tokens(tokenizer, self.prompt, example["question"])
+            answer = tokenizer.encode(example["answer"]).tolist()[: self.answer_length]
+            answer += [tokenizer.eos_token_id] * (self.answer_length - len(answer))
+            maskable = [False] * len(prompt) + [True] * len(answer)
+            rows.append({"tokens": prompt + answer, "maskable": maskable, **example})
+        require(len(rows) > 0, "there is no question")
+        return Dataset.from_list(rows)
+
+    def right(self, dataset: Dataset, rows: TokenBatch, tokens: Tensor) -> np.ndarray:
+        """Judge the text up to the first end-of-text token."""
+        tokenizer, answers = TextTokenizer.load(self.tokenizer), []
+        for made in tokens[rows.maskable].view(len(tokens), -1).tolist():
+            end = made.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in made else len(made)
+            answers.append(tokenizer.decode(made[:end]))
+        return np.array(self.judge(answers, dataset))
+
+
+def check_prompt(prompt: str) -> None:
+    """Raise ValueError for a prompt without a place for the question."""
+    require("{question}" in prompt, f'prompt must hold "{{question}}", got {prompt!r}')
+
+
+def prompt_tokens(tokenizer: TextTokenizer, prompt: str, question: str) -> list[int]:
+    """The tokens that the model is shown."""
+    return tokenizer.encode(prompt.replace("{question}", question)).tolist()
+
+
+def read_rows(source: str, subset: str | None, split: str, columns: tuple[str, ...], limit: int | None) -> Dataset:
+    """Read the first `limit` rows of a JSON Lines file, or of a split of a Hugging Face data set.
+
+    Raises:
+        ValueError: for a file that does not exist or cannot be read, or rows without one of the columns.
+    """
+    if source.endswith(".jsonl"):
+        try:
+            lines = Path(source).read_text(encoding="utf-8").splitlines()
+            rows: Any = Dataset.from_list([json.loads(line) for line in lines if line.strip()])
+        except (OSError, ValueError) as error:
+            raise ValueError(f"cannot read questions from {source}: {error}") from None
+    else:
+        rows = load_dataset(source, subset, split=split)
+    missing = set(columns) - set(rows.column_names)
+    require(not missing, f"{source} lacks the column {' and '.join(sorted(missing))}; it has {rows.column_names}")
+    return rows if limit is None else rows.select(range(min(limit, len(rows))))
