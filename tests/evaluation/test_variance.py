@@ -1,18 +1,21 @@
 """The decomposition A + B + C: unbiased estimators on draws whose variances are known, and on a real model."""
 
+import json
 from dataclasses import asdict
 
 import pytest
 import torch
 
-from unmask import Clipped, IndependentMasking, RowMean
+from unmask import PPOTS, Clipped, IndependentMasking, RowImportance, RowMean, RowStream
 from unmask.data import load_sudoku
 from unmask.evaluation.variance import (
     ARMS,
     Nested,
     _Statistics,
+    compare_variance,
     decompose,
     mirrored_covariance,
+    save_variance,
 )
 from unmask.masks import Bernoulli
 from unmask.recipes import SudokuModel
@@ -88,3 +91,27 @@ def test_mirrored_masks_have_negative_covariance_where_counts_vary(model, rows):
     """Bernoulli pairs {u < t}, {u > 1 - t}: when one hides more tokens the other hides fewer."""
     found = mirrored_covariance(model, rows, Bernoulli(), rows=24, pairs=24)
     assert found["covariance"].high < 0 < found["variance"].low
+
+
+def test_compared_arms_are_fitted_first_and_saved(model, rows, tmp_path):
+    arms = {
+        "standard": ARMS["standard"],
+        "fitted": IndependentMasking(PPOTS(grid=6, rows=3, masks=2, moment="gradient")),
+    }
+    found = compare_variance(model, rows, arms, 4, Nested(6, 2, 2), seed=0)
+    unfitted = compare_variance(model, rows, {"fitted": ARMS["standard"]}, 4, Nested(6, 2, 2), seed=0)
+    assert asdict(found["standard"]["loss"]) == asdict(unfitted["fitted"]["loss"])
+    assert asdict(found["fitted"]["loss"]) != asdict(unfitted["fitted"]["loss"])
+    save_variance(tmp_path / "new" / "variance.json", found, {"why": "a test"})
+    record = json.loads((tmp_path / "new" / "variance.json").read_text())
+    assert record["about"] == {"why": "a test"}
+    assert record["arms"]["fitted"]["gradient"] == asdict(found["fitted"]["gradient"])
+
+
+def test_rows_may_come_from_an_uneven_stream(model, rows):
+    """Without observations every row is drawn alike, so only the rows differ from those of an even stream."""
+    stream = RowStream(rows, importance=RowImportance())
+    uneven = decompose(model, ARMS["standard"], stream, batch_size=4, nested=Nested(24, 2, 2))["loss"]
+    even = decompose(model, ARMS["standard"], rows, batch_size=4, nested=Nested(24, 2, 2))["loss"]
+    assert stream.position == 24 * 4
+    assert even.masks.low < uneven.masks.value < even.masks.high

@@ -48,10 +48,11 @@ def variance(words: list[str]) -> None:
         model, out = load_model(folder), options.out or Path(options.run) / "variance"
         title = f"{config.recipe}: {folder.parent.parent.name}, {folder.name}"
     console = Console()
+    chosen = {name: ARMS[name] for name in options.arms}
     arms = compare_variance(
-        model, config.data.load(), options.arms, options.batch_size, options.nested, options.seed, console
+        model, config.data.load(), chosen, options.batch_size, options.nested, options.seed, console
     )
-    save_variance(out, arms, to_json({"title": title, "options": options}))
+    save_variance(out / "variance.json", arms, to_json({"title": title, "options": options}))
     plot_variance(arms, out / "variance.png", title=title)
     console.print(variance_table(arms, "loss"), variance_table(arms, "gradient"))
     print(f"Record and plot: {out}")

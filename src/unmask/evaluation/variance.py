@@ -9,7 +9,7 @@ whole batches of equally many forwards, so that couplings and mirrored pairs cou
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -160,13 +160,13 @@ def decompose(
 def compare_variance(
     model: MaskedDiffusionLM,
     dataset: Dataset,
-    arms: tuple[str, ...],
+    arms: Mapping[str, IndependentMasking],
     batch_size: int,
     nested: Nested,
     seed: int,
     console: Console | None = None,
 ) -> dict[str, dict[str, Decomposition]]:
-    """Decompose the arms named, one after another, with a progress bar; P-POTS is fitted to the model first.
+    """Decompose the arms (name: masking) one by one, with a progress bar; P-POTS is fitted to the model first.
 
     The first 64 rows serve the fit alone; batches are drawn from the others.
     """
@@ -174,12 +174,10 @@ def compare_variance(
     others = dataset.select(range(len(held_out), len(dataset)))
     found = {}
     with Progress(console=console) as progress:
-        for name in arms:
+        for name, masking in arms.items():
             task = progress.add_task(name, total=nested.row_sets)
-            masking = ARMS[name]
-            if isinstance(masking.time, PPOTS):
-                time = masking.time.start()
-                assert time.measures is not None
+            time = masking.time.start()
+            if time.measures is not None:
                 time.refit(measure_profile(model, held_out, masking.mask, time.measures, seed))
                 masking = replace(masking, time=time)
             found[name] = decompose(
@@ -194,14 +192,14 @@ def compare_variance(
     return found
 
 
-def save_variance(folder: Path, arms: dict[str, dict[str, Decomposition]], about: dict[str, Any]) -> None:
-    """Write variance.json: what was measured, and with which settings."""
-    folder.mkdir(parents=True, exist_ok=True)
+def save_variance(path: Path, arms: dict[str, dict[str, Decomposition]], about: dict[str, Any]) -> None:
+    """Write what was measured, and with which settings, as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     record = {
         "about": about,
         "arms": {name: {of: asdict(d) for of, d in parts.items()} for name, parts in arms.items()},
     }
-    (folder / "variance.json").write_text(json.dumps(record, indent=2) + "\n")
+    path.write_text(json.dumps(record, indent=2) + "\n")
 
 
 def mirrored_covariance(
