@@ -54,7 +54,7 @@ class Task:
 
     puzzles: int = 250
     final_puzzles: int = 1000
-    batch_size: int = 250
+    batch_size: int = 64
 
     def __post_init__(self) -> None:
         for name in ("puzzles", "final_puzzles", "batch_size"):
