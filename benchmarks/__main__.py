@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import attention, decoding, harness, large, masking, matmul, scaling, step
+from benchmarks import attention, blocks, decoding, harness, large, masking, matmul, scaling, step
 
 CASES = {
     "step": step,
@@ -19,6 +19,7 @@ CASES = {
     "scaling": scaling,
     "matmul": matmul,
     "attention": attention,
+    "blocks": blocks,
     "masking": masking,
     "decoding": decoding,
 }
