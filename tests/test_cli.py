@@ -63,7 +63,7 @@ def _typed(prefix: str, value) -> dict[str, object]:
 
 @pytest.mark.parametrize("masking", ["standard", "puma"])
 def test_help_names_every_field_with_its_default(capsys, monkeypatch, masking):
-    monkeypatch.setenv("COLUMNS", "100")  # one column of panels: wider, tyro sets them side by side
+    monkeypatch.setenv("COLUMNS", "80")  # one column of panels: wider, tyro sets them side by side
     code, out, _ = _run(capsys, "train", "sudoku", "--masking", masking, "--help")
     assert code == 0
     assert "--masking NAME" in out
