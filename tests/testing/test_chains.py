@@ -30,6 +30,8 @@ def test_the_chain_meets_the_states_of_inference_with_the_joint_posterior(policy
         {"stages": 4, "until": 0.6},
         {"stages": 4, "exponent": 2.0},
         {"stages": 3, "exponent": 0.4, "until": 0.7, "threshold": 0.7},
+        {"stages": 7, "threshold": 0.7},
+        {"stages": 6, "threshold": 0.65, "exponent": 2.5},
         {"stages": ((0, 3), (10, 6))},
     ],
     ids=str,
