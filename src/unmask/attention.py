@@ -55,9 +55,8 @@ class BlockLayout:
     @classmethod
     def double(cls, block: Tensor, real: Tensor, predictor: Tensor, masked: Tensor) -> BlockLayout:
         """Both copies, as far as the predictions of the masked positions [B, L], at least one, need them."""
-        of_block = torch.zeros(len(block), int(block.max()) + 1, dtype=torch.int64, device=block.device)
         read_noisy = masked & (block[:, predictor] == block)
-        busy = of_block.scatter_add(1, block, read_noisy.long()).gather(1, block) > 0
+        busy = torch.zeros_like(block).scatter_add(1, block, read_noisy.long()).gather(1, block) > 0
         last = torch.where(masked, block, 0).amax(1, keepdim=True)
         return cls._make((busy & real).any(0), ((block < last) & real).any(0), block, real, predictor)
 

@@ -105,7 +105,8 @@ class MaskedBatch(Tensors):
         density: same shape as `rate`: density of the drawn rate, see docs/estimators.md. None means
             intractable (PUMA and every mix with it): likelihoods and the ELBO refuse such a batch.
         group: [B] int64, rows that share noise (mirrored pairs, strata); standard errors cluster on it.
-        block: [B, L] int64 block number of each position for blockwise processes, else None.
+        block: [B, L] int64 block of each position for blockwise processes, from 0 and below L, never decreasing
+            along a row; else None.
     """
 
     clean: TokenBatch

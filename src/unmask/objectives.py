@@ -51,11 +51,9 @@ class RowMean(Objective):
 
 
 def _masked_by_block(batch: MaskedBatch) -> tuple[Tensor, Tensor]:
-    """[B, N] masked tokens in each of a row's N blocks, and [B, L] block of each position; one without blocks."""
+    """[B, L] masked tokens in each of a row's blocks (at most L of them), and block of each position; one if none."""
     block = torch.zeros_like(batch.clean.tokens) if batch.block is None else batch.block
-    blocks = 1 if batch.block is None else int(block.max()) + 1
-    count = torch.zeros(len(block), blocks, dtype=torch.int64, device=block.device)
-    return count.scatter_add(1, block, batch.masked.long()), block
+    return torch.zeros_like(block).scatter_add(1, block, batch.masked.long()), block
 
 
 @dataclass(frozen=True)
