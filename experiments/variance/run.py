@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--task", choices=MODELS, required=True)
     parser.add_argument("--steps", type=int, default=400, help="training steps of the model that is measured")
     parser.add_argument("--row-sets", type=int, default=24)
+    parser.add_argument("--arms", nargs="+", choices=[*ARMS, *WAYS], default=[*ARMS, *WAYS], metavar="ARM")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -48,7 +49,8 @@ def main() -> None:
 
     console = Console(record=True, width=110)
     nested = Nested(row_sets=options.row_sets, rates=4, masks=2)
-    arms = compare_variance(model, data, ARMS | WAYS, 16, nested, seed=0, console=Console(stderr=True))
+    chosen = {name: masking for name, masking in (ARMS | WAYS).items() if name in options.arms}
+    arms = compare_variance(model, data, chosen, 16, nested, seed=0, console=Console(stderr=True))
     masking = ARMS[BASE]
     time = masking.time.start()
     assert time.measures is not None
