@@ -17,8 +17,8 @@ from unmask.config import to_json
 from unmask.recipes.base import load_model, load_run
 from unmask.training.platform import autocast_dtype, keep_freed_memory
 
-REPEATS = 2
-RUN, PUZZLES = Path("runs/demo/puma"), 96
+REPEATS = 4
+RUN, PUZZLES = Path("runs/demo/puma"), 64
 BATCH = 32
 NOTE = f"""Sudoku: the model of `make demo` on {PUZZLES} unseen puzzles. Text: random weights, vocabulary 4096,
 32 rows of 64 to 192 tokens with prompts of a quarter. The plain loop evaluates all rows of its batch until the last

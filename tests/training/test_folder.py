@@ -137,6 +137,7 @@ def test_saved_config_says_all_that_made_the_run(trainer, tmp_path):
         "policy": "confidence",
         "threshold": 0.7,
         "until": 1.0,
+        "exponent": 1.0,
     }
     assert saved["run"]["objective"] == {"type": type(RowMean()).__name__}
     assert saved["training"]["seed"] == 4
