@@ -23,21 +23,26 @@ from unmask.data.sudoku import load_sudoku
 from unmask.evaluation.speedup import Arm
 from unmask.evaluation.tasks import SudokuTask
 from unmask.masks import ExactCount
-from unmask.processes import IndependentMasking, Masking, ProgressiveUnmasking
+from unmask.processes import IndependentMasking, Masking, Mixture, ProgressiveUnmasking
 from unmask.recipes.base import load_model
 from unmask.recipes.sudoku import CLUES, sudoku
 from unmask.times import Clipped
 
+STANDARD = IndependentMasking(mask=ExactCount())
 ARMS: dict[str, Masking] = {
-    "standard": IndependentMasking(mask=ExactCount()),
+    "standard": STANDARD,
     "high-rates": IndependentMasking(time=Clipped(0.5, 1.0), mask=ExactCount()),
     "puma-4": ProgressiveUnmasking(stages=4),
     "puma-8": ProgressiveUnmasking(stages=8),
     "puma-16": ProgressiveUnmasking(stages=16),
+    "puma-4-tau": ProgressiveUnmasking(stages=4, threshold=0.9),
     "puma-8-tau": ProgressiveUnmasking(stages=8, threshold=0.9),
+    "puma-16-tau": ProgressiveUnmasking(stages=16, threshold=0.9),
     "puma-4-until": ProgressiveUnmasking(stages=4, threshold=0.8, until=0.5),
     "puma-8-until": ProgressiveUnmasking(stages=8, threshold=0.8, until=0.5),
     "puma-16-until": ProgressiveUnmasking(stages=16, threshold=0.8, until=0.5),
+    "mix-8-tau": Mixture(ProgressiveUnmasking(stages=8, threshold=0.9), STANDARD, share=0.5),
+    "mix-8-until": Mixture(ProgressiveUnmasking(stages=8, threshold=0.8, until=0.5), STANDARD, share=0.25),
 }
 POLICIES = ("confidence", "margin", "entropy", "random")
 PUZZLES = 500
