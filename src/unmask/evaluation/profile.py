@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
@@ -15,8 +17,50 @@ from unmask.data.stream import RowStream
 from unmask.masks import MaskRule
 from unmask.model import MaskedDiffusionLM
 from unmask.objectives import ELBO, Objective
-from unmask.processes import IndependentMasking
-from unmask.times import Measurement, RateProfile, Uniform
+from unmask.processes import ForwardProcess, IndependentMasking, Masking
+from unmask.times import Measurement, RateProfile, TimeDistribution, Uniform
+
+
+def time_of(process: ForwardProcess) -> TimeDistribution:
+    """The running time distribution of a process; PUMA, which has none, counts as uniform."""
+    return getattr(process, "time", Uniform())
+
+
+def refit_time(
+    process: ForwardProcess,
+    masking: Masking,
+    model: MaskedDiffusionLM,
+    held_out: Dataset | None,
+    seed: int,
+    mean: Callable[[Tensor], Tensor] = lambda measured: measured,
+) -> dict[str, Any]:
+    """Refit the time distribution of a process before the step that it is about to draw, where that is due.
+
+    Args:
+        process: running.
+        masking: its config.
+        model: in the ambient autocast mode.
+        held_out: rows to measure on; only `PPOTS` wants them.
+        seed: of the masks.
+        mean: over all ranks, of what each of them measured.
+
+    Returns:
+        What was learnt, as JSON values; nothing where no refit was due.
+
+    Raises:
+        ValueError: where rows are wanted and there are none.
+    """
+    time = time_of(process)
+    if not time.due(getattr(process, "step", 0)):
+        return {}
+    wanted, profile = time.measures, None
+    if wanted is not None:
+        if held_out is None:
+            raise ValueError(f"{masking} measures the model during training: give held-out rows")
+        rule = cast(IndependentMasking, masking).mask
+        profile = measure_profile(model, held_out, rule, wanted, seed).map(mean)
+    time.refit(profile)
+    return time.description()
 
 
 def measure_profile(

@@ -26,11 +26,10 @@ from unmask import noise
 from unmask.batch import MaskedBatch, Scores
 from unmask.config import to_json
 from unmask.data.stream import RowStream, check_rows
-from unmask.evaluation.profile import measure_profile
+from unmask.evaluation.profile import refit_time, time_of
 from unmask.model import MaskedDiffusionLM, MaskedOutput
 from unmask.objectives import Objective, RowMean
-from unmask.processes import IndependentMasking, Masking
-from unmask.times import TimeDistribution, Uniform
+from unmask.processes import Masking
 from unmask.training import checkpoint
 from unmask.training.checks import check_start, not_finite
 from unmask.training.config import TrainingConfig
@@ -99,7 +98,7 @@ class Trainer:
         rows = RowStream(dataset, config.seed, self.accelerator.process_index, self.accelerator.num_processes)
         self.process = masking.start(rows, config.batch_size, config.seed, device)
         self.held_out, self.masking = held_out, masking
-        wanted = self._time.measures
+        wanted = time_of(self.process).measures
         if wanted is not None and held_out is None:
             raise ValueError(f"{masking} measures the model during training: give the trainer held_out rows")
         optimizer = torch.optim.AdamW(
@@ -182,32 +181,18 @@ class Trainer:
             draw_rates(self.out)
         return checkpoint.folder_of(self.checkpoints, self.step)
 
-    @property
-    def _time(self) -> TimeDistribution:
-        """The running time distribution; PUMA, which has none, counts as uniform."""
-        return getattr(self.process, "time", Uniform())
-
     def _logs(self, step: int) -> bool:
         return step % self.config.log_every == 0 or step in (1, self.config.steps)
 
     def _refit(self) -> dict[str, Any]:
         """Refit the time distribution where that is due; every rank uses the mean of all ranks' measurements."""
-        time_ = self._time
-        if not time_.due(self.step):
-            return {}
-        profile = None
-        wanted = time_.measures
-        if wanted is not None:
-            assert self.held_out is not None
-            kind = self.accelerator.device.type
-            rule = cast(IndependentMasking, self.masking).mask
-            with torch.autocast(kind, self.dtype, enabled=self.dtype is not None):
-                measured = measure_profile(self.model, self.held_out, rule, wanted, self.config.seed)
-            profile = measured.map(
-                lambda x: self._sum(x.to(self.accelerator.device)).cpu() / self.accelerator.num_processes
-            )
-        time_.refit(profile)
-        return time_.description()
+        accelerator = self.accelerator
+
+        def mean(measured: Tensor) -> Tensor:
+            return self._sum(measured.to(accelerator.device)).cpu() / accelerator.num_processes
+
+        with torch.autocast(accelerator.device.type, self.dtype, enabled=self.dtype is not None):
+            return refit_time(self.process, self.masking, self.model, self.held_out, self.config.seed, mean)
 
     def _train_step(self) -> dict[str, Any]:
         config, accelerator = self.config, self.accelerator

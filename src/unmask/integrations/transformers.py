@@ -1,0 +1,170 @@
+"""MaskedDiffusionTrainer: every masking and objective inside `transformers.Trainer`.
+
+    trainer = MaskedDiffusionTrainer(
+        model, TrainingArguments("out", max_steps=1000), masking=ProgressiveUnmasking(), train_dataset=rows
+    )
+    trainer.train(resume_from_checkpoint=True)
+
+A step's rows, its Z and its refits come from the process; optimiser, schedule, logging and callbacks are Hugging
+Face's. Their checkpoints gain each rank's process state (JSON and safetensors), and hold the model as a Hugging Face
+folder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments
+
+from unmask.batch import Scores
+from unmask.config import require
+from unmask.data.stream import RowStream, check_rows
+from unmask.evaluation.likelihood import LikelihoodConfig, likelihood
+from unmask.evaluation.profile import refit_time
+from unmask.model import MaskedDiffusionLM, MaskedOutput
+from unmask.objectives import Objective, RowMean
+from unmask.processes import Masking
+from unmask.training.checkpoint import load_state, save_state
+
+
+class MaskedDiffusionTrainer(Trainer):
+    """Hugging Face's trainer over rows that a forward process draws.
+
+    A step draws per_device_train_batch_size · gradient_accumulation_steps · (number of processes) rows. Its loss is
+    divided by the Z of all of them, so neither loss nor gradient depends on how they are split.
+
+    Args:
+        model: the denoiser, of a Hugging Face model.
+        args: `max_steps` decides how long: a process decides by itself how many new rows a step takes.
+        masking: config of the forward process.
+        objective: weights of the masked tokens' losses.
+        train_dataset: rows with `tokens` and `maskable`.
+        eval_dataset: rows of `evaluate`, whose `eval_loss` is the negative ELBO in nats per token under noise that is
+            the same for all models; also what time distributions measure the model on (`PPOTS`).
+        options: to `transformers.Trainer`.
+
+    Raises:
+        ValueError: for anything that could not train, as `unmask.Trainer` does; also for FSDP, DeepSpeed and several
+            GPUs in one process.
+    """
+
+    def __init__(
+        self,
+        model: MaskedDiffusionLM,
+        args: TrainingArguments,
+        *,
+        masking: Masking,
+        objective: Objective | None = None,
+        train_dataset: Dataset,
+        eval_dataset: Dataset | None = None,
+        **options: Any,
+    ) -> None:
+        self.masking, self.objective = masking, objective or RowMean()
+        self.objective.check(masking)
+        require(args.max_steps > 0, "set TrainingArguments(max_steps=...): a process deals rows as it needs them")
+        require(args.n_gpu < 2, "start one process for each GPU: `torchrun` or `accelerate launch`")
+        longest = getattr(model.hugging_face.config, "max_position_embeddings", None)
+        check_rows(train_dataset, model.mask_token_id, model.head.vocab_size, model.shifted, longest)
+        super().__init__(
+            cast(Any, model), args, train_dataset=cast(Any, train_dataset), eval_dataset=eval_dataset, **options
+        )
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        require(not sharded, "FSDP and DeepSpeed need `unmask.Trainer`: their checkpoints lack the process")
+        self.model_accepts_loss_kwargs = True  # the loss is divided by Z already, not to be by the micro-batches too
+        rows = RowStream(train_dataset, args.seed, args.process_index, args.world_size)
+        self.process = masking.start(rows, self.get_total_train_batch_size(args), args.seed, args.device)
+        self._scores: list[Scores | None] = []
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Count the forwards: what they read comes from the process, in `get_batch_samples`."""
+        return DataLoader(cast(Any, range(self.args.max_steps * self.args.gradient_accumulation_steps)))
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list, Tensor]:
+        """Draw a step's rows of this rank, cut into micro-batches, and Z over all ranks."""
+        for _ in range(num_batches):
+            next(epoch_iterator)
+        model = self.accelerator.unwrap_model(self.model)
+        fit = refit_time(self.process, self.masking, model, cast(Any, self.eval_dataset), self.args.seed, self._mean)
+        if fit:
+            self.log({name: value for name, value in fit.items() if isinstance(value, (int, float))})
+        batch = self.process.draw()
+        weights = self.objective.weights(batch)
+        z = cast(Tensor, self.accelerator.reduce(self.objective.normaliser(batch), "sum")).clamp(min=1e-30)
+        parts = torch.arange(len(batch), device=weights.device).chunk(num_batches)
+        return [{"batch": batch[part], "weights": weights[part]} for part in parts], z
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Tensor | None = None
+    ) -> Any:
+        """Σ weight · nll / Z of a micro-batch; the step's last one gives the process its scores."""
+        assert num_items_in_batch is not None
+        scale = self.accelerator.num_processes / num_items_in_batch  # gradients are averaged over the ranks
+        output: MaskedOutput = model(inputs["batch"], inputs["weights"] * scale.float(), self.process.needs)
+        self._scores.append(output.scores)
+        if len(self._scores) == self.args.gradient_accumulation_steps:
+            scores, self._scores = self._scores, []
+            self.process.observe(_joined(scores))
+        return (output.loss, output) if return_outputs else output.loss
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """The negative ELBO in nats per token, as `{prefix}_loss`."""
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        model = self.accelerator.unwrap_model(self.model)
+        training = model.training
+        model.eval()
+        with torch.no_grad(), self.compute_loss_context_manager():
+            nats = likelihood(model, rows, LikelihoodConfig(), batch_size=self.args.eval_batch_size)
+        model.train(training)
+        metrics = {f"{metric_key_prefix}_loss": nats.nats_per_token.value}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _mean(self, value: Tensor) -> Tensor:
+        return cast(Tensor, self.accelerator.reduce(value.to(self.args.device), "mean")).cpu()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        folder = output_dir or str(self.args.output_dir)
+        self.accelerator.unwrap_model(self.model).save_pretrained(folder, state_dict)
+        if self.processing_class is not None:
+            cast(Any, self.processing_class).save_pretrained(folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        target = self.accelerator.unwrap_model(self.model)
+        target.load_state_dict(target.load_weights(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        save_state(self._process_file(output_dir), self.process.state_dict())
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            file = self._process_file(checkpoint)
+            require(
+                file.with_suffix(".json").is_file(),
+                f"{checkpoint} holds no state of this process's rows ({file.name}): it was written by another "
+                "trainer or by fewer processes",
+            )
+            self.process.load_state_dict(load_state(file))
+
+    def _process_file(self, folder: str) -> Path:
+        return Path(folder) / f"masking-{self.args.process_index}"
+
+
+def _joined(parts: list[Scores | None]) -> Scores | None:
+    """The scores of the micro-batches as those of the step."""
+    known = [part for part in parts if part is not None]
+    names = [field.name for field in fields(Scores) if known and getattr(known[0], field.name) is not None]
+    return Scores(**{name: torch.cat([getattr(part, name) for part in known]) for name in names}) if known else None
