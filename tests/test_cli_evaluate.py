@@ -14,7 +14,7 @@ from unmask import LikelihoodConfig, RowStream, SudokuTask
 from unmask.cli import main
 from unmask.config import from_json
 from unmask.data.sudoku import VOCAB_SIZE
-from unmask.data.text import character_tokenizer
+from unmask.data.tokenizers import character_tokenizer
 from unmask.evaluation.likelihood import likelihood
 from unmask.evaluation.records import load_records
 from unmask.recipes import SudokuData

@@ -33,7 +33,8 @@ from unmask.data.arithmetic import VOCAB_SIZE as ADDITION_VOCAB
 from unmask.data.arithmetic import answer_of, is_correct, load_addition
 from unmask.data.stream import RowStream
 from unmask.data.sudoku import load_sudoku
-from unmask.data.text import character_tokenizer, load_text
+from unmask.data.text import load_text
+from unmask.data.tokenizers import character_tokenizer
 from unmask.evaluation.tasks import SudokuTask
 from unmask.masks import ExactCount
 from unmask.model import MaskedDiffusionLM

@@ -11,7 +11,8 @@ from datasets import Dataset
 from transformers import LlamaConfig
 
 from unmask import ExactCount, IndependentMasking, MaskedDiffusionLM, RowMean, Trainer, TrainingConfig
-from unmask.data.text import TextTokenizer, character_tokenizer, load_text
+from unmask.data.text import load_text
+from unmask.data.tokenizers import TextTokenizer, character_tokenizer
 from unmask.recipes import sudoku
 from unmask.recipes.base import load_model
 from unmask.training import checkpoint

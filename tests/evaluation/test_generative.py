@@ -10,7 +10,8 @@ import torch
 from transformers import GPT2Config, LlamaConfig, LlamaForCausalLM
 
 from unmask import MaskedDiffusionLM
-from unmask.data.text import bpe_tokenizer, character_tokenizer
+from unmask.data.tokenizers import bpe_tokenizer, character_tokenizer
+from unmask.evaluation.estimate import Estimate
 from unmask.evaluation.generative import (
     GenerativePerplexity,
     distinct,
@@ -18,7 +19,6 @@ from unmask.evaluation.generative import (
     judge_texts,
     unigram_entropy,
 )
-from unmask.evaluation.variance import Estimate
 from unmask.sampling import Decoding
 
 TEXTS = ["the cat sat on the mat. ", "a dog ran. ", "the end of it all. "]

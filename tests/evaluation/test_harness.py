@@ -12,7 +12,7 @@ from torch import nn
 from transformers import GPT2Config
 
 from unmask import IndependentMasking, MaskedDiffusionLM
-from unmask.data.text import character_tokenizer
+from unmask.data.tokenizers import character_tokenizer
 from unmask.evaluation.harness import HarnessModel
 from unmask.evaluation.likelihood import LikelihoodConfig, likelihood
 

@@ -1,10 +1,12 @@
 """Rows, as Hugging Face data sets, and the stream that deals them."""
 
 from unmask.data.arithmetic import load_addition
+from unmask.data.documents import load_documents, stream_documents
 from unmask.data.importance import RowImportance
 from unmask.data.stream import RowStream, check_rows
 from unmask.data.sudoku import load_sudoku
-from unmask.data.text import TextTokenizer, bpe_tokenizer, character_tokenizer, load_documents, load_text, tokenize
+from unmask.data.text import load_text, tokenize
+from unmask.data.tokenizers import TextTokenizer, bpe_tokenizer, character_tokenizer
 
 __all__ = [
     "RowImportance",
@@ -17,5 +19,6 @@ __all__ = [
     "load_documents",
     "load_sudoku",
     "load_text",
+    "stream_documents",
     "tokenize",
 ]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import os
 
 import numpy as np
 import pyarrow as pa
+
+PathLike = str | os.PathLike[str]
 
 
 def list_column(values: np.ndarray) -> pa.FixedSizeListArray:

@@ -22,7 +22,7 @@ from torch import Tensor
 from unmask.batch import TokenBatch
 from unmask.config import positive_int, require
 from unmask.data.stream import RowStream
-from unmask.data.text import TextTokenizer
+from unmask.data.tokenizers import TextTokenizer
 from unmask.evaluation.likelihood import LikelihoodConfig, likelihood
 from unmask.model import MaskedDiffusionLM
 from unmask.sampling import Decoding, generate

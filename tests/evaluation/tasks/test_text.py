@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from unmask import Decoding, MaskedDiffusionLM, RowStream
 from unmask.config import from_json, to_json
-from unmask.data.text import TextTokenizer, character_tokenizer
+from unmask.data.tokenizers import TextTokenizer, character_tokenizer
 from unmask.evaluation.likelihood import LikelihoodConfig
 from unmask.evaluation.tasks import AnswerTask, ChoiceTask, ReasoningTask, final_answer
 

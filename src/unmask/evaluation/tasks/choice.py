@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from unmask.config import require
 from unmask.data.columns import check_name
-from unmask.data.text import TextTokenizer
+from unmask.data.tokenizers import TextTokenizer
 from unmask.evaluation.likelihood import LikelihoodConfig, likelihood
 from unmask.evaluation.tasks.base import Task, shares
 from unmask.evaluation.tasks.text import check_prompt, prompt_tokens, read_rows

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unmask.batch import TokenBatch
 from unmask.config import positive_int, require
-from unmask.data.text import TextTokenizer
+from unmask.data.tokenizers import TextTokenizer
 from unmask.evaluation.tasks.base import DecodingTask
 
 

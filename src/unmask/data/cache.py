@@ -1,0 +1,164 @@
+"""Tokenised rows as data sets: in memory, or made once and then read from disk through a memory map.
+
+A cached data set is a folder named by a hash of everything that its rows depend on: the documents, the tokenizer
+and the settings. It holds ``rows.arrow``, which `datasets.Dataset.from_file` opens too, and ``about.json``, which
+says what the hash was taken of. It is written under another name and renamed when it is whole. Making it takes
+memory for one batch of documents and one of rows, and `unmask.RowStream` reads it in any order; so this is also how
+to train on more than fits into memory, and on streams that can only be read in order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset, IterableDataset
+from filelock import FileLock
+
+from unmask.config import require
+from unmask.data.columns import PathLike
+from unmask.data.documents import batches
+from unmask.data.tokenizers import TextTokenizer
+
+#: Changes when the same documents, tokenizer and settings begin to give other rows or another file.
+FORMAT = 1
+_BATCH = 2**20  # tokens in one Arrow batch
+
+
+class Rows(NamedTuple):
+    """Some rows, end to end.
+
+    Attributes:
+        tokens: [n] integers.
+        maskable: [n] bool.
+        lengths: [R] integers, that add up to n.
+    """
+
+    tokens: np.ndarray
+    maskable: np.ndarray
+    lengths: np.ndarray
+
+    @classmethod
+    def of(cls, rows: list[tuple[np.ndarray, np.ndarray]]) -> Rows:
+        """Join rows, each given as tokens [n] and maskable [n]."""
+        tokens = np.concatenate([np.empty(0, dtype=np.int32), *(row[0] for row in rows)])
+        maskable = np.concatenate([np.empty(0, dtype=bool), *(row[1] for row in rows)])
+        return cls(tokens, maskable, np.array([len(row[0]) for row in rows], dtype=np.int64))
+
+
+def as_dataset(
+    rows: Iterator[Rows],
+    tokenizer: TextTokenizer,
+    cache: PathLike | None = None,
+    key: Mapping[str, Any] | None = None,
+) -> Dataset:
+    """Collect rows as a data set.
+
+    Args:
+        rows: what to collect. It is not touched where the cache has them.
+        tokenizer: what made the tokens.
+        cache: the folder of caches; None keeps the rows in memory.
+        key: JSON values, all that the rows depend on besides the tokenizer.
+
+    Returns:
+        Rows with the columns ``tokens`` (int16 or, for more than 32,768 tokens, int32) and ``maskable`` (bool), of
+        the same length in each row.
+    """
+    kind = pa.int16() if tokenizer.vocab_size <= 2**15 else pa.int32()
+    schema = pa.schema({"tokens": pa.list_(kind), "maskable": pa.list_(pa.bool_())})
+    if cache is None:
+        return Dataset(pa.Table.from_batches(_arrow(rows, schema), schema))
+    special = {"eos": tokenizer.eos_token_id, "mask": tokenizer.mask_token_id}
+    whole = {"format": FORMAT, "tokenizer": tokenizer.fingerprint} | special | dict(key or {})
+    digest = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+    folder = Path(cache) / digest[:32]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):  # the ranks of a run ask at the same time: one makes it, the others wait
+        if problem := _problem(folder, whole):
+            if folder.exists():
+                warnings.warn(
+                    f"the cached rows in {folder} are not used: {problem}; they are made again", stacklevel=3
+                )
+            _write(folder, rows, schema, whole)
+    return Dataset.from_file(str(folder / "rows.arrow"))
+
+
+def data_key(dataset: Dataset | IterableDataset, columns: list[str], version: str | None) -> str:
+    """What stands for the data in a key: `version`, or a hash of the columns' content.
+
+    Raises:
+        ValueError: for a stream without a version.
+    """
+    if version is not None:
+        return f"version {version}"
+    require(
+        not isinstance(dataset, IterableDataset),
+        "a stream cannot be hashed before it is read: to cache its rows, name its state, as in version='2024-05'",
+    )
+    content = hashlib.sha256()
+    for _, values in batches(dataset, columns):
+        for document in zip(*values, strict=True):
+            text = json.dumps(document, ensure_ascii=False, sort_keys=True, default=str)
+            content.update(text.encode("utf-8", "surrogatepass") + b"\n")
+    return content.hexdigest()
+
+
+def _arrow(rows: Iterator[Rows], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Join rows into Arrow batches of about `_BATCH` tokens."""
+    waiting: list[Rows] = []
+    for some in rows:
+        waiting.append(some)
+        if sum(len(part.tokens) for part in waiting) >= _BATCH:
+            yield _arrow_batch(waiting, schema)
+            waiting = []
+    if waiting:
+        yield _arrow_batch(waiting, schema)
+
+
+def _arrow_batch(rows: list[Rows], schema: pa.Schema) -> pa.RecordBatch:
+    tokens, maskable, lengths = (np.concatenate(parts) for parts in zip(*rows, strict=True))
+    ends = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+    values = pa.array(tokens, schema.field("tokens").type.value_type), pa.array(maskable, pa.bool_())
+    return pa.record_batch([pa.ListArray.from_arrays(ends, column) for column in values], schema=schema)
+
+
+def _write(folder: Path, rows: Iterator[Rows], schema: pa.Schema, key: Mapping[str, Any]) -> None:
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        with (partial / "rows.arrow").open("wb") as file, pa.ipc.new_stream(file, schema) as writer:
+            for batch in _arrow(rows, schema):
+                writer.write_batch(batch)
+        about = {"key": dict(key), "sha256": _sha256(partial / "rows.arrow")}
+        (partial / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _problem(folder: Path, key: Mapping[str, Any]) -> str | None:
+    """Why a cache cannot be used; None if it can."""
+    try:
+        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+        if about["key"] != key:
+            return "about.json names other data"
+        if about["sha256"] != _sha256(folder / "rows.arrow"):
+            return "rows.arrow is damaged"
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        return f"it is not whole ({type(error).__name__}: {error})"
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

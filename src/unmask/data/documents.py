@@ -1,0 +1,220 @@
+"""Documents: the bundled State of the Union addresses, text files, JSON lines; whole in memory, or as a stream.
+
+A document belongs to a split as a whole, and its content alone decides which (`split_of`). So the splits share
+no document, a text that occurs twice lies in one split, and adding files to a collection moves none of the
+others.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import lzma
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from datasets import Dataset, IterableDataset
+from rich.console import Console
+from rich.progress import Progress
+
+from unmask.config import require
+from unmask.data.columns import PathLike, check_name
+
+Split = Literal["train", "validation", "test", "all"]
+Source = PathLike | Sequence[PathLike]
+Columns = str | Sequence[str]
+
+_BUNDLED = {"sotu": Path(__file__).parent / "files" / "sotu.json.xz"}
+_JSON_LINES = ".jsonl"
+
+
+def split_of(text: str) -> Literal["train", "validation", "test"]:
+    """Tell which split a document belongs to, by a hash of its content: 8 : 1 : 1 in the mean."""
+    tenth = int(hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(), 16) % 10
+    return "validation" if tenth == 0 else "test" if tenth == 1 else "train"
+
+
+def load_documents(source: Source = "sotu", split: Split = "train", columns: Columns = "text") -> Dataset:
+    """Load documents as an in-memory data set, in the order of the source.
+
+    Args:
+        source: "sotu" (233 State of the Union addresses, 1790 to 2021, 10.8 million characters, in order of
+            year), or a path, or several: of a UTF-8 text file (one document), a ``.jsonl`` file (one JSON object a
+            line, each a document; blank lines are passed over), a folder (all ``.txt`` and ``.jsonl`` files in it
+            and below, in order of their paths) or a pattern such as "texts/*.txt".
+        split: "train", "validation" or "test" (see `split_of`), or "all". A few files may leave a split empty.
+        columns: what to take from JSON lines, one name or several. The first one's content decides the split, so
+            of questions and answers name the question first. Text files give ``text`` alone.
+
+    Returns:
+        Rows with these columns and, of "sotu", ``year`` (int) and ``president``; of files, ``file``; of JSON lines,
+        ``line`` too, from 1.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for an unknown split, one without a document, or a file that is not UTF-8; with file and line
+            for what is not a JSON object, lacks a column, or has another type there than the lines before.
+    """
+    check_name("split", split, get_args(Split))
+    documents, total = [], 0
+    for document in _documents(source, columns):
+        total += 1
+        if _belongs(document, split, columns):
+            documents.append(document)
+    if not documents:
+        raise ValueError(
+            f"none of the {total} documents falls into split {split!r}: a document's content decides; "
+            "give more documents, or load split='all' and divide them yourself"
+        )
+    return Dataset.from_list(documents)
+
+
+def stream_documents(source: Source = "sotu", split: Split = "train", columns: Columns = "text") -> IterableDataset:
+    """Read what `load_documents` loads as a stream, one document in memory at a time. See there for the rest."""
+    check_name("split", split, get_args(Split))
+    _files(source)  # a wrong path is told now
+    options = {"source": source, "split": split, "columns": columns}
+    return IterableDataset.from_generator(_chosen, gen_kwargs={"options": options})
+
+
+def source_hash(source: Source) -> str:
+    """SHA-256 (64 hexadecimal digits) of the content of a source's files, in their order; not of their names."""
+    whole = hashlib.sha256()
+    for path in _files(source):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        whole.update(f"{path.suffix == _JSON_LINES} {digest}\n".encode())
+    return whole.hexdigest()
+
+
+def batches(
+    dataset: Dataset | IterableDataset, columns: Sequence[str], size: int = 256
+) -> Iterator[tuple[list[str], list[list[Any]]]]:
+    """Walk through the documents of a data set, some at a time, with a progress bar on a terminal.
+
+    Yields:
+        For `size` documents, their places ("document 7 (a.jsonl:8)", counted from 0) and the values of each column.
+
+    Raises:
+        TypeError: for anything but a data set, such as a dictionary of splits.
+        ValueError: for an unknown column.
+    """
+    if not isinstance(dataset, (Dataset, IterableDataset)):
+        raise TypeError(
+            f"expected one datasets.Dataset or IterableDataset, got {type(dataset).__name__}; choose a split"
+        )
+    number, total = 0, None
+    if isinstance(dataset, Dataset):
+        total, names = len(dataset), dataset.column_names
+        for column in columns:
+            require(column in names, f"the data set has no column {column!r}; it has {names}")
+        dataset = dataset.select_columns([n for n in names if n in (*columns, "file", "line")]).with_format(None)
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("documents", total=total)
+        for batch in cast(Iterator[dict[str, list]], dataset.iter(batch_size=size)):
+            for column in columns:
+                require(column in batch, f"the data set has no column {column!r}; it has {list(batch)}")
+            count = len(next(iter(batch.values())))
+            yield [_place(batch, number, i) for i in range(count)], [batch[column] for column in columns]
+            number += count
+            progress.update(task, completed=number)
+
+
+def _place(batch: dict[str, list], number: int, i: int) -> str:
+    if "file" not in batch:
+        return f"document {number + i}"
+    line = f":{batch['line'][i]}" if "line" in batch else ""
+    return f"document {number + i} ({batch['file'][i]}{line})"
+
+
+def _documents(source: Source, columns: Columns) -> Iterator[dict[str, Any]]:
+    columns = [columns] if isinstance(columns, str) else list(columns)
+    require(len(columns) > 0, "name at least one column")
+    for path in _files(source):
+        if path.suffix == _JSON_LINES:
+            yield from _json_lines(path, columns)
+            continue
+        require(
+            columns == ["text"], f"{path} gives the column 'text' alone, not {columns}; only JSON lines have more"
+        )
+        if path in _BUNDLED.values():
+            yield from json.loads(lzma.decompress(path.read_bytes()))
+        else:
+            text = _decoded(path.read_bytes(), str(path)).replace("\r\n", "\n").replace("\r", "\n")
+            yield {"text": text, "file": str(path)}
+
+
+def _json_lines(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
+    kinds: dict[str, type] = {}  # the type of each column, as its first value has it
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            where = f"{path}:{number}"
+            text = _decoded(line, where)
+            if not text.strip():
+                continue
+            try:
+                record = json.loads(text)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{where} is not JSON: {error.msg} at column {error.colno}") from None
+            require(isinstance(record, dict), f"{where} is a JSON {type(record).__name__}, not an object {{...}}")
+            if "\\ud" in text:  # half of a surrogate pair, perhaps, which is no text
+                _check_text(json.dumps(record, ensure_ascii=False), where)
+            for column in columns:
+                if column not in record:
+                    raise ValueError(f"{where} has no column {column!r}; it has {list(record)}")
+                kind = type(record[column])
+                if kind is not type(None) and kinds.setdefault(column, kind) is not kind:
+                    before = kinds[column].__name__
+                    raise ValueError(f"{where}: column {column!r} is {kind.__name__}, {before} in the lines before")
+            yield {"file": str(path), "line": number} | {column: record[column] for column in columns}
+
+
+def _chosen(options: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for document in _documents(options["source"], options["columns"]):
+        if _belongs(document, options["split"], options["columns"]):
+            yield document
+
+
+def _belongs(document: dict[str, Any], split: Split, columns: Columns) -> bool:
+    """Whether a document lies in a split."""
+    content = document[columns if isinstance(columns, str) else columns[0]]
+    text = content if isinstance(content, str) else json.dumps(content, sort_keys=True)
+    return split in ("all", split_of(text))
+
+
+def _files(source: Source) -> list[Path]:
+    """The files that a source stands for."""
+    if isinstance(source, str) and source in _BUNDLED:
+        return [_BUNDLED[source]]
+    if not isinstance(source, (str, os.PathLike)):
+        return [path for one in source for path in _files(Path(one))]
+    path = Path(source)
+    if path.is_dir():
+        found = sorted(p for p in path.rglob("*") if p.suffix in (".txt", _JSON_LINES))
+        require(len(found) > 0, f"the folder {str(path)!r} holds no .txt or .jsonl file")
+        return found
+    found = [path] if path.exists() else sorted(Path(name) for name in glob.glob(str(path), recursive=True))
+    if not found:
+        raise FileNotFoundError(f"there is no file {str(path)!r}; the bundled texts are: {', '.join(_BUNDLED)}")
+    return found
+
+
+def _decoded(data: bytes, where: str) -> str:
+    """Decode UTF-8 and drop a byte order mark."""
+    try:
+        return data.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{where} is not UTF-8: byte {error.start} (counted from 0) is {data[error.start]:#04x}; convert the file"
+        ) from None
+
+
+def _check_text(text: str, where: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{where} holds {error.object[error.start]!a}, half a character: repair the file") from None

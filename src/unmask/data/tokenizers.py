@@ -1,0 +1,253 @@
+"""Text to tokens and back, with an end-of-text and a mask token: made here, read from a folder, or Hugging Face's."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerBase
+
+from unmask.config import require
+from unmask.data.columns import PathLike, check_name
+
+EOS_TOKEN = "<|endoftext|>"
+MASK_TOKEN = "<|mask|>"
+UNKNOWN_TOKEN = "<|unknown|>"
+
+#: The 27 characters of text8: a token's number is its place here.
+LETTERS = " abcdefghijklmnopqrstuvwxyz"
+
+_ONE_CHARACTER = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+# Anything but a letter goes before letters are lowered: some foreign letters have an English lower case.
+_ONLY_LETTERS = normalizers.Sequence(
+    [normalizers.Replace(Regex("[^a-zA-Z]+"), " "), normalizers.Lowercase(), normalizers.Strip()]
+)
+
+
+@dataclass(frozen=True, eq=False)
+class TextTokenizer:
+    """A tokenizer of the `tokenizers` library, with the two tokens that masked diffusion needs.
+
+    Special tokens are never read from a text: a document that spells out "<|mask|>" gives ordinary tokens.
+
+    Args:
+        tokenizer: the tokenizer itself. Its padding, truncation and template of special tokens are not used.
+        eos_token_id: the token between two documents.
+        mask_token_id: the token that stands for a masked one; no text gives it.
+    """
+
+    tokenizer: Tokenizer
+    eos_token_id: int
+    mask_token_id: int
+
+    def __post_init__(self) -> None:
+        self.tokenizer.encode_special_tokens = True  # as text, that is
+        self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """V: one more than the largest token, the end-of-text and mask tokens included."""
+        return max(self.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (64 hexadecimal digits) of the tokenizer's JSON: equal for tokenizers that do the same."""
+        return hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()
+
+    def encode(self, text: str) -> np.ndarray:
+        """Return the tokens of a text, int32 [n]. Adds no special token."""
+        return self.encode_all([text])[0]
+
+    def encode_all(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Return the tokens of each text, int32 [n]; faster than one text at a time."""
+        if self._table is not None:
+            return [_look_up(text, *self._table) for text in texts]
+        encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Return the text of tokens [n], NumPy, torch or a list. Special tokens are spelt out."""
+        return self.tokenizer.decode([int(token) for token in tokens], skip_special_tokens=False)
+
+    def save(self, folder: PathLike) -> None:
+        """Write tokenizer.json and tokenizer_config.json, the files that transformers' `AutoTokenizer` opens."""
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+        config["mask_token"] = self.tokenizer.id_to_token(self.mask_token_id)
+        eos_token = self.tokenizer.id_to_token(self.eos_token_id)
+        if eos_token != " ":  # an ordinary character, which nobody else should treat as special
+            config["eos_token"] = eos_token
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tokenizer.save(str(folder / "tokenizer.json"))
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: PathLike) -> TextTokenizer:
+        """Read what `save` wrote, or any Hugging Face folder with a fast tokenizer.
+
+        Without an end-of-text token in the folder, documents are joined by the space.
+
+        Raises:
+            FileNotFoundError: if a file is missing.
+            ValueError: if the tokenizer has no mask token, or neither an end-of-text token nor a space.
+        """
+        folder = Path(folder)
+        form = (folder / "tokenizer.json").read_text(encoding="utf-8")
+        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        tokenizer = Tokenizer.from_str(form)
+        ids = {}
+        for name, default in (("eos_token", " "), ("mask_token", None)):
+            token = config.get(name) or default
+            token = token["content"] if isinstance(token, dict) else token
+            ids[name] = None if token is None else tokenizer.token_to_id(token)
+            if ids[name] is None:
+                raise ValueError(
+                    f"the tokenizer in {folder} has no {name}; add one to its vocabulary and name it in "
+                    f"tokenizer_config.json"
+                )
+        return cls(tokenizer, eos_token_id=ids["eos_token"], mask_token_id=ids["mask_token"])
+
+    @classmethod
+    def from_hugging_face(cls, tokenizer: PreTrainedTokenizerBase) -> TextTokenizer:
+        """Copy a fast tokenizer of transformers, such as `unmask.from_pretrained` returns; it is not changed.
+
+        Raises:
+            ValueError: if it is not a fast one, or has no mask token or no end-of-text token.
+        """
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if not isinstance(backend, Tokenizer):
+            raise ValueError(f"{type(tokenizer).__name__} is not a fast tokenizer: it has no tokenizer.json")
+        mask, eos = tokenizer.mask_token_id, tokenizer.eos_token_id
+        if not isinstance(mask, int):
+            raise ValueError(
+                "the tokenizer has no mask token: take it from unmask.from_pretrained(name, mask_token=...), which adds "
+                "one to tokenizer and model"
+            )
+        if not isinstance(eos, int):
+            raise ValueError(
+                "the tokenizer has no end-of-text token: name one of its tokens, as in "
+                "tokenizer.eos_token = tokenizer.sep_token"
+            )
+        copy = Tokenizer.from_str(backend.to_str())  # ours reads special tokens as text, theirs must not
+        return cls(copy, eos_token_id=eos, mask_token_id=mask)
+
+    def check_model(self, mask_token_id: int, vocab_size: int) -> None:
+        """Raise ValueError unless a model with this mask token and V tokens can read what the tokenizer writes."""
+        require(
+            self.vocab_size <= vocab_size,
+            f"the tokenizer has {self.vocab_size} tokens, the model {vocab_size}: they do not belong together",
+        )
+        require(
+            self.mask_token_id == mask_token_id,
+            f"the tokenizer's mask token is {self.mask_token_id}, the model's {mask_token_id}: build the model with "
+            "mask_token_id=tokenizer.mask_token_id, or take both from unmask.from_pretrained",
+        )
+
+    @cached_property
+    def _table(self) -> tuple[np.ndarray, bool] | None:
+        """What `_look_up` needs; None unless this is a character tokenizer."""
+        form = json.loads(self.tokenizer.to_str())
+        plain, letters = (json.loads(_characters({"a": 0}, n).to_str()) for n in (None, _ONLY_LETTERS))
+        only_letters = form["normalizer"] == letters["normalizer"]
+        if form["pre_tokenizer"] != plain["pre_tokenizer"] or form["model"]["type"] != "WordLevel":
+            return None
+        if form["normalizer"] is not None and not only_letters:
+            return None
+        vocabulary = form["model"]["vocab"]
+        other = vocabulary[" " if only_letters else UNKNOWN_TOKEN]
+        characters = {ord(token): i for token, i in vocabulary.items() if len(token) == 1}
+        if only_letters:
+            characters |= {ord(chr(code).upper()): i for code, i in characters.items()}
+        table = np.full(max(characters, default=0) + 2, other, dtype=np.int32)
+        table[list(characters)] = list(characters.values())
+        return table, only_letters
+
+
+def character_tokenizer(texts: Iterable[str] | None = None, alphabet: Literal["27"] | None = None) -> TextTokenizer:
+    """Make a tokenizer with one token a character.
+
+    Args:
+        texts: what to take the characters from, in code point order. After them come a token for characters
+            that do not occur here, the end-of-text token and the mask token.
+        alphabet: "27" for text8's alphabet instead (`texts` is then not read): the space is token 0, the letters
+            a to z are 1 to 26 and the mask is 27. Texts are lowered, each run of anything else, digits and
+            accented letters included, becomes one space, and spaces at the ends are dropped. There is no
+            end-of-text token in it: `eos_token_id` is the space, so packed documents read as one text.
+
+    Raises:
+        ValueError: for another alphabet, or without texts where they are needed.
+    """
+    if alphabet is not None:
+        check_name("alphabet", alphabet, ("27",))
+        vocabulary = {character: i for i, character in enumerate(LETTERS)}
+        return _with_special_tokens(_characters(vocabulary, _ONLY_LETTERS), eos_token=" ")
+    characters = sorted(set().union(*(set(text) for text in texts or ())))
+    if not characters:
+        raise ValueError("there are no characters in the texts; give texts to learn from, or alphabet='27'")
+    return _with_special_tokens(_characters({token: i for i, token in enumerate([*characters, UNKNOWN_TOKEN])}))
+
+
+def bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> TextTokenizer:
+    """Train a byte-level BPE tokenizer, which can write any text. The end-of-text and mask tokens come last.
+
+    Args:
+        texts: what to learn the merges from: the training split alone, to be strict.
+        vocab_size: number of tokens, at least 258: 256 bytes and the two special tokens. Few texts may not
+            have as many; then `TextTokenizer.vocab_size` is lower.
+
+    Raises:
+        ValueError: for a smaller vocabulary.
+    """
+    if vocab_size < 258:
+        raise ValueError(f"vocab_size must be at least 258 (256 bytes and two special tokens), got {vocab_size}")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size - 2, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    return _with_special_tokens(tokenizer)
+
+
+def _characters(vocabulary: dict[str, int], normalizer: Any = None) -> Tokenizer:
+    """A tokenizer that looks each character up after normalising the text."""
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN_TOKEN))
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = _ONE_CHARACTER
+    tokenizer.decoder = decoders.Fuse()
+    return tokenizer
+
+
+def _with_special_tokens(tokenizer: Tokenizer, eos_token: str = EOS_TOKEN) -> TextTokenizer:
+    """Add the mask token and, unless it is an ordinary token, the end-of-text token."""
+    known = tokenizer.get_vocab()
+    tokenizer.add_special_tokens([token for token in (eos_token, MASK_TOKEN) if token not in known])
+    ids = tokenizer.get_vocab(with_added_tokens=True)
+    return TextTokenizer(tokenizer, eos_token_id=ids[eos_token], mask_token_id=ids[MASK_TOKEN])
+
+
+def _look_up(text: str, table: np.ndarray, only_letters: bool) -> np.ndarray:
+    """Do what a character tokenizer does, int32 [n], a hundred times as fast.
+
+    Args:
+        text: the text.
+        table: [C + 1] the token of each code point below C, then that of all others.
+        only_letters: collapse runs of token 0, the space, and drop it at the ends.
+    """
+    codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+    tokens = table[np.minimum(codes, len(table) - 1)]
+    if only_letters:
+        is_space = tokens == 0
+        follows_space = np.concatenate([[True], is_space[:-1]])[: len(tokens)]
+        tokens = tokens[~(is_space & follows_space)]
+        if len(tokens) and tokens[-1] == 0:
+            tokens = tokens[:-1]
+    return tokens
