@@ -85,7 +85,7 @@ class MaskedDiffusionTrainer(Trainer):
         """Count the forwards: what they read comes from the process, in `get_batch_samples`."""
         return DataLoader(cast(Any, range(self.args.max_steps * self.args.gradient_accumulation_steps)))
 
-    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list, Tensor]:
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """Draw a step's rows of this rank, cut into micro-batches, and Z over all ranks."""
         for _ in range(num_batches):
             next(epoch_iterator)
@@ -100,10 +100,9 @@ class MaskedDiffusionTrainer(Trainer):
         return [{"batch": batch[part], "weights": weights[part]} for part in parts], z
 
     def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Tensor | None = None
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Σ weight · nll / Z of a micro-batch; the step's last one gives the process its scores."""
-        assert num_items_in_batch is not None
         scale = self.accelerator.num_processes / num_items_in_batch  # gradients are averaged over the ranks
         output: MaskedOutput = model(inputs["batch"], inputs["weights"] * scale.float(), self.process.needs)
         self._scores.append(output.scores)
@@ -116,7 +115,7 @@ class MaskedDiffusionTrainer(Trainer):
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """The negative ELBO in nats per token, as `{prefix}_loss`."""
-        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        rows: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         model = self.accelerator.unwrap_model(self.model)
         training = model.training
         model.eval()
