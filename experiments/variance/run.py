@@ -2,10 +2,12 @@
 
     python experiments/variance/run.py --task sudoku      # trains briefly if needed, then measures (15 minutes)
     python experiments/variance/run.py --task text
+    python experiments/variance/run.py --task text --name best --row-sets 80 --arms standard stratified
 
 Trains a small model for a few hundred steps, then splits the variance of the ELBO's loss and gradient into masks
 (A), rates (B) and rows (C) for every arm of the library and for the tries of ways.py, and measures the covariance
-of mirrored pairs. Writes records/TASK-variance.json, .png and .txt beside this file.
+of mirrored pairs. Writes records/TASK-NAME.json, .png and .txt beside this file; more row
+sets give narrower intervals.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ from unmask.report.figures import plot_variance
 from unmask.report.tables import variance_table
 
 HERE = Path(__file__).parent
+UNEVEN = {f"  ... + rows drawn by {of} (ISAD)": of for of in ("loss", "gradient")}
+EVERY = [*ARMS, *WAYS, *UNEVEN]
 
 
 def main() -> None:
@@ -41,7 +45,8 @@ def main() -> None:
     parser.add_argument("--task", choices=MODELS, required=True)
     parser.add_argument("--steps", type=int, default=400, help="training steps of the model that is measured")
     parser.add_argument("--row-sets", type=int, default=24)
-    parser.add_argument("--arms", nargs="+", choices=[*ARMS, *WAYS], default=[*ARMS, *WAYS], metavar="ARM")
+    parser.add_argument("--arms", nargs="+", choices=EVERY, default=EVERY, metavar="ARM")
+    parser.add_argument("--name", default="variance", help="of the record: TASK-NAME")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -55,9 +60,10 @@ def main() -> None:
     time = masking.time.start()
     assert time.measures is not None
     time.refit(measure_profile(model, data.select(range(64)), masking.mask, time.measures))
-    for of in ("loss", "gradient"):
+    for name, of in UNEVEN.items():
+        if name not in options.arms:
+            continue
         stream = uneven(model, data.select(range(64, len(data))), of)
-        name = f"  ... + rows drawn by {of} (ISAD)"
         arms[name] = decompose(model, replace(masking, time=time), stream, batch_size=16, nested=nested)
     console.print(variance_table(arms, "loss"), variance_table(arms, "gradient"))
     pairs = {type(rule).__name__: mirrored_covariance(model, data, rule) for rule in (Bernoulli(), ExactCount())}
@@ -75,7 +81,7 @@ def main() -> None:
         "batch_size": 16,
         "mirrored_pairs": {rule: {k: asdict(e) for k, e in found.items()} for rule, found in pairs.items()},
     }
-    path = HERE / "records" / f"{options.task}-variance.json"
+    path = HERE / "records" / f"{options.task}-{options.name}.json"
     save_variance(path, arms, about)
     plot_variance(arms, path.with_suffix(".png"), title=f"{options.task} model after {options.steps} steps")
     path.with_suffix(".txt").write_text(console.export_text())

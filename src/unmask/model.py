@@ -117,7 +117,8 @@ class MaskedDiffusionLM(nn.Module):
         mask_token_id = getattr(config, "mask_token_id", None)
         if mask_token_id is None:
             raise ValueError(f"{folder}/config.json names no mask_token_id: it was not saved by unmask")
-        model = auto_class(config).from_pretrained(folder, **options)
+        with _quiet():
+            model = auto_class(config).from_pretrained(folder, **options)
         return cls.from_hf(model, mask_token_id, getattr(config, "unmask_shifted", False))
 
     def save_pretrained(self, folder: str | Path, state: dict[str, Tensor] | None = None) -> None:
@@ -269,6 +270,17 @@ def make_bidirectional(model: PreTrainedModel) -> None:
             module.config.use_cache = False
         elif getattr(module, "is_causal", None) is True:
             module.is_causal = cast(Any, False)  # attention layers that pass it on to a fused kernel
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch dropout off, and back on whatever happens."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 @contextmanager

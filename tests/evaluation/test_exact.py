@@ -8,8 +8,11 @@ import math
 import pytest
 import torch
 from datasets import Dataset
+from transformers import LlamaConfig
 
+from unmask import Blockwise, ExactCount, IndependentMasking, MaskedDiffusionLM
 from unmask.evaluation.exact import exact_likelihood, importance_weighted, order_likelihood
+from unmask.evaluation.likelihood import LikelihoodConfig, likelihood
 from unmask.policies import POLICIES, needs
 from unmask.testing import TabularWorld, exact_elbo, tabular_model
 
@@ -139,3 +142,42 @@ def test_batch_size_changes_no_number(model, strings, batch_size):
 def test_long_rows_are_refused(model):
     with pytest.raises(ValueError, match=r"20 maskable positions.*importance_weighted"):
         exact_likelihood(model, rows_of([[0] * 20, [1] * 20]))
+
+
+@pytest.fixture(scope="module")
+def body() -> MaskedDiffusionLM:
+    """A Llama with random weights large enough to matter, read out one to the right."""
+    config = LlamaConfig(
+        vocab_size=3,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        initializer_range=0.6,
+        dtype="float64",
+    )
+    torch.manual_seed(0)
+    return MaskedDiffusionLM.from_config(config, mask_token_id=2, shifted=True).double()
+
+
+def behind_a_prompt(length: int) -> Dataset:
+    """All strings of two tokens behind one given token."""
+    strings = list(itertools.product(range(2), repeat=length))
+    return rows_of([[0, *row] for row in strings], [[False] + [True] * length] * len(strings))
+
+
+@pytest.mark.parametrize("block_size", [1, 2, 3, 5])
+@pytest.mark.parametrize("policy", ["confidence", "right_to_left", least_sure])
+def test_an_order_within_blocks_is_a_distribution(body, policy, block_size):
+    nats = order_likelihood(body, behind_a_prompt(4), policy, block_size=block_size).nats
+    assert math.isclose(float((-nats).exp().sum()), 1, abs_tol=1e-12)
+
+
+def test_one_block_is_none_and_blocks_of_one_are_autoregression(body):
+    rows = behind_a_prompt(4)
+    whole, none = (order_likelihood(body, rows, block_size=size).nats for size in (7, None))
+    assert torch.allclose(whole, none, atol=1e-12)
+    one = Blockwise(IndependentMasking(mask=ExactCount()), size=1)
+    exact = likelihood(body, rows, LikelihoodConfig(one, samples=1)).nats
+    assert torch.allclose(order_likelihood(body, rows, block_size=1).nats, exact, atol=1e-12)
+    assert not torch.allclose(whole, exact, atol=1e-2)

@@ -21,8 +21,10 @@ from unmask import (
     MaskedDiffusionLM,
     ProgressiveUnmasking,
 )
-from unmask.data.text import character_tokenizer, load_text
-from unmask.evaluation.likelihood import LikelihoodConfig, RowNats, characters, likelihood, ratio
+from unmask.data.text import load_text
+from unmask.data.tokenizers import character_tokenizer
+from unmask.evaluation.estimate import ratio
+from unmask.evaluation.likelihood import LikelihoodConfig, RowNats, characters, likelihood
 from unmask.testing import TabularWorld, exact_elbo, tabular_model
 
 

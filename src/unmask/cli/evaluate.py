@@ -18,13 +18,13 @@ import unmask
 from unmask.cli.options import REGISTRY
 from unmask.config import positive_int, require, to_json
 from unmask.data.stream import check_rows
-from unmask.data.text import TextTokenizer
+from unmask.data.tokenizers import TextTokenizer
+from unmask.evaluation.estimate import Estimate
 from unmask.evaluation.generative import generative_perplexity
 from unmask.evaluation.likelihood import LikelihoodConfig, RowNats, characters, likelihood
 from unmask.evaluation.locality import Curve, LocalityConfig, locality
 from unmask.evaluation.records import Protocol, Record, data_hash, save_records, weights_hash
 from unmask.evaluation.tasks.base import Task
-from unmask.evaluation.variance import Estimate
 from unmask.model import MaskedDiffusionLM
 from unmask.recipes import RunConfig
 from unmask.recipes.base import load_model, load_run

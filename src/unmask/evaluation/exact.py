@@ -25,10 +25,11 @@ from torch import Tensor
 from unmask import noise
 from unmask.batch import MaskedBatch, TokenBatch
 from unmask.config import positive_int, require
-from unmask.evaluation.likelihood import RowNats, chunks, evaluating, masked_nll
-from unmask.model import MaskedDiffusionLM
+from unmask.evaluation.likelihood import RowNats, chunks, masked_nll
+from unmask.model import MaskedDiffusionLM, evaluating
 from unmask.policies import Policy, needs_of, resolve, top
 from unmask.policies import random as random_order
+from unmask.processes.blockwise import Blocks
 
 LONGEST = 14
 """Most maskable positions of a row for the exact likelihood: 2^L forwards."""
@@ -76,6 +77,7 @@ def order_likelihood(
     policy: str | Policy = "confidence",
     seed: int = 0,
     batch_size: int = 64,
+    block_size: int | None = None,
 ) -> RowNats:
     """The exact likelihood of a policy's order: Σ -log p(token revealed | visible), one token a step.
 
@@ -86,18 +88,22 @@ def order_likelihood(
             policy `random` is one order for all.
         seed: of that noise.
         batch_size: rows at a time; changes no number.
+        block_size: the order within each block of so many positions, block after block, for a model trained with
+            `Blockwise`; with 1 it is the autoregressive likelihood. None: no blocks.
 
     Returns:
-        Exact values, L_eff forwards a row.
+        Exact values, L_eff forwards a row; with blocks as many as a block is long, for they are walked side by side.
     """
+    if block_size is not None:
+        positive_int("block_size", block_size)
     nats, tokens, order = [], [], resolve(policy)
     with evaluating(model):
         for clean in chunks(dataset, batch_size):
             zero = torch.zeros(len(clean), dtype=torch.int64)
             fixed = noise.uniforms(seed, zero, zero, clean.length, purpose=noise.Purpose.EVALUATION)
-            nats.append(_walk(model, clean, order, fixed))
+            nats.append(_walk(model, clean, order, fixed, block_size))
             tokens.append(clean.effective_length)
-    name = getattr(order, "__name__", str(order))
+    name = getattr(order, "__name__", str(order)) + (f" in blocks of {block_size}" if block_size else "")
     return RowNats(f"exact, order of the policy {name}", torch.cat(nats), torch.cat(tokens))
 
 
@@ -136,17 +142,22 @@ def importance_weighted(
 
 
 @torch.no_grad()
-def _walk(model: MaskedDiffusionLM, clean: TokenBatch, order: Policy, uniform: Tensor) -> Tensor:
+def _walk(
+    model: MaskedDiffusionLM, clean: TokenBatch, order: Policy, uniform: Tensor, block_size: int | None = None
+) -> Tensor:
     """[B] nats of revealing each row's tokens one by one in the policy's order."""
     device = next(model.parameters()).device
     clean, uniform = clean.to(device), uniform.to(device)
     masked = clean.maskable.clone()
     total = torch.zeros(len(clean), dtype=torch.float64, device=device)
+    blocks = Blocks(min(block_size or clean.length, clean.length), clean.length)  # without blocks: one
     while (rows := masked.any(1).nonzero()[:, 0]).numel():
         open_ = masked[rows]
-        found = model(MaskedBatch(clean[rows], open_, None, None, clean.row[rows]), needs=needs_of(order))
-        scores = replace(found.scores, nll=None)  # a policy must not peek
-        reveal = top(order(scores, uniform[rows]), open_, torch.ones_like(rows))
+        block = None if block_size is None else blocks.numbers(open_)
+        found = model(MaskedBatch(clean[rows], open_, None, None, clean.row[rows], block), needs=needs_of(order))
+        scores = replace(found.scores, nll=None).map(blocks.fold)  # a policy must not peek
+        units = blocks.fold(open_)
+        reveal = blocks.unfold(top(order(scores, blocks.fold(uniform[rows])), units, units.any(1).long()))
         total[rows] += (found.nll.double() * reveal).sum(1)
         masked[rows] = open_ & ~reveal
     return total.cpu()

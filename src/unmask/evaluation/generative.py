@@ -18,10 +18,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from unmask.batch import TokenBatch
 from unmask.config import positive_int, require
-from unmask.data.text import TextTokenizer
-from unmask.evaluation.likelihood import RowNats, ratio
+from unmask.data.tokenizers import TextTokenizer
+from unmask.evaluation.estimate import Estimate, ratio
+from unmask.evaluation.likelihood import RowNats
 from unmask.evaluation.records import weights_hash
-from unmask.evaluation.variance import Estimate
 from unmask.model import MaskedDiffusionLM
 from unmask.sampling import Decoding, generate
 

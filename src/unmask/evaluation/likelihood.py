@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar, cast
 
-import scipy.stats
 import torch
 from datasets import Dataset
 from torch import Tensor
@@ -23,10 +21,10 @@ from unmask import noise
 from unmask.batch import MaskedBatch, Tensors, TokenBatch
 from unmask.config import positive_int, require
 from unmask.data.stream import RowStream
-from unmask.data.text import TextTokenizer
-from unmask.evaluation.variance import Estimate
+from unmask.data.tokenizers import TextTokenizer
+from unmask.evaluation.estimate import Estimate, ratio
 from unmask.masks import ExactCount
-from unmask.model import MaskedDiffusionLM
+from unmask.model import MaskedDiffusionLM, evaluating
 from unmask.objectives import ELBO
 from unmask.processes import Blockwise, IndependentMasking, Masking
 
@@ -86,16 +84,16 @@ class RowNats:
     @property
     def bits_per_token(self) -> Estimate:
         """The same over ln 2."""
-        return _map(lambda x: x / math.log(2), self.nats_per_token)
+        return self.nats_per_token.map(_bits)
 
     @property
     def perplexity(self) -> Estimate:
         """exp of the nats per token: a bound on the perplexity where the nats are a bound."""
-        return _map(math.exp, self.nats_per_token)
+        return self.nats_per_token.map(math.exp)
 
     def bits_per(self, units: Tensor) -> Estimate:
         """Bits for each unit, where row i has units[i] of them (see `characters`)."""
-        return _map(lambda x: x / math.log(2), self.per(units))
+        return self.per(units).map(_bits)
 
     def per(self, units: Tensor) -> Estimate:
         """Nats for each unit: the ratio of sums Σ nats / Σ units, with its 95% interval.
@@ -171,27 +169,6 @@ def masked_nll(model: MaskedDiffusionLM, batch: MaskedBatch, batch_size: int) ->
     return nll
 
 
-def ratio(values: Tensor, units: Tensor) -> Estimate:
-    """Σ values / Σ units over independent rows with the delta method's 95% interval.
-
-    Args:
-        values: [N].
-        units: [N], not negative.
-
-    Raises:
-        ValueError: for fewer than two rows with a unit.
-    """
-    values, units = values.double(), units.double()
-    here = units > 0
-    count = int(here.sum())
-    require(count >= 2, f"an interval over rows needs at least 2 rows, got {count}")
-    value = values[here].sum() / units[here].sum()
-    residual = values[here] - value * units[here]
-    error = float((residual.square().sum() * count / (count - 1)).sqrt() / units[here].sum())
-    reach = float(scipy.stats.t.ppf(0.975, count - 1)) * error
-    return Estimate(float(value), float(value) - reach, float(value) + reach)
-
-
 def characters(dataset: Dataset, tokenizer: TextTokenizer, of: str = "characters") -> Tensor:
     """[N] int64 number of characters (or UTF-8 bytes) of the maskable tokens of each row.
 
@@ -225,17 +202,6 @@ def joined(parts: list[T]) -> T:
     return replace(parts[0], **{f.name: join(f.name) for f in fields(parts[0])})
 
 
-@contextmanager
-def evaluating(model: MaskedDiffusionLM) -> Iterator[None]:
-    """Switch dropout off, and back on whatever happens."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-
-
 class _Copies:
     """A stream of one row: its d-th draw is its d-th sample."""
 
@@ -257,6 +223,5 @@ def _samples(row: TokenBatch, config: LikelihoodConfig) -> MaskedBatch:
     return config.masking.start(stream, config.samples, seed).draw()
 
 
-def _map(function: Callable[[float], float], estimate: Estimate) -> Estimate:
-    """A rising function of an estimate and its ends."""
-    return Estimate(function(estimate.value), function(estimate.low), function(estimate.high))
+def _bits(nats: float) -> float:
+    return nats / math.log(2)

@@ -26,9 +26,9 @@ from torch import Tensor
 from unmask import noise
 from unmask.batch import MaskedBatch
 from unmask.config import positive_int
-from unmask.evaluation.likelihood import LikelihoodConfig, evaluating, losses, masked_nll, ratio
-from unmask.evaluation.variance import Estimate
-from unmask.model import MaskedDiffusionLM
+from unmask.evaluation.estimate import Estimate, ratio
+from unmask.evaluation.likelihood import LikelihoodConfig, losses, masked_nll
+from unmask.model import MaskedDiffusionLM, evaluating
 from unmask.processes import IndependentMasking
 
 

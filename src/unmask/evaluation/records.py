@@ -15,7 +15,7 @@ from datasets import Dataset
 from torch import nn
 
 from unmask.config import differences, require
-from unmask.evaluation.variance import Estimate
+from unmask.evaluation.estimate import Estimate
 from unmask.training.folder import replace_text
 
 FORMAT = "unmask-records-1"

@@ -23,6 +23,7 @@ from torch import Tensor
 from unmask import noise
 from unmask.config import positive_int
 from unmask.data.stream import RowStream
+from unmask.evaluation.estimate import Estimate, bootstrap
 from unmask.evaluation.profile import evaluation_field, loss_and_gradient, measure_profile, row_losses
 from unmask.masks import ExactCount, MaskRule
 from unmask.model import MaskedDiffusionLM
@@ -48,15 +49,6 @@ ARMS: dict[str, IndependentMasking] = {
         PPOTS(optimum="stratified"), ExactCount(), "stratified", mirror=True
     ),
 }
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure with its 95% bootstrap interval (over row sets)."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -227,8 +219,8 @@ def mirrored_covariance(
     covariance = (x * y).sum(0) / (pairs - 1)
     variance = (x**2 + y**2).sum(0) / (2 * (pairs - 1))
     return {
-        "covariance": _bootstrap(lambda i: covariance[i].mean(), rows, seed),
-        "variance": _bootstrap(lambda i: variance[i].mean(), rows, seed),
+        "covariance": bootstrap(lambda i: covariance[i].mean(), rows, seed),
+        "variance": bootstrap(lambda i: variance[i].mean(), rows, seed),
     }
 
 
@@ -281,13 +273,5 @@ class _Statistics:
         count = len(within)
         every = torch.arange(count)
         signal = (products.sum() / count - spread(products, every)) / count
-        estimates = [_bootstrap(lambda i, f=f: batch_size * f(i), count, seed) for f in (masks, rates, rows, total)]
+        estimates = [bootstrap(lambda i, f=f: batch_size * f(i), count, seed) for f in (masks, rates, rows, total)]
         return Decomposition(*estimates, signal=float(signal))
-
-
-def _bootstrap(statistic: Callable[[Tensor], Tensor], count: int, seed: int, resamples: int = 1000) -> Estimate:
-    """Percentile interval of a statistic of row sets."""
-    generator = torch.Generator().manual_seed(seed)
-    values = torch.stack([statistic(torch.randint(count, (count,), generator=generator)) for _ in range(resamples)])
-    low, high = values.quantile(torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
-    return Estimate(float(statistic(torch.arange(count))), low, high)

@@ -6,8 +6,9 @@ from typing import Any
 
 from rich.table import Table
 
+from unmask.evaluation.estimate import Estimate
 from unmask.evaluation.speedup import Arm, targets_reached
-from unmask.evaluation.variance import Decomposition, Estimate
+from unmask.evaluation.variance import Decomposition
 
 
 def final_table(arms: list[Arm]) -> Table:

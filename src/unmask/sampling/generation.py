@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,7 +14,7 @@ from unmask import noise
 from unmask.batch import Scores, TokenBatch
 from unmask.config import positive_int, require
 from unmask.masks import smallest
-from unmask.model import MaskedDiffusionLM
+from unmask.model import MaskedDiffusionLM, evaluating
 from unmask.policies import needs_of, resolve, top
 from unmask.sampling.decoding import Decoding, draw_tokens
 
@@ -93,7 +92,7 @@ def generate(
     loop = _Loop(model, batch, decoding or Decoding(), seed)
     by_length = batch.attention.sum(1).argsort(stable=True)
     step = forwards = 0
-    with _evaluating(model):
+    with evaluating(model):
         while True:
             rows = by_length[loop.masked.any(1)[by_length]]  # finished rows leave
             if len(rows) == 0:
@@ -184,14 +183,3 @@ class _Loop:
 
     def _uniforms(self, here: TokenBatch, purpose: noise.Purpose, salt: int) -> Tensor:
         return noise.uniforms(self.seed, here.row, here.draw, here.length, purpose=purpose, salt=salt)
-
-
-@contextmanager
-def _evaluating(model: MaskedDiffusionLM) -> Iterator[None]:
-    """Switch dropout off, and back on whatever happens."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
