@@ -60,10 +60,10 @@ def test_remasking_probabilities_are_those_of_the_paper():
     assert found.tolist() == pytest.approx([0.9, 0.9, 0.8, 0.0])
 
 
-probabilities = st.lists(st.floats(0, 1), min_size=1, max_size=12).filter(lambda p: sum(p) > 0.1)
+weights = st.lists(st.integers(0, 1000), min_size=1, max_size=12).filter(any)
 
 
-@given(p=probabilities, top_p=st.floats(0.01, 1))
+@given(p=weights, top_p=st.floats(0.01, 1))
 @settings(max_examples=100, deadline=None)
 def test_nucleus_is_the_smallest_set_with_the_mass(p, top_p):
     p = torch.tensor(p, dtype=torch.float64)
@@ -73,11 +73,11 @@ def test_nucleus_is_the_smallest_set_with_the_mass(p, top_p):
     assert torch.equal(kept[inside], p[inside])
     assert inside.any()
     assert float(kept.sum()) >= top_p - 1e-12
-    assert float(kept.sum() - kept[inside].min()) < top_p
+    assert float(kept.sum() - kept[inside].min()) < top_p + 1e-12
     if (~inside).any():
         assert float(kept[inside].min()) >= float(p[~inside].max())
     biggest = p.sort(descending=True).values.cumsum(0)
-    assert int(inside.sum()) <= int((biggest < top_p - 1e-12).sum()) + 1
+    assert int(inside.sum()) <= int((biggest < top_p + 1e-12).sum()) + 1
 
 
 def test_equal_tokens_at_the_edge_of_the_nucleus_go_to_the_lower():
