@@ -4,6 +4,8 @@ import itertools
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
@@ -16,9 +18,10 @@ from transformers import (
     Qwen3Config,
     Qwen3NextConfig,
 )
+from transformers.models.llama.modeling_llama import LlamaAttention, eager_attention_forward
 
 from unmask import ELBO, Blockwise, ExactCount, IndependentMasking, MaskedDiffusionLM, RowMean, RowStream
-from unmask.attention import BlockLayout
+from unmask.attention import BlockLayout, plain_attention
 
 V, MASK, L = 23, 22, 9
 SIZES = {
@@ -42,8 +45,8 @@ CONFIGS = {
 }
 GLOBAL = [name for name in CONFIGS if "sliding" not in name and name != "modernbert"]
 each = pytest.mark.parametrize("name", CONFIGS)
-PRECISION = {"sdpa": torch.float64, "eager": torch.float32}
-each_kernel = pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+PRECISION = {"sdpa": torch.float64, "eager": torch.float32, "plain": torch.float64}
+each_kernel = pytest.mark.parametrize("kernel", PRECISION)
 
 
 def make(name, kernel="sdpa", shifted=False, seed=0):
@@ -277,3 +280,42 @@ def test_blocks_of_one_token_read_to_the_left_are_the_library_models_causal_loss
     for objective in (RowMean(), ELBO()):
         loss = model(batch, objective.weights(batch) / objective.normaliser(batch).float()).loss.detach()
         assert float(loss) == pytest.approx(float(output.loss - surplus), abs=1e-5)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("masked", [False, True])
+def test_plain_products_are_torchs_attention_with_its_gradients(groups, masked):
+    """In float64; padding that sees nothing gives finite gradients too."""
+    generator = torch.Generator().manual_seed(groups)
+    shape = (2, 4, 7, 8)
+    query = torch.randn(shape, dtype=torch.float64, generator=generator)
+    key, value = torch.randn((2, 2, groups, 7, 8), dtype=torch.float64, generator=generator)
+    sees = None
+    if masked:
+        sees = torch.rand((2, 1, 7, 7), generator=generator) < 0.6
+        sees |= torch.eye(7, dtype=torch.bool)
+    upstream = torch.randn((2, 7, 4, 8), dtype=torch.float64, generator=generator)
+    leaves = [x.requires_grad_() for x in (query, key, value)]
+    mine, weights = plain_attention(nn.Identity(), query, key, value, sees)
+    full = scaled_dot_product_attention(query, key, value, sees, enable_gqa=True).transpose(1, 2)
+    assert weights is None
+    torch.testing.assert_close(mine, full)
+    for got, wanted in zip(
+        torch.autograd.grad(mine, leaves, upstream), torch.autograd.grad(full, leaves, upstream), strict=True
+    ):
+        torch.testing.assert_close(got, wanted)
+    blind = torch.zeros(2, 1, 7, 7, dtype=torch.bool)
+    lost, _ = plain_attention(nn.Identity(), query, key, value, blind)
+    assert all(g.isfinite().all() for g in torch.autograd.grad(lost, leaves, upstream))
+
+
+def test_plain_products_in_half_precision_are_as_near_to_exact_as_the_librarys_own():
+    for seed in range(4):
+        generator = torch.Generator().manual_seed(seed)
+        query, key, value = torch.randn((3, 2, 4, 33, 16), dtype=torch.float64, generator=generator)
+        exact = scaled_dot_product_attention(query, key, value).transpose(1, 2)
+        rounded = [x.bfloat16() for x in (query, key, value)]
+        layer = LlamaAttention(LlamaConfig(**SIZES), layer_idx=0)
+        theirs, _ = eager_attention_forward(layer, *rounded, None, scaling=16**-0.5)
+        mine, _ = plain_attention(nn.Identity(), *rounded, None)
+        assert (mine - exact).norm() < 1.1 * (theirs - exact).norm()

@@ -38,7 +38,7 @@ CONFIGS = {
 }
 DECODERS = [name for name in CONFIGS if "bert" not in name]
 each = pytest.mark.parametrize("name", CONFIGS)
-each_attention = pytest.mark.parametrize("attention", ["sdpa", "eager"])
+each_attention = pytest.mark.parametrize("attention", ["sdpa", "eager", "plain"])
 
 
 def make(name, attention="sdpa", shifted=False, std=0.5, seed=0, dtype=torch.float64):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from datasets import Dataset
 from torch import nn
-from transformers import LlamaConfig
+from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 from unmask import MaskedDiffusionLM, TrainingConfig
@@ -23,8 +23,8 @@ def _used(model: MaskedDiffusionLM) -> str | None:
 @pytest.mark.parametrize(
     ("device", "dtype", "length", "kernel"),
     [
-        ("cpu", torch.bfloat16, 81, "eager"),
-        ("cpu", torch.bfloat16, FUSED_ATTENTION_FROM - 1, "eager"),
+        ("cpu", torch.bfloat16, 81, "plain"),
+        ("cpu", torch.bfloat16, FUSED_ATTENTION_FROM - 1, "plain"),
         ("cpu", torch.bfloat16, FUSED_ATTENTION_FROM, "sdpa"),
         ("cpu", None, 81, "sdpa"),
         ("cuda", torch.bfloat16, 81, "sdpa"),
@@ -42,7 +42,7 @@ def test_longest_row_is_that_of_the_rows_chosen_not_of_the_table_behind_them():
     assert longest_row(data.filter(lambda row: len(row["tokens"]) != 9).shuffle(seed=0)) == 7
 
 
-@pytest.mark.parametrize("setting", ["eager", "sdpa"])
+@pytest.mark.parametrize("setting", ["plain", "eager", "sdpa"])
 def test_a_named_kernel_is_used_whatever_the_row_length(build, setting):
     for length in (8, 2048):
         model = build()
@@ -84,22 +84,44 @@ def test_the_trainer_trains_the_same_weights_with_either_kernel(trainer, build, 
         | {"maskable": [[True] * (3 + 5 * (i % 4)) for i in range(8)]}
     )
     found = {}
-    for setting in ("auto", "eager", "sdpa"):
+    for setting in ("auto", "plain", "eager", "sdpa"):
         run = trainer(setting, model=build(double=True), dataset=rows, attention=setting)
         assert _used(run.model) == ("sdpa" if setting == "auto" else setting)
         found[setting] = weights_in(run.train())
     for name, weight in found["eager"].items():
         assert torch.equal(found["auto"][name], found["sdpa"][name])
         torch.testing.assert_close(found["sdpa"][name], weight, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(found["plain"][name], weight, rtol=1e-9, atol=1e-9)
 
 
 def test_a_kernel_that_does_not_exist_is_refused_by_name():
-    with pytest.raises(ValueError, match="attention must be one of auto, eager, sdpa, got 'flash'"):
+    with pytest.raises(ValueError, match="attention must be one of auto, plain, eager, sdpa, got 'flash'"):
         TrainingConfig(attention="flash")  # type: ignore[arg-type]
 
 
 def test_the_trainer_takes_plain_products_for_short_rows_in_bf16(trainer):
-    assert _used(trainer(precision="bf16").model) == "eager"
+    assert _used(trainer(precision="bf16").model) == "plain"
+
+
+def test_a_backbone_that_takes_no_kernel_from_outside_keeps_its_own():
+    config = Gemma2Config(
+        vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, head_dim=8,
+        num_key_value_heads=1, final_logit_softcapping=None,
+    )  # fmt: skip
+    model = MaskedDiffusionLM.from_config(config, 8)
+    before = _used(model)
+    set_attention(model, "auto", CPU, torch.bfloat16, 8)
+    assert _used(model) == before
+    with pytest.raises(ValueError, match="Gemma2Model does not take attention 'plain'; use attention 'eager'"):
+        set_attention(model, "plain", CPU, torch.bfloat16, 8)
+
+
+def test_a_saved_model_does_not_remember_the_kernel(build, tmp_path):
+    """Whoever opens the folder without this library does not know ours."""
+    model = build()
+    set_attention(model, "plain", CPU, torch.bfloat16, 8)
+    model.save_pretrained(tmp_path)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path).config._attn_implementation == "sdpa"
 
 
 @pytest.mark.gpu

@@ -40,9 +40,9 @@ class TrainingConfig:
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Matrix products in bf16 (weights and statistics stay fp32), or everything in fp32. auto: bf16 where the
     processor or the GPU has it."""
-    attention: Literal["auto", "eager", "sdpa"] = "auto"
-    """Attention kernel: plain products or torch's fused kernels. auto: the faster one for device, precision and
-    longest row."""
+    attention: Literal["auto", "plain", "eager", "sdpa"] = "auto"
+    """Attention kernel: plain products (eager: the backbone's own version of them) or torch's fused kernels. auto:
+    plain or sdpa, the faster one for device, precision and longest row."""
     threads: int | None = None
     """CPU threads. None: what torch chooses."""
     seed: int = 0
@@ -69,7 +69,7 @@ class TrainingConfig:
         choices = {
             "schedule": ("cosine", "constant"),
             "precision": ("auto", "bf16", "fp32"),
-            "attention": ("auto", "eager", "sdpa"),
+            "attention": ("auto", "plain", "eager", "sdpa"),
         }
         for name, known in choices.items():
             value = getattr(self, name)

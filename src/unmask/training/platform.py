@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from unmask.model import MaskedDiffusionLM
 
-FUSED_ATTENTION_FROM = 320
-"""Row length from which SDPA's CPU kernel is faster than plain products in bf16; in single precision it is never
+FUSED_ATTENTION_FROM = 640
+"""Row length from which SDPA's CPU kernel is faster than plain products in bf16; in single precision it is rarely
 slower (benchmarks/attention.py measures both)."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -51,9 +51,9 @@ def longest_row(dataset: Dataset) -> int:
 
 
 def attention_kernel(device: torch.device, dtype: torch.dtype | None, length: int) -> str:
-    """The faster attention of transformers: "eager" (plain products) or "sdpa". See `set_attention`."""
+    """The faster attention: "plain" (products, see `unmask.attention`) or "sdpa". See `set_attention`."""
     plain = device.type == "cpu" and dtype == torch.bfloat16 and length < FUSED_ATTENTION_FROM
-    return "eager" if plain else "sdpa"
+    return "plain" if plain else "sdpa"
 
 
 def set_attention(
@@ -63,8 +63,8 @@ def set_attention(
 
     Args:
         model: the denoiser. One that is not a Hugging Face model has no kernel to choose.
-        setting: "eager", "sdpa", or "auto" for the faster of the two. "auto" leaves a model alone that came with
-            another kernel (flash attention), or without support for SDPA.
+        setting: "plain", "eager", "sdpa", or "auto" for the faster of "plain" and "sdpa". "auto" leaves a model
+            alone that came with another kernel (flash attention), or that does not take a kernel from outside.
         device: where it will run.
         dtype: that of matrix products under autocast; None for none.
         length: longest row.
@@ -77,8 +77,11 @@ def set_attention(
         if setting != "auto":
             raise ValueError(f"attention '{setting}' needs a Hugging Face backbone; use attention 'auto'")
         return
+    takes_kernels = backbone._supports_sdpa and backbone._supports_attention_backend
     if setting == "auto":
-        if not backbone._supports_sdpa or backbone.config._attn_implementation not in ("eager", "sdpa"):
+        if not takes_kernels or backbone.config._attn_implementation not in ("eager", "plain", "sdpa"):
             return
         setting = attention_kernel(device, dtype, length)
+    if setting == "plain" and not takes_kernels:
+        raise ValueError(f"{type(backbone).__name__} does not take attention 'plain'; use attention 'eager'")
     backbone.set_attn_implementation(setting)
