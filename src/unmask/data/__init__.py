@@ -5,6 +5,7 @@ from unmask.data.documents import load_documents, stream_documents
 from unmask.data.importance import RowImportance
 from unmask.data.stream import RowStream, check_rows
 from unmask.data.sudoku import load_sudoku
+from unmask.data.supervised import chat_rows, prompt_rows
 from unmask.data.text import load_text, tokenize
 from unmask.data.tokenizers import TextTokenizer, bpe_tokenizer, character_tokenizer
 
@@ -14,11 +15,13 @@ __all__ = [
     "TextTokenizer",
     "bpe_tokenizer",
     "character_tokenizer",
+    "chat_rows",
     "check_rows",
     "load_addition",
     "load_documents",
     "load_sudoku",
     "load_text",
+    "prompt_rows",
     "stream_documents",
     "tokenize",
 ]

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,8 +57,9 @@ class Rows(NamedTuple):
 def as_dataset(
     rows: Iterator[Rows],
     tokenizer: TextTokenizer,
-    cache: PathLike | None = None,
-    key: Mapping[str, Any] | None = None,
+    cache: PathLike | None,
+    settings: Mapping[str, Any],
+    data: Callable[[], str],
 ) -> Dataset:
     """Collect rows as a data set.
 
@@ -66,7 +67,9 @@ def as_dataset(
         rows: what to collect. It is not touched where the cache has them.
         tokenizer: what made the tokens.
         cache: the folder of caches; None keeps the rows in memory.
-        key: JSON values, all that the rows depend on besides the tokenizer.
+        settings: JSON values, by names that tell one maker of rows from another: all that the rows depend on besides
+            tokenizer and data.
+        data: tells what the rows were made of, such as `data_key`; called only for a cache.
 
     Returns:
         Rows with the columns ``tokens`` (int16 or, for more than 32,768 tokens, int32) and ``maskable`` (bool), of
@@ -77,17 +80,17 @@ def as_dataset(
     if cache is None:
         return Dataset(pa.Table.from_batches(_arrow(rows, schema), schema))
     special = {"eos": tokenizer.eos_token_id, "mask": tokenizer.mask_token_id}
-    whole = {"format": FORMAT, "tokenizer": tokenizer.fingerprint} | special | dict(key or {})
-    digest = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+    key = {"format": FORMAT, "data": data(), "tokenizer": tokenizer.fingerprint, **special, **settings}
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     folder = Path(cache) / digest[:32]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):  # the ranks of a run ask at the same time: one makes it, the others wait
-        if problem := _problem(folder, whole):
+        if problem := _problem(folder, key):
             if folder.exists():
                 warnings.warn(
                     f"the cached rows in {folder} are not used: {problem}; they are made again", stacklevel=3
                 )
-            _write(folder, rows, schema, whole)
+            _write(folder, rows, schema, key)
     return Dataset.from_file(str(folder / "rows.arrow"))
 
 

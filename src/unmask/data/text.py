@@ -107,10 +107,8 @@ def tokenize(
 
     texts = _encoded(dataset, column, tokenizer, _sentences if packing == "sentence" else _whole)
     rows = (_packed if packing == "packed" else _one_a_row)(texts, tokenizer.eos_token_id, length, ending)
-    if cache is None:
-        return as_dataset(rows, tokenizer)
-    settings = {"rows": "text", "column": column, "length": length, "packing": packing, "ending": ending}
-    return as_dataset(rows, tokenizer, cache, settings | {"data": data_key(dataset, [column], version)})
+    settings = {"column": column, "length": length, "packing": packing, "ending": ending}
+    return as_dataset(rows, tokenizer, cache, settings, lambda: data_key(dataset, [column], version))
 
 
 def _packed(texts: Iterator[list[np.ndarray]], eos: int, length: int, ending: Ending) -> Iterator[Rows]:

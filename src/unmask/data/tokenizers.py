@@ -128,8 +128,8 @@ class TextTokenizer:
         mask, eos = tokenizer.mask_token_id, tokenizer.eos_token_id
         if not isinstance(mask, int):
             raise ValueError(
-                "the tokenizer has no mask token: take it from unmask.from_pretrained(name, mask_token=...), which adds "
-                "one to tokenizer and model"
+                "the tokenizer has no mask token: take it from unmask.from_pretrained(name, mask_token=...), which "
+                "adds one to tokenizer and model"
             )
         if not isinstance(eos, int):
             raise ValueError(

@@ -1,0 +1,276 @@
+"""Supervised fine-tuning: rows whose prompt is given and whose reply is learnt.
+
+`prompt_rows` writes prompt and response from the columns of a data set, `chat_rows` renders conversations with the
+tokenizer's chat template. In both only replies are maskable, and what the model is shown before a reply is, token for
+token, what it will be shown when it has to write one.
+
+Attention is bidirectional, so in a row with several replies each sees the turns after it. `replies="separate"` makes
+a row of each reply, with nothing behind it, as it is when the model is used.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from itertools import pairwise
+from string import Formatter
+from typing import Any, Literal, NamedTuple, cast, get_args
+
+import numpy as np
+from datasets import Dataset, IterableDataset
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from unmask.config import positive_int, require
+from unmask.data.cache import Rows, as_dataset, data_key
+from unmask.data.columns import PathLike, check_name
+from unmask.data.documents import batches
+from unmask.data.endings import Ending, with_ending
+from unmask.data.tokenizers import TextTokenizer
+
+TooLong = Literal["drop", "cut", "refuse"]
+Replies = Literal["together", "separate"]
+
+
+def prompt_rows(
+    dataset: Dataset | IterableDataset,
+    tokenizer: TextTokenizer,
+    *,
+    length: int,
+    prompt: str = "{prompt}\n",
+    response: str = "{response}",
+    ending: Ending = "trained",
+    too_long: TooLong = "drop",
+    cache: PathLike | None = None,
+    version: str | None = None,
+) -> Dataset:
+    """Make a row of each prompt and its response. Both are tokenized by themselves, as when only the prompt is known.
+
+    Args:
+        dataset: any Hugging Face data set, also one that is streamed.
+        tokenizer: what makes the tokens. It reads no special tokens from texts.
+        length: L, the most tokens of a row, its end included.
+        prompt: a template that names columns of text, as in "Question: {question}\\nAnswer: "; double other braces.
+        response: a template for what is learnt. A document in which a column that it names is empty is left out.
+        ending: what follows the response; see `unmask.data.endings`.
+        too_long: what to do with longer rows. "drop" leaves them out, "cut" keeps the first L tokens: a response
+            loses its end, and a row whose prompt fills it is left out; both warn with a count. "refuse" is an error.
+        cache: a folder to keep the rows in, as for `unmask.data.tokenize`.
+        version: what the cache knows the data by, as there.
+
+    Returns:
+        Rows with the columns ``tokens`` (integers) and ``maskable`` (bool, True for the response and what of its
+        ending is trained).
+
+    Raises:
+        ValueError: for an unknown column or policy, a response without a column, rows that are too long and refused,
+            or no row at all.
+        TypeError: for a column that is not text.
+    """
+    _check(length, ending, too_long)
+    columns = _fields(prompt) + [name for name in _fields(response) if name not in _fields(prompt)]
+    require(
+        len(_fields(response)) > 0, f"response must name a column in braces, as in '{{answer}}'; got {response!r}"
+    )
+
+    def examples() -> Iterator[_Example]:
+        for places, values in batches(dataset, columns):
+            texts: list[tuple[str, str]] = []
+            for place, document in zip(places, zip(*values, strict=True), strict=True):
+                named = dict(zip(columns, document, strict=True))
+                for name, value in named.items():
+                    if not isinstance(value, str | None):
+                        raise TypeError(f"{place}: column {name!r} is {type(value).__name__}, not text")
+                named = {name: value or "" for name, value in named.items()}
+                learnt = all(named[name].strip() for name in _fields(response))
+                texts.append((prompt.format_map(named), response.format_map(named) if learnt else ""))
+            encoded = tokenizer.encode_all([text for pair in texts for text in pair])
+            for place, given, reply in zip(places, encoded[::2], encoded[1::2], strict=True):
+                maskable = np.arange(len(given) + len(reply)) >= len(given)
+                yield _Example(place, np.concatenate([given, reply]), maskable, ended=False)
+
+    rows = _rows(examples(), tokenizer.eos_token_id, length, ending, too_long)
+    settings = {"prompt": prompt, "response": response, "length": length, "ending": ending, "too_long": too_long}
+    return as_dataset(rows, tokenizer, cache, settings, lambda: data_key(dataset, columns, version))
+
+
+def chat_rows(
+    dataset: Dataset | IterableDataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    length: int,
+    messages: str = "messages",
+    replies: Replies = "together",
+    ending: Ending = "trained",
+    too_long: TooLong = "drop",
+    cache: PathLike | None = None,
+    version: str | None = None,
+) -> Dataset:
+    """Make rows of conversations, as the tokenizer's chat template renders them.
+
+    A reply is what the template renders of an assistant's message, the mark of its end included. The prompt is the
+    rendering up to and with the words that ask for a reply (`add_generation_prompt`). What comes after the last reply
+    is left out. Special tokens that a message spells out are read as such: a template cannot tell them apart.
+
+    Args:
+        dataset: any Hugging Face data set, also one that is streamed.
+        tokenizer: a fast tokenizer with a chat template, an end-of-text token and a mask token, as
+            `unmask.from_pretrained` returns it.
+        length: L, the most tokens of a row, its end included.
+        messages: the column of conversations: lists of {"role": ..., "content": ...}.
+        replies: "together" makes one row of a conversation, in which every reply is maskable. "separate" makes a row
+            of each reply, with the turns before it as the prompt.
+        ending: what follows the last reply. An end-of-text token is added unless the template itself ends replies
+            with one; if "untrained", none of these is maskable. See `unmask.data.endings`.
+        too_long: as for `prompt_rows`.
+        cache: a folder to keep the rows in, as for `unmask.data.tokenize`.
+        version: what the cache knows the data by, as there.
+
+    Returns:
+        Rows with the columns ``tokens`` (integers) and ``maskable`` (bool).
+
+    Raises:
+        ValueError: for a tokenizer without a chat template, mask or end-of-text token; a conversation that the
+            template refuses, or renders otherwise when it goes on (as templates do that drop earlier thoughts); an
+            unknown column or policy; rows that are too long and refused; or no row at all.
+    """
+    _check(length, ending, too_long)
+    check_name("replies", replies, get_args(Replies))
+    template = getattr(tokenizer, "chat_template", None)
+    if not isinstance(template, str):
+        raise ValueError("the tokenizer has no single chat template: set tokenizer.chat_template, or use prompt_rows")
+    plain = TextTokenizer.from_hugging_face(tokenizer)
+    eos = plain.eos_token_id
+
+    def examples() -> Iterator[_Example]:
+        for places, (conversations,) in batches(dataset, [messages]):
+            for place, conversation in zip(places, conversations, strict=True):
+                turns = _turns(conversation, place)
+                answers = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"]
+                groups = [[i] for i in answers] if replies == "separate" and answers else [answers]
+                for group in groups:
+                    segments = _segments(tokenizer, turns, group, place)
+                    tokens = np.concatenate([np.empty(0, dtype=np.int32), *segments])
+                    is_reply = np.repeat(np.arange(len(segments)) % 2 == 1, [len(part) for part in segments])
+                    maskable = is_reply & (tokens != eos) if ending == "untrained" else is_reply
+                    yield _Example(place, tokens, maskable, ended=len(segments) > 0 and eos in segments[-1])
+
+    rows = _rows(examples(), eos, length, ending, too_long)
+    settings = {"messages": messages, "template": template, "replies": replies}
+    settings |= {"length": length, "ending": ending, "too_long": too_long}
+    return as_dataset(rows, plain, cache, settings, lambda: data_key(dataset, [messages], version))
+
+
+class _Example(NamedTuple):
+    """A row before its end: tokens [n] and maskable [n]; `ended` where it brings its own end-of-text token."""
+
+    place: str
+    tokens: np.ndarray
+    maskable: np.ndarray
+    ended: bool
+
+
+def _rows(examples: Iterator[_Example], eos: int, length: int, ending: Ending, too_long: TooLong) -> Iterator[Rows]:
+    """End the rows, treat those that are too long, and say at the end what was left out."""
+    total, kept, made, empty, long = 0, 0, [], [], []
+    for place, tokens, maskable, ended in examples:
+        total += 1
+        if not maskable.any():
+            empty.append(place)
+            continue
+        row = with_ending(tokens, maskable, ending, eos, length, ended)
+        if row is None:
+            require(
+                too_long != "refuse", f"{place} has {len(tokens)} tokens and does not fit into {length} with its end"
+            )
+            long.append(place)
+            if too_long == "drop" or not maskable[:length].any():
+                continue
+            row = tokens[:length], maskable[:length]
+        made.append(row)
+        kept += 1
+        if len(made) == 256:
+            yield Rows.of(made)
+            made = []
+    yield Rows.of(made)
+    told = []
+    if empty:
+        told.append(f"left out {len(empty)} of {total} rows that have no reply, first {empty[0]}")
+    if long:
+        done = "left out" if too_long == "drop" else "cut (or left out where the prompt fills them)"
+        told.append(f"{done} {len(long)} of {total} rows that are longer than {length} tokens, first {long[0]}")
+    require(kept > 0, f"there is no row to train on: {'; '.join(told) or 'the data set is empty'}")
+    for message in told:
+        warnings.warn(message, stacklevel=2)
+
+
+def _check(length: int, ending: str, too_long: str) -> None:
+    check_name("ending", ending, get_args(Ending))
+    check_name("too_long", too_long, get_args(TooLong))
+    positive_int("length", length, least=2)
+
+
+def _fields(template: str) -> list[str]:
+    """The columns that a template names."""
+    found = []
+    for _, name, form, conversion in Formatter().parse(template):
+        if name is not None:
+            if not name or form or conversion or set(name) & set(".["):
+                raise ValueError(
+                    f"{template!r} may hold only names of columns in braces; double a brace that is meant"
+                )
+            found += [name] if name not in found else []
+    return found
+
+
+def _turns(conversation: Any, place: str) -> list[dict[str, Any]]:
+    """The messages of a conversation, without the keys that only other messages have."""
+    turns = [dict(turn) if isinstance(turn, dict) else {} for turn in conversation or []]
+    turns = [{key: value for key, value in turn.items() if value is not None} for turn in turns]
+    for i, turn in enumerate(turns):
+        require("role" in turn, f"{place}: message {i} is no {{'role': ..., 'content': ...}}")
+    return turns
+
+
+def _segments(
+    tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, Any]], answers: list[int], place: str
+) -> list[list[int]]:
+    """Tokens of what is given and what is replied, in turn, up to the last of the assistant's messages `answers`."""
+    if not answers:
+        return []
+
+    def rendered(count: int, ask: bool) -> str:
+        try:
+            text = tokenizer.apply_chat_template(turns[:count], tokenize=False, add_generation_prompt=ask)
+        except (TemplateError, ValueError) as error:
+            raise ValueError(f"{place}: the chat template refuses the first {count} messages: {error}") from None
+        return cast(str, text)
+
+    whole, cuts = rendered(answers[-1] + 1, False), []
+    for i in answers:
+        for part in (rendered(i, True), rendered(i + 1, False)):
+            if not whole.startswith(part):
+                at = next(k for k in range(len(part)) if part[: k + 1] != whole[: k + 1])
+                raise ValueError(
+                    f"{place}: when the conversation goes on, the chat template renders message {i} otherwise: "
+                    f"{part[max(at - 20, 0) : at + 20]!r} becomes {whole[max(at - 20, 0) : at + 20]!r}, so the "
+                    "prompt is not what the model will be shown; change the template, or try replies='separate'"
+                )
+            cuts.append(len(part))
+    return _cut(tokenizer, whole, cuts[:-1])
+
+
+def _cut(tokenizer: PreTrainedTokenizerBase, text: str, cuts: list[int]) -> list[list[int]]:
+    """Tokens of the text between the cuts. What is before a cut has the tokens it has alone."""
+
+    def encode(part: str) -> list[int]:
+        return tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]
+
+    tokens, ends = encode(text), [0]
+    for i, cut in enumerate(cuts):
+        head = encode(text[:cut])
+        if tokens[: len(head)] != head:  # a token lies across the cut
+            after = [later - cut for later in cuts[i + 1 :]]
+            return _cut(tokenizer, text[:cut], cuts[:i]) + _cut(tokenizer, text[cut:], after)
+        ends.append(len(head))
+    return [tokens[start:end] for start, end in pairwise([*ends, len(tokens)])]
