@@ -1,11 +1,10 @@
 """Write summary.md and curves.png from records.jsonl: screening, paired differences, matched horizons, strata.
 
-python experiments/puma_sudoku/report.py
+python -m experiments.puma_sudoku.report
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean
@@ -13,22 +12,15 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import scipy.stats
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from experiments.common import paired, read
+
 HERE = Path(__file__).parent
 CONTROL, TARGETS = "standard", (0.5, 0.6, 0.7, 0.8, 0.9)
 Runs = dict[str, dict[int, dict[str, Any]]]
-
-
-def paired(differences: list[float]) -> str:
-    """Mean of paired differences with its 95% t-interval; without an interval for one pair."""
-    if len(differences) < 2:
-        return f"{100 * mean(differences):+.1f}"
-    low, high = scipy.stats.ttest_1samp(differences, 0).confidence_interval(0.95)
-    return f"{100 * mean(differences):+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
 def grouped(records: Iterable[dict[str, Any]]) -> Runs:
@@ -48,7 +40,7 @@ def solved(run: dict[str, Any], policy: str = "confidence", stratum: str | None 
 def versus(arm: dict[int, dict[str, Any]], control: dict[int, dict[str, Any]], policy: str = "confidence") -> str:
     """Paired difference in points over the seeds that both have."""
     both = sorted(arm.keys() & control.keys())
-    return paired([solved(arm[seed], policy) - solved(control[seed], policy) for seed in both]) if both else ""
+    return paired([solved(arm[seed], policy) - solved(control[seed], policy) for seed in both])
 
 
 def share(value: float) -> str:
@@ -122,7 +114,7 @@ def plot(runs: Runs, path: Path) -> None:
 
 def main() -> None:
     """Read the records, write the page."""
-    records = [json.loads(line) for line in (HERE / "records.jsonl").read_text().splitlines()]
+    records = read(HERE / "records.jsonl")
     lines = ["# PUMA on Sudoku", ""]
     screen = [r for r in records if r["screen"]]
     fresh = [r for r in records if not r["screen"]]

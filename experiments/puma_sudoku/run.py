@@ -1,6 +1,6 @@
 """Train one arm of the Sudoku recipe and decode it under four policies: the data of PUMA's figures 4 and 5.
 
-    python experiments/puma_sudoku/run.py --arm standard puma-8-until --seed 1 2 --steps 2000
+    python -m experiments.puma_sudoku.run --arm standard puma-8-until --seed 1 2 --steps 2000
 
 Every run appends one line to experiments/puma_sudoku/records.jsonl: its learning curve, and at the end the share
 of solved puzzles for each policy and stratum. `report.py` makes tables and the figure from these lines. Screening
@@ -10,7 +10,6 @@ of solved puzzles for each policy and stratum. `report.py` makes tables and the 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import torch
 
+from experiments.common import append
 from unmask.config import to_json
 from unmask.data.sudoku import load_sudoku
 from unmask.evaluation.speedup import Arm
@@ -93,8 +93,7 @@ def main() -> None:
     for seed in args.seed:
         for arm in args.arm:
             record = train(arm, seed, args.steps, args.screen)
-            with (Path(__file__).parent / "records.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+            append(Path(__file__).parent / "records.jsonl", record)
             solved = {policy: round(found["solved"], 3) for policy, found in record["policies"].items()}
             print(arm, seed, args.steps, solved, flush=True)
 
