@@ -7,6 +7,7 @@ from unmask.evaluation.likelihood import LikelihoodConfig
 from unmask.evaluation.locality import LocalityConfig
 from unmask.evaluation.tasks import AdditionTask, AnswerTask, ChoiceTask, ReasoningTask, SudokuTask
 from unmask.head import MaskedHead
+from unmask.lora import LoRA, add_lora
 from unmask.masks import Bernoulli, ExactCount
 from unmask.model import MaskedDiffusionLM, MaskedOutput
 from unmask.objectives import ELBO, MaskedMean, RowMean
@@ -37,6 +38,7 @@ __all__ = [
     "Generation",
     "IndependentMasking",
     "LikelihoodConfig",
+    "LoRA",
     "LocalityConfig",
     "MaskedBatch",
     "MaskedDiffusionLM",
@@ -57,6 +59,7 @@ __all__ = [
     "Trainer",
     "TrainingConfig",
     "Uniform",
+    "add_lora",
     "from_pretrained",
     "generate",
     "save_pretrained",

@@ -30,6 +30,8 @@ from transformers.utils import logging as hf_logging
 from unmask.attention import BlockLayout
 from unmask.batch import MaskedBatch, Scores, Tensors
 from unmask.head import MaskedHead
+from unmask.lora import WEIGHTS_FILE as ADAPTERS_FILE
+from unmask.lora import has_adapters, load_adapters, save_adapters
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,11 @@ class MaskedDiffusionLM(nn.Module):
         """
         if not (Path(folder) / "config.json").is_file():
             raise ValueError(f"{folder} is not a model folder: it has no config.json")
+        if (Path(folder) / ADAPTERS_FILE).is_file():
+            raise ValueError(
+                f"{folder} holds LoRA adapters alone: build the model they belong to and `load_weights(folder)`, "
+                "or let unmask.save_pretrained write a merged folder"
+            )
         config = AutoConfig.from_pretrained(folder)
         mask_token_id = getattr(config, "mask_token_id", None)
         if mask_token_id is None:
@@ -124,6 +131,8 @@ class MaskedDiffusionLM(nn.Module):
     def save_pretrained(self, folder: str | Path, state: dict[str, Tensor] | None = None) -> None:
         """Write a Hugging Face folder (safetensors and config.json) that opens without this library.
 
+        With LoRA it holds the adapters alone, as peft writes them.
+
         Args:
             folder: where to.
             state: weights to save instead of the model's own (an average of them, or gathered shards), with
@@ -131,11 +140,20 @@ class MaskedDiffusionLM(nn.Module):
         """
         container, names = self.hugging_face, self._container_names()
         renamed = None if state is None else {names[name]: tensor for name, tensor in state.items()}
+        if has_adapters(container):
+            save_adapters(container, folder, renamed)
+            return
         with _quiet():
             container.save_pretrained(folder, state_dict=renamed)
 
     def load_weights(self, folder: str | Path) -> dict[str, Tensor]:
-        """Read the weights of a folder that `save_pretrained` wrote, with the names of `state_dict()`."""
+        """Read the weights of a folder that `save_pretrained` wrote, with the names of `state_dict()`.
+
+        With LoRA the folder gives the adapters, the model itself the rest.
+        """
+        if has_adapters(self._container[0]):
+            theirs = self._container[0].state_dict() | load_adapters(self._container[0], folder)
+            return {name: theirs[there] for name, there in self._container_names().items()}
         with _quiet():
             loaded: Any = type(self._container[0]).from_pretrained(
                 folder, config=self._container[0].config, dtype="auto", output_loading_info=True

@@ -10,6 +10,7 @@ model keeps its own. Either needs a mask token, which a causal vocabulary seldom
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from unmask.lora import ADAPTER, LoRA, add_lora, has_adapters, merge_adapters
 from unmask.model import MaskedDiffusionLM, auto_class
 
 DEFAULT_MASK_TOKEN = "<|mask|>"
@@ -36,6 +38,7 @@ def from_pretrained(
     mask_token: str | None = None,
     shifted: bool | Literal["auto"] = "auto",
     trust_remote_code: bool = False,
+    lora: LoRA | None = None,
     **options: Any,
 ) -> Pretrained:
     """Load any Hugging Face causal or masked language model as a denoiser.
@@ -47,6 +50,7 @@ def from_pretrained(
         shifted: whether hidden[i - 1] predicts token i. "auto": what the folder says if this library wrote it, else
             True for causal and False for masked models.
         trust_remote_code: run Python code that comes with the model. Never without being asked.
+        lora: train low-rank updates, and the mask token's embedding, instead of all weights.
         options: to Hugging Face's `from_pretrained` of the model (`dtype`, `revision`, ...); `gguf_file` goes to
             config and tokenizer too.
 
@@ -69,7 +73,7 @@ def from_pretrained(
         shifted = kind.__name__ == "AutoModelForCausalLM" if saved is None else saved
     model = MaskedDiffusionLM.from_hf(hf, mask_token_id, bool(shifted))
     check_bidirectional(model)
-    return Pretrained(model, tokenizer)
+    return Pretrained(model if lora is None else add_lora(model, lora), tokenizer)
 
 
 def save_pretrained(
@@ -79,6 +83,9 @@ def save_pretrained(
     card: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a folder that transformers opens without this library: weights, config, tokenizer and a model card.
+
+    LoRA adapters are merged into a copy of the weights, and the card says so; the model keeps them. For the adapters
+    alone there is `model.save_pretrained(folder)`.
 
     Args:
         model: the denoiser; its mask token and shift go to config.json.
@@ -94,9 +101,16 @@ def save_pretrained(
             f"the model's mask token is {model.mask_token_id}, the tokenizer's {tokenizer.mask_token_id}: "
             "save the tokenizer that `from_pretrained` returned"
         )
+    card = dict(card or {})
+    if has_adapters(model.hugging_face):
+        model = copy.deepcopy(model)
+        config = cast(Any, model.hugging_face).peft_config[ADAPTER]
+        base = config.base_model_name_or_path or "the pretrained model"
+        card["LoRA"] = f"Adapters of rank {config.r} (alpha {config.lora_alpha}) were trained and merged into {base}."
+        merge_adapters(model.hugging_face)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(str(folder))
-    (Path(folder) / "README.md").write_text(model_card(model, tokenizer, card or {}), encoding="utf-8")
+    (Path(folder) / "README.md").write_text(model_card(model, tokenizer, card), encoding="utf-8")
 
 
 def model_card(model: MaskedDiffusionLM, tokenizer: PreTrainedTokenizerBase, card: Mapping[str, Any]) -> str:
@@ -115,7 +129,7 @@ def model_card(model: MaskedDiffusionLM, tokenizer: PreTrainedTokenizerBase, car
         "It opens with transformers alone; `unmask.from_pretrained(folder)` restores mask token and read-out, and "
         "`unmask.generate` decodes it.",
     ]
-    parts += [f"## {heading.capitalize()}\n\n{value}" for heading, value in card.items()]
+    parts += [f"## {heading[:1].upper() + heading[1:]}\n\n{value}" for heading, value in card.items()]
     return "\n\n".join(parts) + "\n"
 
 
