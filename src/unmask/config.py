@@ -6,7 +6,7 @@ import ast
 import difflib
 import importlib
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +51,38 @@ def from_json(value: Any) -> Any:
     if "type" not in items:
         return items
     name = items.pop("type")
-    kind = getattr(importlib.import_module("unmask"), name, None) or getattr(
-        importlib.import_module("unmask.recipes"), name, None
-    )
-    if not (isinstance(kind, type) and is_dataclass(kind)):
+    kind = _config_type(name)
+    if kind is None:
         raise ValueError(f"unmask has no config type '{name}': the file comes from another version or program")
     try:
         return kind(**items)
     except TypeError as error:
         raise ValueError(f"the saved {name} does not fit this version of unmask: {error}") from None
+
+
+def _config_type(name: Any) -> Any:
+    """The public config type of that name, or None."""
+    for module in ("unmask", "unmask.recipes"):
+        kind = getattr(importlib.import_module(module), str(name), None)
+        if isinstance(kind, type) and is_dataclass(kind):
+            return kind
+    return None
+
+
+def completed(saved: Any) -> Any:
+    """Return what `to_json` wrote with the fields that its types have gained since, at their defaults."""
+    if isinstance(saved, list):
+        return [completed(item) for item in saved]
+    if not isinstance(saved, dict):
+        return saved
+    found = {key: completed(item) for key, item in saved.items()}
+    kind = _config_type(saved.get("type"))
+    for field in fields(kind) if kind else ():
+        if field.default is not MISSING:
+            found.setdefault(field.name, to_json(field.default))
+        elif field.default_factory is not MISSING:
+            found.setdefault(field.name, to_json(field.default_factory()))
+    return found
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> list[str]:

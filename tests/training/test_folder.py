@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from unmask import Bernoulli, ExactCount, IndependentMasking, ProgressiveUnmasking, RowMean
+from unmask import Bell, Bernoulli, ExactCount, IndependentMasking, ProgressiveUnmasking, RowMean
 from unmask.recipes import sudoku
 from unmask.training.folder import read_config
 
@@ -58,6 +58,32 @@ def test_what_does_not_touch_the_weights_may_change_on_resume(trainer, stop_at, 
         trainer("cut", evaluate=stop_at(5), **settings).train()
     last = trainer("cut", **settings | changed).train(resume=True)
     assert state_of(last) == state_of(trainer("whole", **settings).train())
+
+
+def test_a_run_saved_before_a_field_existed_goes_on_if_the_field_has_its_default(
+    trainer, stop_at, tmp_path, state_of
+):
+    """Configs gain fields; a run of an older version did what the default does."""
+    masking = IndependentMasking(Bell())
+    settings = {"evaluate_every": 3, "checkpoint_every": 3, "masking": masking}
+    with pytest.raises(stop_at.error):
+        trainer(evaluate=stop_at(2), **settings).train()
+    path = tmp_path / "run" / "config.json"
+    saved = json.loads(path.read_text())
+    for config, field in (
+        (saved["training"], "attention"),
+        (saved["run"]["masking"], "mirror"),
+        (saved["run"]["masking"]["time"], "std"),
+    ):
+        del config[field]
+    path.write_text(json.dumps(saved))
+    for other, named in (
+        ({"attention": "eager"}, "attention: auto -> eager"),
+        ({"masking": IndependentMasking(Bell(std=0.3))}, r"masking\.time\.std: 0\.2 -> 0\.3"),
+    ):
+        with pytest.raises(ValueError, match=f"holds another run, it cannot be resumed: .*{named}"):
+            trainer(**settings | other).train(resume=True)
+    assert state_of(trainer(**settings).train(resume=True)) == state_of(trainer("whole", **settings).train())
 
 
 @pytest.mark.parametrize("how", [{}, {"resume": True}, {"overwrite": True}], ids=["plain", "resume", "overwrite"])

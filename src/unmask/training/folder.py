@@ -10,7 +10,7 @@ from typing import Any
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from unmask.config import differences, to_json
+from unmask.config import completed, differences, to_json
 from unmask.training.config import TrainingConfig
 
 CONFIG_FILE = "config.json"
@@ -59,8 +59,9 @@ def check_folder(
             raise ValueError(f"{out} is not empty and holds no run of unmask; choose another --out")
     elif resume:
         fixed = to_json(training.resumable)
-        changed = differences(saved["run"], run)
-        changed += differences({name: saved["training"].get(name) for name in fixed}, fixed)
+        before = completed(saved["training"])
+        changed = differences(completed(saved["run"]), run)
+        changed += differences({name: before.get(name) for name in fixed}, fixed)
         if changed:
             raise ValueError(f"{out} holds another run, it cannot be resumed: {'; '.join(changed)}")
     elif not overwrite:
