@@ -17,7 +17,7 @@ CONTROL = "standard"
 def main() -> None:
     """Read the records, write the page."""
     records = read(HERE / "records.jsonl")
-    lines = ["# Eight-digit addition", ""]
+    lines = ["# Five-digit addition", ""]
     for steps in sorted({record["steps"] for record in records}):
         runs: dict[str, dict[int, dict]] = {}
         for record in records:
@@ -29,7 +29,7 @@ def main() -> None:
         lines += [
             f"## {steps} steps, {seeds} seeds: right answers in %, mean over seeds, {some['pairs']} unseen pairs",
             "",
-            "Each length of the longest carry chain, 0 to 8, is equally often. In brackets: arm less standard, "
+            "Each length of the longest carry chain, 0 to 5, is equally often. In brackets: arm less standard, "
             "points with 95% interval, paired by seed.",
             "",
         ]

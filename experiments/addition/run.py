@@ -1,4 +1,4 @@
-"""Does PUMA hurt the hard tail? Eight-digit addition by length of the carry chain, under four decoding orders.
+"""Does PUMA hurt the hard tail? Five-digit addition by length of the carry chain, under four decoding orders.
 
     python -m experiments.addition.run --arm standard puma puma-until mix --seed 1 2 3
 
@@ -30,7 +30,7 @@ from unmask.processes import Masking, Mixture, ProgressiveUnmasking
 from unmask.recipes.base import load_model
 from unmask.sampling import Decoding
 
-DIGITS, WIDTH = 8, 128
+DIGITS, WIDTH = 5, 128
 STANDARD = IndependentMasking(mask=ExactCount())
 PUMA = ProgressiveUnmasking(stages=DIGITS + 1, threshold=0.9)
 ARMS: dict[str, Masking] = {
@@ -84,7 +84,7 @@ def train(arm: str, seed: int, steps: int) -> dict[str, Any]:
     task = AdditionTask(digits=DIGITS, puzzles=200)
     training = TrainingConfig(
         steps=steps,
-        batch_size=32,
+        batch_size=96,
         learning_rate=2e-3,
         warmup_steps=round(0.04 * steps),
         evaluate_every=steps // 10,
@@ -102,7 +102,7 @@ def train(arm: str, seed: int, steps: int) -> dict[str, Any]:
         model = load_model(trainer.train())
         curve = [{k: point[k] for k in ("step", "seconds", "solved", "loss")} for point in Arm.load(out).curve]
     # Pairs by the length of their carry chain, each length equally often.
-    unseen = load_addition("test", digits=DIGITS, rows=1800, seed=1, carry=(0, DIGITS))
+    unseen = load_addition("test", digits=DIGITS, rows=1200, seed=1, carry=(0, DIGITS))
     found = {}
     for policy in POLICIES:
         with torch.autocast("cpu", torch.bfloat16):
