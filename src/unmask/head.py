@@ -16,7 +16,8 @@ from torch.autograd.function import once_differentiable
 from unmask.batch import relative_to_best, statistics
 
 CHUNK_ELEMENTS = 1 << 23
-"""Logits held at a time: 32 MiB in fp32."""
+"""Logits held at a time: 32 MiB in fp32. More where half of the hidden size's rows need more: every chunk reads the
+weight and adds to its gradient, which many rows must share; the logits are then half as large as that gradient."""
 
 
 class _MaskedCrossEntropy(torch.autograd.Function):
@@ -44,7 +45,7 @@ class _MaskedCrossEntropy(torch.autograd.Function):
         d_weight = torch.zeros_like(weight) if with_gradients else None
         d_bias = torch.zeros_like(bias) if with_gradients and bias is not None else None
 
-        step = max(1, CHUNK_ELEMENTS // size)
+        step = max(1, CHUNK_ELEMENTS // size, hidden.shape[1] // 2)
         for start in range(0, count, step):
             rows = slice(start, min(start + step, count))
             h = hidden[rows].to(dtype)
@@ -99,6 +100,7 @@ def _names(needs: tuple[str, ...] | None) -> tuple[str, ...]:
     return () if needs is None else ("log_confidence", *(n for n in needs if n != "log_confidence"))
 
 
+@torch.compiler.disable  # or the loop over chunks is unrolled, and compiled anew for every number of masked tokens
 def masked_cross_entropy(
     hidden: Tensor,
     weight: Tensor,
