@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 from unmask import MaskedDiffusionLM, TrainingConfig
-from unmask.training.platform import FUSED_ATTENTION_FROM, attention_kernel, longest_row, set_attention
+from unmask.training.platform import FUSED_ATTENTION_FROM, attention_kernel, compile_layers, set_attention
 
 CPU = torch.device("cpu")
 
@@ -33,13 +33,6 @@ def _used(model: MaskedDiffusionLM) -> str | None:
 )
 def test_plain_products_are_chosen_for_short_rows_in_bf16_on_a_cpu_alone(device, dtype, length, kernel):
     assert attention_kernel(torch.device(device), dtype, length) == kernel
-
-
-def test_longest_row_is_that_of_the_rows_chosen_not_of_the_table_behind_them():
-    data = Dataset.from_dict({"tokens": [[1] * n for n in (3, 9, 5, 7)] * 6000})
-    assert longest_row(data) == 9
-    assert longest_row(data.select([0, 2, 4, 12_002])) == 5
-    assert longest_row(data.filter(lambda row: len(row["tokens"]) != 9).shuffle(seed=0)) == 7
 
 
 @pytest.mark.parametrize("setting", ["plain", "eager", "sdpa"])
@@ -122,6 +115,32 @@ def test_a_saved_model_does_not_remember_the_kernel(build, tmp_path):
     set_attention(model, "plain", CPU, torch.bfloat16, 8)
     model.save_pretrained(tmp_path)
     assert AutoModelForCausalLM.from_pretrained(tmp_path).config._attn_implementation == "sdpa"
+
+
+def test_compile_is_refused_where_it_cannot_work_before_anything_is_trained(build, monkeypatch):
+    with pytest.raises(ValueError, match="_Mean has no list of layers to compile"):
+        compile_layers(MaskedDiffusionLM(_Mean(), nn.Linear(4, 9), 8), CPU)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ValueError, match="needs the C\\+\\+ compiler no-such-compiler"):
+        compile_layers(build(), CPU)
+
+
+@pytest.mark.slow
+def test_compiled_layers_train_the_same_weights(trainer, build, weights_in):
+    """Rows of unequal length and micro-batches give many shapes; in float64; evaluations run uncompiled."""
+    rows = Dataset.from_dict(
+        {"tokens": [[(3 * i + j) % 8 for j in range(3 + 5 * (i % 4))] for i in range(8)]}
+        | {"maskable": [[True] * (3 + 5 * (i % 4)) for i in range(8)]}
+    )
+    found = {}
+    for compiled in (False, True):
+        run = trainer(
+            str(compiled), model=build(double=True, n_layer=2), dataset=rows, compile=compiled, micro_batch_size=3
+        )
+        found[compiled] = weights_in(run.train())
+    assert found[True].keys() == found[False].keys()
+    for name, weight in found[True].items():
+        torch.testing.assert_close(weight, found[False][name], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.gpu

@@ -182,8 +182,11 @@ def check_rows(
     shifted: bool = False,
     longest: int | None = None,
     chunk: int = 10_000,
-) -> None:
+) -> int:
     """Look through a whole data set before training: every row must be trainable.
+
+    Returns:
+        The number of tokens of the longest row.
 
     Raises:
         ValueError: naming the first row that has no maskable position, holds the mask token or a token
@@ -191,6 +194,7 @@ def check_rows(
             maskable first position.
     """
     view = dataset.select_columns(["tokens", "maskable"]).with_format("numpy")
+    length = 0
     for start in range(0, len(view), chunk):
         columns = view[start : start + chunk]
         tokens, real = _pad(columns["tokens"], np.int64)
@@ -209,3 +213,5 @@ def check_rows(
             where = where.any(1) if where.dim() == 2 else where
             if where.any():
                 raise ValueError(f"row {start + int(where.nonzero()[0])} of the data set {what}")
+        length = max(length, tokens.shape[1])
+    return length

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
+import shutil
 
 import torch
-from datasets import Dataset
+from torch import nn
 from transformers import PreTrainedModel
 
 from unmask.model import MaskedDiffusionLM
@@ -44,12 +46,6 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     return None
 
 
-def longest_row(dataset: Dataset) -> int:
-    """Number of tokens of the longest row."""
-    view, chunk = dataset.select_columns("tokens").with_format("numpy"), 10_000
-    return max(len(row) for start in range(0, len(view), chunk) for row in view[start : start + chunk]["tokens"])
-
-
 def attention_kernel(device: torch.device, dtype: torch.dtype | None, length: int) -> str:
     """The faster attention: "plain" (products, see `unmask.attention`) or "sdpa". See `set_attention`."""
     plain = device.type == "cpu" and dtype == torch.bfloat16 and length < FUSED_ATTENTION_FROM
@@ -85,3 +81,19 @@ def set_attention(
     if setting == "plain" and not takes_kernels:
         raise ValueError(f"{type(backbone).__name__} does not take attention 'plain'; use attention 'eager'")
     backbone.set_attn_implementation(setting)
+
+
+def compile_layers(model: MaskedDiffusionLM, device: torch.device) -> None:
+    """Compile the backbone's repeated layers in place: names and weights stay, and all share one compilation.
+
+    Raises:
+        ValueError: for a backbone without a list of layers, or a CPU without a C++ compiler.
+    """
+    layers = [layer for module in model.backbone.modules() if isinstance(module, nn.ModuleList) for layer in module]
+    if not layers:
+        raise ValueError(f"{type(model.backbone).__name__} has no list of layers to compile; train without compile")
+    compiler = os.environ.get("CXX", "g++")  # where torch looks
+    if device.type == "cpu" and shutil.which(compiler) is None:
+        raise ValueError(f"compile needs the C++ compiler {compiler}: install it, or train without compile")
+    for layer in layers:
+        layer.compile()

@@ -37,7 +37,7 @@ from unmask.training.diagnostics import BINS, by_rate, draw_rates, summary, weig
 from unmask.training.ema import WeightAverage
 from unmask.training.folder import begin_run, check_folder, lock_folder
 from unmask.training.metrics import MetricsLog
-from unmask.training.platform import autocast_dtype, keep_freed_memory, longest_row, set_attention
+from unmask.training.platform import autocast_dtype, compile_layers, keep_freed_memory, set_attention
 from unmask.training.progress import Display, TrainingProgress, shown_of
 from unmask.training.state import is_sharded, load_training, raise_together, save_training, whole
 
@@ -84,8 +84,8 @@ class Trainer:
         self.objective.check(masking)
         self.out, self.evaluate, self.name = Path(out), evaluate, name
         self.description = to_json(run or {"masking": masking, "objective": self.objective})
-        longest = getattr(model.config, "max_position_embeddings", None)
-        check_rows(dataset, model.mask_token_id, model.head.vocab_size, model.shifted, longest)
+        positions = getattr(model.config, "max_position_embeddings", None)
+        longest = check_rows(dataset, model.mask_token_id, model.head.vocab_size, model.shifted, positions)
 
         if config.threads is not None:
             torch.set_num_threads(config.threads)
@@ -94,7 +94,9 @@ class Trainer:
         self.accelerator = _accelerator(tracker, self.out)
         device = self.accelerator.device
         self.dtype = autocast_dtype(config.precision, device)
-        set_attention(model, config.attention, device, self.dtype, longest_row(dataset))
+        set_attention(model, config.attention, device, self.dtype, longest)
+        if config.compile:
+            compile_layers(model, device)
         rows = RowStream(dataset, config.seed, self.accelerator.process_index, self.accelerator.num_processes)
         self.process = masking.start(rows, config.batch_size, config.seed, device)
         self.held_out, self.masking = held_out, masking
@@ -191,8 +193,15 @@ class Trainer:
         def mean(measured: Tensor) -> Tensor:
             return self._sum(measured.to(accelerator.device)).cpu() / accelerator.num_processes
 
-        with torch.autocast(accelerator.device.type, self.dtype, enabled=self.dtype is not None):
+        with self._measuring():
             return refit_time(self.process, self.masking, self.model, self.held_out, self.config.seed, mean)
+
+    @contextmanager
+    def _measuring(self) -> Iterator[None]:
+        """The training steps' precision; compiled layers run as written, as their shapes would be new ones."""
+        eager = torch.compiler.set_stance("force_eager") if self.config.compile else nullcontext()
+        with eager, torch.autocast(self.accelerator.device.type, self.dtype, enabled=self.dtype is not None):
+            yield
 
     def _train_step(self) -> dict[str, Any]:
         config, accelerator = self.config, self.accelerator
@@ -278,11 +287,7 @@ class Trainer:
     def _evaluate(self, log: MetricsLog | None, progress: TrainingProgress) -> None:
         if self.evaluate is None:
             return
-        kind = self.accelerator.device.type
-        with (
-            self.average.applied() if self.average else nullcontext(),
-            torch.autocast(kind, self.dtype, enabled=self.dtype is not None),
-        ):
+        with self.average.applied() if self.average else nullcontext(), self._measuring():
             self.wrapped.eval()
             results = self.evaluate(self.model, self.step == self.config.steps)
             self.wrapped.train()
