@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import attention, blocks, decoding, harness, large, masking, matmul, scaling, step
+from benchmarks import attention, blocks, decoding, harness, large, loading, masking, matmul, scaling, step
 
 CASES = {
     "step": step,
@@ -20,6 +20,7 @@ CASES = {
     "matmul": matmul,
     "attention": attention,
     "blocks": blocks,
+    "loading": loading,
     "masking": masking,
     "decoding": decoding,
 }

@@ -83,7 +83,7 @@ def _peak_above_state() -> int:
 
 def in_processes(
     variants: Mapping[str, tuple[Any, ...]], repeats: int
-) -> tuple[dict[str, list[float]], dict[str, int]]:
+) -> tuple[dict[str, list[float]], dict[str, float], dict[str, int]]:
     """As `interleaved`, with a process of its own for each variant, so that none sees another's allocator.
 
     Args:
@@ -92,10 +92,12 @@ def in_processes(
         repeats: timed steps of each.
 
     Returns:
-        Seconds of the steps, and by how many bytes each process's resident memory rose above those.
+        Seconds of the steps, of each variant's first step, which is not among them, and by how many bytes each
+        process's resident memory rose above those.
     """
     context = multiprocessing.get_context("spawn")
     seconds: dict[str, list[float]] = {name: [] for name in variants}
+    first: dict[str, float] = {}
     with ExitStack() as stack:
         pools = {
             name: stack.enter_context(
@@ -108,7 +110,9 @@ def in_processes(
                 took = pool.submit(_timed).result()
                 if turn:
                     seconds[name].append(took)
-        return seconds, {name: pool.submit(_peak_above_state).result() for name, pool in pools.items()}
+                else:
+                    first[name] = took
+        return seconds, first, {name: pool.submit(_peak_above_state).result() for name, pool in pools.items()}
 
 
 def median_ms(seconds: list[float]) -> float:

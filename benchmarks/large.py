@@ -16,7 +16,7 @@ process; it counts everything, also what an allocator keeps and what libraries a
 
 def measure(repeats: int) -> Table:
     variants = {"reference, bf16": (reference, SIZE, True), "unmask, bf16": (ours, SIZE, "bf16")}
-    seconds, peaks = in_processes(variants, repeats)
+    seconds, _, peaks = in_processes(variants, repeats)
     ms = {name: median_ms(values) for name, values in seconds.items()}
     best, least = ms["unmask, bf16"], peaks["unmask, bf16"]
     rows = [

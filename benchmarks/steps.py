@@ -63,15 +63,16 @@ def reference(size: Size, bf16: bool) -> tuple[Step, int]:
     Returns the step, and the bytes that weights, gradients and optimiser take beside what is resident.
     """
     torch.manual_seed(0)
-    model = LlamaForCausalLM(size.config)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # where the trainer runs, too
+    model = LlamaForCausalLM(size.config).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
-    batches = iter(size.rows().split(size.batch) * 1000)
-    maskable = torch.arange(size.length) >= size.prompt
+    batches = iter(size.rows().to(device).split(size.batch) * 1000)
+    maskable = torch.arange(size.length, device=device) >= size.prompt
 
     def step() -> Tensor:
         clean = next(batches)
-        masked = (torch.rand(clean.shape) < 0.5) & maskable
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        masked = (torch.rand(clean.shape, device=device) < 0.5) & maskable
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             logits = model(input_ids=clean.masked_fill(masked, size.mask_token)).logits
         log_probs = logits.float().log_softmax(-1)
         nll = -log_probs.gather(-1, clean[..., None])[..., 0]
@@ -86,7 +87,7 @@ def reference(size: Size, bf16: bool) -> tuple[Step, int]:
     return step, _state_bytes(model)
 
 
-def ours(size: Size, precision: str = "auto") -> tuple[Step, int]:
+def ours(size: Size, precision: str = "auto", compiled: bool = False) -> tuple[Step, int]:
     """The trainer's own step, with scores, gradient lengths and the log's figures at every step."""
     torch.manual_seed(0)
     model = MaskedDiffusionLM.from_config(size.config, size.mask_token)
@@ -98,7 +99,9 @@ def ours(size: Size, precision: str = "auto") -> tuple[Step, int]:
         IndependentMasking(Clipped(0.49, 0.51), ExactCount()),
         Dataset.from_dict({"tokens": tokens.tolist(), "maskable": maskable}),
         RowMean(),
-        TrainingConfig(steps=steps, batch_size=size.batch, log_every=1, tracker="none", precision=precision),
+        TrainingConfig(
+            steps=steps, batch_size=size.batch, log_every=1, tracker="none", precision=precision, compile=compiled
+        ),
         out=Path(tempfile.gettempdir()) / "unmask-benchmark",  # nothing is written without `train`
     )
     trainer.wrapped.train()
