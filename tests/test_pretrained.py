@@ -135,7 +135,7 @@ def test_a_token_that_texts_hold_cannot_be_the_mask(folder):
 
 
 def test_an_unknown_architecture_gets_a_message_that_says_what_to_do(tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "llada", "architectures": ["LLaDAModelLM"]}')
+    (tmp_path / "config.json").write_text('{"model_type": "sedd", "architectures": ["SEDD"]}')
     with pytest.raises(ValueError, match="trust_remote_code=True"):
         from_pretrained(tmp_path)
 

