@@ -46,8 +46,21 @@ def test_reached_is_the_first_evaluation_at_or_above_the_target(arms, target, st
     assert (point and point["step"]) == step
 
 
-def test_reached_of_another_measure(arms):
-    assert arms[0].reached(3000, "tokens")["step"] == 30
+def test_losses_are_compared_at_the_first_arm_s_own_levels(arms):
+    def falling(arm, *nats):
+        points = [point | {"nats_per_token": n} for point, n in zip(arm.curve, nats, strict=True)]
+        return Arm(arm.name, [{k: v for k, v in point.items() if k != "solved"} for point in points], {})
+
+    first, second = falling(arms[0], 3.0, 2.5, 2.0, 1.9, 1.8), falling(arms[1], 3.0, 2.0, 1.85, 1.7)
+    assert not first.measure.rises
+    rows = {row.target: row.steps for row in targets_reached([first, second])}
+    assert rows == {2.5: (10, 10), 2.0: (20, 10), 1.9: (30, 20), 1.8: (40, 40)}
+    assert list(rows) == sorted(rows, reverse=True)
+
+
+def test_evaluations_without_a_known_measure_are_refused(arms):
+    with pytest.raises(ValueError, match="have none of solved, nats_per_token"):
+        _ = Arm("x", [{"step": 0, "tokens": 1}], {}).measure
 
 
 def test_targets_compare_steps_and_seconds(arms):

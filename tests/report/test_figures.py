@@ -130,3 +130,22 @@ def test_density_without_a_fit_is_drawn(tmp_path):
     """A time distribution that learns need not fit anything."""
     plot_times(FITS[:1], [], tmp_path / "rates.png")
     assert (tmp_path / "rates.png").stat().st_size > 0
+
+
+def test_likelihoods_are_shown_like_solved_shares(tmp_path):
+    def arm(name, *nats):
+        curve = [
+            {"step": 100 * i, "seconds": 2.5 * i, "tokens": 5000 * i, "rows": 64}
+            | {"nats_per_token": n, "interval": [n - 0.125, n + 0.125]}
+            for i, n in enumerate(nats)
+        ]
+        return Arm(name, curve, {})
+
+    arms = [arm("standard", 3.5, 2.5, 2.25), arm("bell", 3.5, 2.25, 2.0)]
+    text = _text(final_table(arms))
+    assert "held-out negative ELBO, nats per token at the end (95% interval)" in text
+    (overall,) = (line for line in text.splitlines() if "all (64)" in line)
+    assert overall.index("2.250 (2.125–2.375)") < overall.index("2.000 (1.875–2.125)")
+    assert "2.00x" in _text(speed_table(arms))
+    plot_curves(arms, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 1000

@@ -22,6 +22,9 @@ def compare(words: list[str]) -> None:
     if len(set(names)) < max(2, len(names)):
         raise ValueError(f"--arms needs at least two different names, got {' '.join(names)}")
     arms = {name: recipe(name) for name in names}
+    own = ["masking"]  # what the arms differ in
+    if len({arm.objective for arm in arms.values()}) > 1:
+        own.append("objective")
     config, options = configured(
         arms[names[0]],
         "compare",
@@ -36,9 +39,9 @@ def compare(words: list[str]) -> None:
                 None,
             ),
         ],
-        hidden=("masking",),  # what the arms differ in
+        hidden=tuple(own),
     )
-    shared = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "masking"}
+    shared = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in own}
     out: Path = options["out"]
     runs = {name: replace(arm, **shared) for name, arm in arms.items()}
     train_side_by_side(runs, out, jobs=options["jobs"], resume=options["resume"], overwrite=options["overwrite"])

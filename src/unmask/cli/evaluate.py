@@ -27,7 +27,7 @@ from unmask.evaluation.records import Protocol, Record, data_hash, save_records,
 from unmask.evaluation.tasks.base import Task
 from unmask.model import MaskedDiffusionLM
 from unmask.recipes import RunConfig
-from unmask.recipes.base import load_model, load_run
+from unmask.recipes.base import Tokenized, load_model, load_run
 from unmask.report.records import plot_locality, records_table
 from unmask.sampling import Decoding
 
@@ -58,7 +58,8 @@ class EvaluateOptions:
     """locality: what the irreducible loss is taken from: a number of nats per token (0 where the given tokens
     determine the others), or a run whose model bounds it."""
     tokenizer: Path | None = None
-    """Folder of the models' tokenizer: for bits per character, and for generation."""
+    """Folder of the models' tokenizer: for bits per character, and for generation. None: that of the run's data, if
+    these are text."""
     judge: str | None = None
     """generation: folder of a causal Hugging Face model with its tokenizer."""
     texts: int = 64
@@ -72,10 +73,7 @@ class EvaluateOptions:
         for name in ("rows", "samples", "batch_size", "texts", "length"):
             positive_int(name, getattr(self, name))
         if "generation" in self.what:
-            require(
-                self.judge is not None and self.tokenizer is not None,
-                "generation needs --judge FOLDER (a causal model) and --tokenizer FOLDER (the models' own)",
-            )
+            require(self.judge is not None, "generation needs --judge FOLDER (a causal model)")
 
 
 @dataclass(frozen=True)
@@ -146,7 +144,7 @@ def _likelihood(
 ) -> list[Record]:
     """Negative ELBO, and with several models the paired differences from the first."""
     config = LikelihoodConfig(samples=options.samples, seed=options.seed)
-    tokenizer = None if options.tokenizer is None else TextTokenizer.load(options.tokenizer)
+    tokenizer = _tokenizer(options)
     measured: list[tuple[Subject, RowNats, Protocol]] = []
     for subject, model in _models(subjects, dataset):
         advance = _bar(progress, f"likelihood {subject.name}", len(dataset))
@@ -222,8 +220,9 @@ def _generation(
 ) -> list[Record]:
     """Generative perplexity with its company; all figures and the texts go to generation-texts.json."""
     assert options.judge is not None
-    assert options.tokenizer is not None
-    tokenizer, every = TextTokenizer.load(options.tokenizer), []
+    tokenizer, every = _tokenizer(options), []
+    if tokenizer is None:
+        raise ValueError("generation needs --tokenizer FOLDER (the models' own): the run's data are no text")
     for subject, model in _models(subjects):
         advance = _bar(progress, f"generation {subject.name}", options.texts)
         found, texts = generative_perplexity(
@@ -268,6 +267,13 @@ def _models(subjects: list[Subject], dataset: Dataset | None = None) -> list[tup
             check_rows(dataset, model.mask_token_id, model.head.vocab_size, model.shifted, longest)
         found.append((subject, model))
     return found
+
+
+def _tokenizer(options: Any) -> TextTokenizer | None:
+    """The tokenizer that was named, or that of the data."""
+    if options.tokenizer is not None:
+        return TextTokenizer.load(options.tokenizer)
+    return options.data.tokenizer() if isinstance(options.data, Tokenized) else None
 
 
 def _reference(given: str | None) -> MaskedDiffusionLM | float | None:

@@ -1,4 +1,4 @@
-"""unmask sample: one puzzle, solved before your eyes."""
+"""unmask sample: one puzzle, solved before your eyes; or texts."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 import tyro
 from rich.columns import Columns
 from rich.console import Console
 from rich.live import Live
 from rich.padding import Padding
 
+from unmask.config import positive_int, require
 from unmask.data.sudoku import is_solved
+from unmask.data.tokenizers import TextTokenizer
+from unmask.evaluation.generative import sample_tokens
 from unmask.evaluation.tasks import SudokuTask
-from unmask.recipes.base import load_model, load_run
+from unmask.recipes.base import Tokenized, load_model, load_run
 from unmask.report.board import board, story
 from unmask.sampling import Decoding
 
@@ -28,22 +32,57 @@ class SampleOptions:
     run: tyro.conf.Positional[Path]
     """A run's folder, or one of its checkpoints."""
     number: int = 0
-    """Which puzzle of the split."""
-    policy: str = "confidence"
-    """Reveal policy."""
+    """Sudoku: which puzzle of the split. Text: seed of the samples."""
+    policy: str | None = None
+    """Reveal policy. None: confidence for puzzles, random for texts."""
     split: Literal["test", "kaidoku"] = "test"
-    """Which puzzles."""
+    """Sudoku: which puzzles."""
     pause: float = 0.15
-    """Seconds between cells."""
+    """Sudoku: seconds between cells."""
+    texts: int = 2
+    """Text: how many."""
+    length: int = 128
+    """Text: tokens of each."""
+    temperature: float = 1.0
+    """Text: of the sampling."""
+
+    def __post_init__(self) -> None:
+        for name in ("texts", "length"):
+            positive_int(name, getattr(self, name))
 
 
 def sample(words: list[str]) -> None:
-    """Solve one unseen puzzle with a trained model: unmask sample RUN [--number N] [--policy NAME]."""
+    """Solve one unseen puzzle, or write texts, with a trained model: unmask sample RUN [--number N] [options]."""
     options = tyro.cli(SampleOptions, prog="unmask sample", args=words, description=sample.__doc__)
     config, folder = load_run(options.run)
-    if not isinstance(config.evaluation, SudokuTask):
-        raise ValueError(f"`unmask sample` shows Sudokus; the run in {options.run} trained on something else")
-    task = replace(config.evaluation, decoding=Decoding(options.policy), split=options.split)
+    if isinstance(config.evaluation, SudokuTask):
+        decoding = Decoding(options.policy or "confidence")
+        _solve(replace(config.evaluation, decoding=decoding, split=options.split), options, folder)
+    elif isinstance(config.data, Tokenized):
+        _write(config.data.tokenizer(), options, folder)
+    else:
+        raise ValueError(
+            f"`unmask sample` shows Sudokus and texts; the run in {options.run} trained on something else"
+        )
+
+
+def _write(tokenizer: TextTokenizer, options: SampleOptions, folder: Path) -> None:
+    """Write texts from nothing."""
+    decoding = Decoding(options.policy or "random", temperature=options.temperature)
+    model = load_model(folder).eval()
+    longest = getattr(model.config, "max_position_embeddings", None) or options.length
+    require(options.length <= longest, f"--length is {options.length}, the model reads {longest} tokens")
+    began = time.perf_counter()
+    with torch.no_grad():
+        tokens, steps = sample_tokens(model, tokenizer, options.texts, options.length, decoding, options.number)
+    seconds = time.perf_counter() - began
+    for row in tokens.tolist():
+        print(f"{tokenizer.decode(row)}\n")
+    print(f"{tokens.numel()} tokens in {steps} steps, {seconds:.1f} s, by the model in {folder}")
+
+
+def _solve(task: SudokuTask, options: SampleOptions, folder: Path) -> None:
+    """Solve a puzzle cell by cell."""
     console, snapshots = Console(), []
     puzzle, made = task.solve_one(
         load_model(folder),

@@ -90,22 +90,8 @@ def generative_perplexity(
     """
     positive_int("texts", texts, least=2)
     positive_int("length", length)
-    require(
-        tokenizer.vocab_size == model.head.vocab_size,
-        f"the tokenizer has {tokenizer.vocab_size} tokens and the model {model.head.vocab_size}: they do not belong "
-        "together",
-    )
     decoding = decoding or Decoding(policy="random", temperature=1.0)
-    device = next(model.parameters()).device
-    rows, steps = [], 0
-    for row in torch.arange(texts).split(batch_size):
-        made = generate(
-            model, _empty(row, length, tokenizer.eos_token_id, model.shifted).to(device), decoding, seed=seed
-        )
-        rows.append(made.tokens.cpu())
-        steps = max(steps, int(made.step.max()) + 1)
-        progress(len(row))
-    tokens = torch.cat(rows)
+    tokens, steps = sample_tokens(model, tokenizer, texts, length, decoding, seed, batch_size, progress)
     written = [tokenizer.decode(row) for row in tokens.tolist()]
     nats, name = judge_texts(written, judge, batch_size)
     found = GenerativePerplexity(
@@ -120,6 +106,33 @@ def generative_perplexity(
         judge=name,
     )
     return found, written
+
+
+def sample_tokens(
+    model: MaskedDiffusionLM,
+    tokenizer: TextTokenizer,
+    texts: int,
+    length: int,
+    decoding: Decoding,
+    seed: int = 0,
+    batch_size: int = 16,
+    progress: Callable[[int], None] = lambda texts: None,
+) -> tuple[Tensor, int]:
+    """Generate [texts, length] tokens from nothing; also the most steps that a text took.
+
+    Raises:
+        ValueError: for a tokenizer that does not belong to the model.
+    """
+    tokenizer.check_model(model.mask_token_id, model.head.vocab_size)
+    device = next(model.parameters()).device
+    rows, steps = [], 0
+    for row in torch.arange(texts).split(batch_size):
+        empty = _empty(row, length, tokenizer.eos_token_id, model.shifted).to(device)
+        made = generate(model, empty, decoding, seed=seed)
+        rows.append(made.tokens.cpu())
+        steps = max(steps, int(made.step.max()) + 1)
+        progress(len(row))
+    return torch.cat(rows), steps
 
 
 @torch.no_grad()

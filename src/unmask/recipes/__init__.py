@@ -1,8 +1,26 @@
 """Recipes: one file per experiment, a function that returns a RunConfig."""
 
 from unmask.recipes.base import RunConfig
+from unmask.recipes.pretrained import CorpusData, PretrainedModel, llada_sft, lm1b, smollm2, tinygsm
 from unmask.recipes.sudoku import SudokuData, SudokuModel, sudoku
+from unmask.recipes.text import HeldOutLikelihood, TextData, TextModel, sotu
 
-RECIPES = {recipe.__name__: recipe for recipe in (sudoku,)}
+RECIPES = {recipe.__name__: recipe for recipe in (sudoku, sotu, smollm2, lm1b, tinygsm, llada_sft)}
 
-__all__ = ["RECIPES", "RunConfig", "SudokuData", "SudokuModel", "sudoku"]
+__all__ = [
+    "RECIPES",
+    "CorpusData",
+    "HeldOutLikelihood",
+    "PretrainedModel",
+    "RunConfig",
+    "SudokuData",
+    "SudokuModel",
+    "TextData",
+    "TextModel",
+    "llada_sft",
+    "lm1b",
+    "smollm2",
+    "sotu",
+    "sudoku",
+    "tinygsm",
+]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from datasets import Dataset
 
 from unmask.config import from_json, to_json
+from unmask.data.tokenizers import TextTokenizer
+from unmask.lora import WEIGHTS_FILE as ADAPTERS_FILE
 from unmask.model import MaskedDiffusionLM
 from unmask.objectives import Objective
 from unmask.processes import Masking
@@ -31,6 +33,15 @@ class DataConfig(Protocol):
         ...
 
 
+@runtime_checkable
+class Tokenized(Protocol):
+    """A data set that is text."""
+
+    def tokenizer(self) -> TextTokenizer:
+        """What made its tokens."""
+        ...
+
+
 class ModelConfig(Protocol):
     """Names a model."""
 
@@ -42,8 +53,8 @@ class ModelConfig(Protocol):
 class EvaluationConfig(Protocol):
     """Names what is evaluated during training."""
 
-    def start(self) -> Evaluation:
-        """Load what it needs; return evaluate(model, last)."""
+    def start(self, held_out: Dataset) -> Evaluation:
+        """Load what it needs besides the run's held-out rows; return evaluate(model, last)."""
         ...
 
 
@@ -122,15 +133,18 @@ class RunConfig:
         """
         out = Path(out)
         torch.manual_seed(self.training.seed)
+        model, held_out = self.model.build(), self.data.held_out()
+        if isinstance(self.data, Tokenized):
+            self.data.tokenizer().check_model(model.mask_token_id, model.head.vocab_size)
         trainer = Trainer(
-            self.model.build(),
+            model,
             self.masking,
             self.data.load(),
             self.objective,
             self.training,
             out=out,
-            held_out=self.data.held_out(),
-            evaluate=self.evaluation.start(),
+            held_out=held_out,
+            evaluate=self.evaluation.start(held_out),
             run=self.described,
             name=name or out.name,
         )
@@ -161,5 +175,13 @@ def load_run(folder: str | Path) -> tuple[RunConfig, Path]:
 
 
 def load_model(folder: Path) -> MaskedDiffusionLM:
-    """The model of a checkpoint: the averaged weights where there are some."""
-    return MaskedDiffusionLM.from_pretrained(folder / "ema" if (folder / "ema").is_dir() else folder / "model")
+    """The model of a checkpoint: the averaged weights where there are some.
+
+    Of one that was trained with LoRA, the run's config builds the model that the adapters belong to.
+    """
+    folder = folder / "ema" if (folder / "ema").is_dir() else folder / "model"
+    if not (folder / ADAPTERS_FILE).is_file():
+        return MaskedDiffusionLM.from_pretrained(folder)
+    model = RunConfig.load(folder.parents[2] / CONFIG_FILE).model.build()
+    model.load_state_dict(model.load_weights(folder))
+    return model

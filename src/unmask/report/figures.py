@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # the training loop draws too, and these lie above it
 
 
 def plot_curves(arms: list[Arm], path: str | Path, title: str = "") -> None:
-    """Draw the solved share of each arm against steps and against seconds of training, with 95% bands.
+    """Draw the measure of each arm against steps and against seconds of training, with 95% bands.
 
     Args:
         arms: runs to compare.
@@ -30,18 +30,19 @@ def plot_curves(arms: list[Arm], path: str | Path, title: str = "") -> None:
     """
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
+    measure = arms[0].measure
     for arm, colour in zip(arms, _colours(len(arms)), strict=True):
-        share = [point["solved"] for point in arm.curve]
+        value = [point[measure.key] for point in arm.curve]
         low, high = zip(*(point["interval"] for point in arm.curve), strict=True)
         for axis, of in ((left, "steps"), (right, "seconds")):
             x = [point["step" if of == "steps" else of] for point in arm.curve]
-            axis.plot(x, share, color=colour, label=arm.name, marker="o", markersize=3)
+            axis.plot(x, value, color=colour, label=arm.name, marker="o", markersize=3)
             axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-    left.set(xlabel="steps", ylabel="unseen puzzles solved", ylim=(0, 1))
+    left.set(xlabel="steps", ylabel=measure.label, **({"ylim": (0, 1)} if measure.form.endswith("%") else {}))
     right.set(xlabel="seconds of training")
     for axis in (left, right):
         axis.grid(alpha=0.3)
-    left.legend(loc="lower right")
+    left.legend(loc="lower right" if measure.rises else "upper right")
     figure.suptitle(title)
     figure.savefig(path, dpi=150)
 

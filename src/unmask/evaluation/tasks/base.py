@@ -68,8 +68,11 @@ class Task:
         """Judge the model on a data set that `load` made; the record has what `shares` counts, and more."""
         raise NotImplementedError
 
-    def start(self) -> Callable[[MaskedDiffusionLM, bool], dict[str, Any]]:
-        """Load the rows; return the function that a `Trainer` calls as evaluate(model, last)."""
+    def start(self, held_out: Dataset | None = None) -> Callable[[MaskedDiffusionLM, bool], dict[str, Any]]:
+        """Load the rows; return the function that a `Trainer` calls as evaluate(model, last).
+
+        A task has rows of its own; the run's held-out rows are not looked at.
+        """
         curve, final = self.load(self.puzzles), self.load(self.final_puzzles)
         return lambda model, last: self.evaluate(model, final if last else curve)
 
