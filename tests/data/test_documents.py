@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from unmask.data import documents
-from unmask.data.documents import load_documents, split_of
+from unmask.data.documents import load_documents, source_hash, split_of, stream_documents
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "make_sotu.py"
 SPLITS = ("train", "validation", "test")
@@ -83,6 +83,95 @@ def test_bad_sources_say_what_to_do(tmp_path):
     other = next(split for split in SPLITS if split != split_of("one"))
     with pytest.raises(ValueError, match=r"none of the 1 documents .* split='all'"):
         load_documents(path, other)
+
+
+# --- JSON lines, folders and streams ---
+
+
+def lines_file(path, *lines):
+    path.write_bytes(b"\n".join(line if isinstance(line, bytes) else line.encode() for line in lines))
+    return path
+
+
+def test_json_lines_keep_columns_file_and_line(tmp_path):
+    path = lines_file(
+        tmp_path / "a.jsonl", '\ufeff{"text": "a\\n", "n": 1}', "", '{"n": 2, "text": null, "more": 0}\r'
+    )
+    rows = load_documents(path, "all", ("text", "n"))
+    assert rows[:] == {"file": [str(path)] * 2, "line": [1, 3], "text": ["a\n", None], "n": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"text": "a"', "a.jsonl:3 is not JSON: .* at column"),
+        ("text", "a.jsonl:3 is not JSON"),
+        ('["a"]', "a.jsonl:3 is a JSON list, not an object"),
+        ('{"body": "a"}', r"a.jsonl:3 has no column 'text'; it has \['body'\]"),
+        ('{"text": 3}', "a.jsonl:3: column 'text' is int, str in the lines before"),
+        (b'{"text": "caf\xe9"}', "a.jsonl:3 is not UTF-8: byte 13"),
+        (r'{"text": "\ud800"}', "a.jsonl:3 holds '.*ud800', half a character"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, line, message):
+    path = lines_file(tmp_path / "a.jsonl", '{"text": "a"}', "", line, '{"text": "b"}')
+    for load in (load_documents, lambda *options: list(stream_documents(*options))):
+        with pytest.raises(ValueError, match=message):
+            load(path, "all")
+
+
+def test_a_whole_surrogate_pair_is_a_character(tmp_path):
+    path = lines_file(tmp_path / "a.jsonl", r'{"text": "\ud83e\udd8a"}')
+    assert load_documents(path, "all")["text"] == ["🦊"]
+
+
+def test_the_first_column_decides_the_split(tmp_path):
+    lines = [json.dumps({"question": f"{i % 30}?", "answer": str(i)}) for i in range(60)]
+    path = lines_file(tmp_path / "a.jsonl", *lines)
+    found = {split: load_documents(path, split, ["question", "answer"]) for split in SPLITS}
+    questions = [set(found[split]["question"]) for split in SPLITS]
+    assert sum(map(len, questions)) == len(set().union(*questions)) == 30
+    assert sum(map(len, found.values())) == 60
+    by_answer = load_documents(path, "train", ["answer", "question"])
+    assert set(by_answer["question"]) - questions[0]
+
+
+def test_folders_and_patterns(tmp_path):
+    for name in ("b.txt", "a.txt", "below/c.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    lines_file(tmp_path / "d.jsonl", '{"text": "d1"}', '{"text": "d2"}')
+    (tmp_path / "notes.md").write_text("not read")
+    assert load_documents(tmp_path, "all")["text"] == ["a.txt", "b.txt", "below/c.txt", "d1", "d2"]
+    assert load_documents(tmp_path / "*.txt", "all")["text"] == ["a.txt", "b.txt"]
+    assert load_documents(str(tmp_path / "**/*.txt"), "all")["text"] == ["a.txt", "b.txt", "below/c.txt"]
+    assert load_documents([tmp_path / "below", tmp_path / "a.txt"], "all")["text"] == ["below/c.txt", "a.txt"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"empty' holds no \.txt or \.jsonl"):
+        load_documents(tmp_path / "empty")
+    with pytest.raises(FileNotFoundError, match="no file"):
+        load_documents(tmp_path / "*.html")
+    with pytest.raises(ValueError, match="gives the column 'text' alone"):
+        load_documents(tmp_path / "a.txt", "all", "body")
+
+
+@pytest.mark.parametrize("split", [*SPLITS, "all"])
+def test_streams_give_the_same_documents(tmp_path, split):
+    path = lines_file(tmp_path / "a.jsonl", *(json.dumps({"text": f"Document {i}."}) for i in range(60)))
+    assert list(stream_documents(path, split)) == list(load_documents(path, split))
+    with pytest.raises(FileNotFoundError):
+        stream_documents(tmp_path / "b.jsonl")
+    with pytest.raises(ValueError, match="did you mean"):
+        stream_documents(path, "trian")
+
+
+def test_source_hash_is_of_content_and_order(tmp_path):
+    a, b = lines_file(tmp_path / "a.txt", "a"), lines_file(tmp_path / "b.txt", "b")
+    same = lines_file(tmp_path / "c.txt", "a")
+    assert source_hash(a) == source_hash([same]) != source_hash(b)
+    assert source_hash([a, b]) != source_hash([b, a])
+    assert source_hash(a) != source_hash(lines_file(tmp_path / "a.jsonl", "a"))
+    assert len({source_hash("sotu"), source_hash(a), source_hash(tmp_path)}) == 3
 
 
 # --- the script ---

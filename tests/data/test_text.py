@@ -124,6 +124,13 @@ def test_empty_documents_are_dropped_and_counted(tokenizers, packing):
     assert rows[:] == tokenize(as_dataset("One.", "Two."), "text", tokenizers["27"], 100, packing)[:]
 
 
+def test_empty_lines_of_a_file_are_named(tokenizers, tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a"}\n\n{"text": " "}\n{"text": "17"}\n')
+    with pytest.warns(UserWarning, match=r"dropped 2 of 3 .* first document 1 \(.*a\.jsonl:3\)$"):
+        load_text(path, "all", tokenizer=tokenizers["27"])
+
+
 def test_many_documents_keep_their_order(tokenizers):
     documents = [f"Word {'x' * (i % 7)} {'y' * (i % 11)}." for i in range(600)]  # more than one batch
     rows = tokenize(as_dataset(*documents), "text", tokenizers["bpe"], 1000, "sentence")

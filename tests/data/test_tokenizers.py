@@ -107,3 +107,56 @@ def test_bad_tokenizers_are_refused(two_documents):
         character_tokenizer(two_documents, alphabet="26")
     with pytest.raises(ValueError, match="no characters"):
         character_tokenizer([""])
+
+
+# --- tokenizers of transformers ---
+
+
+@pytest.fixture
+def hugging_face(tokenizers, tmp_path):
+    from transformers import AutoTokenizer
+
+    tokenizers["bpe"].save(tmp_path)
+    return AutoTokenizer.from_pretrained(tmp_path)
+
+
+def test_taken_from_hugging_face(tokenizers, hugging_face, two_documents):
+    ours = TextTokenizer.from_hugging_face(hugging_face)
+    assert (ours.eos_token_id, ours.mask_token_id) == (hugging_face.eos_token_id, hugging_face.mask_token_id)
+    assert ours.vocab_size == len(hugging_face) == tokenizers["bpe"].vocab_size
+    for value in two_documents:
+        assert ours.encode(value).tolist() == hugging_face(value, add_special_tokens=False)["input_ids"]
+    # Ours reads special tokens as text; the one it was taken from still reads them as special.
+    assert ours.mask_token_id not in ours.encode("<|mask|>")
+    assert hugging_face("<|mask|>")["input_ids"] == [hugging_face.mask_token_id]
+
+
+def test_tokens_that_are_added_later_count(hugging_face):
+    hugging_face.add_special_tokens({"mask_token": "<new>"})
+    ours = TextTokenizer.from_hugging_face(hugging_face)
+    assert ours.mask_token_id == ours.vocab_size - 1 == len(hugging_face) - 1
+    assert ours.mask_token_id not in ours.encode("<new>")
+
+
+@pytest.mark.parametrize(("name", "remedy"), [("mask_token", "from_pretrained"), ("eos_token", "sep_token")])
+def test_what_hugging_face_lacks_is_named(hugging_face, name, remedy):
+    setattr(hugging_face, name, None)
+    with pytest.raises(ValueError, match=f"no .* token: .*{remedy}"):
+        TextTokenizer.from_hugging_face(hugging_face)
+
+
+def test_slow_tokenizers_are_refused():
+    from transformers import ByT5Tokenizer
+
+    with pytest.raises(ValueError, match="ByT5Tokenizer is not a fast tokenizer"):
+        TextTokenizer.from_hugging_face(ByT5Tokenizer())
+
+
+def test_a_model_of_another_vocabulary_is_refused(tokenizers):
+    tokenizer = tokenizers["27"]
+    tokenizer.check_model(27, 28)
+    tokenizer.check_model(27, 64)  # models round their vocabulary up
+    with pytest.raises(ValueError, match="the tokenizer has 28 tokens, the model 27"):
+        tokenizer.check_model(26, 27)
+    with pytest.raises(ValueError, match="mask token is 27, the model's 63"):
+        tokenizer.check_model(63, 64)

@@ -1,6 +1,7 @@
 """Rows, as Hugging Face data sets, and the stream that deals them."""
 
 from unmask.data.arithmetic import load_addition
+from unmask.data.corpora import GSM8K, LM1B, OPENWEBTEXT, TINYGSM, PromptCorpus, TextCorpus
 from unmask.data.documents import load_documents, stream_documents
 from unmask.data.importance import RowImportance
 from unmask.data.stream import RowStream, check_rows
@@ -10,8 +11,14 @@ from unmask.data.text import load_text, tokenize
 from unmask.data.tokenizers import TextTokenizer, bpe_tokenizer, character_tokenizer
 
 __all__ = [
+    "GSM8K",
+    "LM1B",
+    "OPENWEBTEXT",
+    "TINYGSM",
+    "PromptCorpus",
     "RowImportance",
     "RowStream",
+    "TextCorpus",
     "TextTokenizer",
     "bpe_tokenizer",
     "character_tokenizer",

@@ -58,26 +58,14 @@ def load_documents(source: Source = "sotu", split: Split = "train", columns: Col
         ValueError: for an unknown split, one without a document, or a file that is not UTF-8; with file and line
             for what is not a JSON object, lacks a column, or has another type there than the lines before.
     """
-    check_name("split", split, get_args(Split))
-    documents, total = [], 0
-    for document in _documents(source, columns):
-        total += 1
-        if _belongs(document, split, columns):
-            documents.append(document)
-    if not documents:
-        raise ValueError(
-            f"none of the {total} documents falls into split {split!r}: a document's content decides; "
-            "give more documents, or load split='all' and divide them yourself"
-        )
-    return Dataset.from_list(documents)
+    return Dataset.from_list(list(_chosen(source, split, columns)))
 
 
 def stream_documents(source: Source = "sotu", split: Split = "train", columns: Columns = "text") -> IterableDataset:
     """Read what `load_documents` loads as a stream, one document in memory at a time. See there for the rest."""
     check_name("split", split, get_args(Split))
     _files(source)  # a wrong path is told now
-    options = {"source": source, "split": split, "columns": columns}
-    return IterableDataset.from_generator(_chosen, gen_kwargs={"options": options})
+    return IterableDataset.from_generator(lambda: _chosen(source, split, columns))
 
 
 def source_hash(source: Source) -> str:
@@ -125,10 +113,9 @@ def batches(
 
 
 def _place(batch: dict[str, list], number: int, i: int) -> str:
-    if "file" not in batch:
-        return f"document {number + i}"
-    line = f":{batch['line'][i]}" if "line" in batch else ""
-    return f"document {number + i} ({batch['file'][i]}{line})"
+    file, line = (batch[name][i] if name in batch else None for name in ("file", "line"))
+    where = "" if file is None else f" ({file})" if line is None else f" ({file}:{line})"
+    return f"document {number + i}{where}"
 
 
 def _documents(source: Source, columns: Columns) -> Iterator[dict[str, Any]]:
@@ -173,13 +160,22 @@ def _json_lines(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
             yield {"file": str(path), "line": number} | {column: record[column] for column in columns}
 
 
-def _chosen(options: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for document in _documents(options["source"], options["columns"]):
-        if _belongs(document, options["split"], options["columns"]):
+def _chosen(source: Source, split: Split, columns: Columns) -> Iterator[dict[str, Any]]:
+    check_name("split", split, get_args(Split))
+    total = chosen = 0
+    for document in _documents(source, columns):
+        total += 1
+        if belongs(document, split, columns):
+            chosen += 1
             yield document
+    if not chosen:
+        raise ValueError(
+            f"none of the {total} documents falls into split {split!r}: a document's content decides; "
+            "give more documents, or load split='all' and divide them yourself"
+        )
 
 
-def _belongs(document: dict[str, Any], split: Split, columns: Columns) -> bool:
+def belongs(document: dict[str, Any], split: Split, columns: Columns) -> bool:
     """Whether a document lies in a split."""
     content = document[columns if isinstance(columns, str) else columns[0]]
     text = content if isinstance(content, str) else json.dumps(content, sort_keys=True)
