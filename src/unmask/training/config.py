@@ -44,8 +44,8 @@ class TrainingConfig:
     """Attention kernel: plain products (eager: the backbone's own version of them) or torch's fused kernels. auto:
     plain or sdpa, the faster one for device, precision and longest row."""
     compile: bool = False
-    """Compile the backbone's layers (torch.compile) for training steps. The first steps take a minute or so longer,
-    the others a third less; it pays on long runs."""
+    """Compile the backbone's layers (torch.compile) for training steps. The first steps take far longer, the others
+    less: it pays on long runs (`python -m benchmarks step` measures both)."""
     threads: int | None = None
     """CPU threads. None: what torch chooses."""
     seed: int = 0
