@@ -83,7 +83,7 @@ def test_only_adapters_and_the_mask_embedding_move_and_the_loss_falls(base, rows
     assert moved == {name for name in before if "lora_" in name or "trainable_tokens" in name}
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     losses = [line["loss"] for line in map(json.loads, lines) if line["kind"] == "train"]
-    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
 def test_merged_folder_opens_without_us_and_says_the_same(base, rows, tmp_path):

@@ -87,7 +87,9 @@ def save_adapters(hf: PreTrainedModel, folder: str | Path, state: dict[str, Tens
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    found = _adapters_in(hf, state or hf.state_dict())
+    own = hf.state_dict(keep_vars=True)
+    given = {id(own[name]): tensor for name, tensor in (state or {}).items()}  # a tied weight has several names
+    found = _adapters_in(hf, {name: given.get(id(tensor), tensor) for name, tensor in own.items()})
     tensors = {_PREFIX + name: tensor.detach().cpu().contiguous().clone() for name, tensor in found.items()}
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     cast(Any, hf).peft_config[ADAPTER].save_pretrained(str(folder))
