@@ -49,7 +49,7 @@ def test_files_and_hub_give_the_same_rows(name, tmp_path, tokenizer):
     """A folder stands for the hub: `datasets.load_dataset` reads both in the same way, and no network is used."""
     folder = files(tmp_path, name)
     there = replace(CORPORA[name], hub=str(folder), subset=None)
-    for split in there.splits or ("train", "validation", "all"):
+    for split in there.splits or ("train", "all"):
         options = {"tokenizer": tokenizer, "length": 120}
         file = folder / f"{split if there.splits else 'train'}.jsonl"
         local = there.load(split, source=file, **options)

@@ -210,7 +210,7 @@ def test_replies_apart_see_nothing_that_comes_later(chat_tokenizer):
     assert rows[1]["tokens"][: -sum(rows[1]["maskable"])] == asked(tokenizer, TWO_TURNS[:4])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(replies=st.lists(st.text("\n aB.", min_size=1, max_size=6), min_size=1, max_size=3))
 @pytest.mark.parametrize("template", [CHATML, PLAIN])
 def test_prompts_are_the_templates_whatever_the_reply(chat_tokenizer, template, replies):
@@ -287,9 +287,7 @@ def test_conversations_without_a_reply_are_counted(chat_tokenizer):
 
 
 def test_bad_chats_say_what_to_do(chat_tokenizer, tmp_path):
-    with pytest.raises(
-        ValueError, match=r"no single chat template: set tokenizer\.chat_template"
-    ):
+    with pytest.raises(ValueError, match=r"no single chat template: set tokenizer\.chat_template"):
         chat_rows(chats(TWO_TURNS), chat_tokenizer(None), length=300)
     with pytest.raises(ValueError, match=r"no mask token: take it from unmask\.from_pretrained"):
         chat_rows(chats(TWO_TURNS), chat_tokenizer(mask_token=None), length=300)
