@@ -84,7 +84,7 @@ def from_pretrained(
     return Pretrained(model if lora is None else add_lora(model, lora), tokenizer)
 
 
-def located(name: str) -> tuple[str, dict[str, str]]:
+def located(name: str) -> tuple[str, dict[str, Any]]:
     """Where a model is, and options to find it there: "package:NAME" is the .gguf file inside an installed package.
 
     The package is not imported. Any other name stays as it is.
@@ -119,7 +119,7 @@ def load_tokenizer(
         ValueError: for a tokenizer that cannot be loaded.
     """
     tokenizer = _tokenizer(name, {"trust_remote_code": trust_remote_code, **options})
-    _name_mask_token(tokenizer, mask_token or tokenizer.mask_token or DEFAULT_MASK_TOKEN)
+    _name_mask_token(tokenizer, str(mask_token or tokenizer.mask_token or DEFAULT_MASK_TOKEN))
     return tokenizer
 
 
