@@ -42,8 +42,9 @@ class _MaskedCrossEntropy(torch.autograd.Function):
         found = {name: hidden.new_zeros(count, dtype=wide) for name in _names(needs)}
         w = weight.to(dtype)
         d_hidden = torch.empty_like(hidden) if with_gradients else None
-        d_weight = torch.zeros_like(weight) if with_gradients else None
-        d_bias = torch.zeros_like(bias) if with_gradients and bias is not None else None
+        # A frozen output layer, as under LoRA, costs neither the product nor the memory of its gradient.
+        d_weight = torch.zeros_like(weight) if with_gradients and weight.requires_grad else None
+        d_bias = torch.zeros_like(bias) if with_gradients and bias is not None and bias.requires_grad else None
 
         step = max(1, CHUNK_ELEMENTS // size, hidden.shape[1] // 2)
         for start in range(0, count, step):
@@ -61,7 +62,7 @@ class _MaskedCrossEntropy(torch.autograd.Function):
             if needs is not None:
                 for name, value in statistics(others, rest, needs).items():
                     found[name][rows] = value
-            if d_hidden is None or d_weight is None:
+            if d_hidden is None:
                 continue
             weights = token_weights[rows, None]
             d_logits = others.scatter_(1, index, 1.0).mul_(weights / (1 + rest[:, None]))  # weighted softmax
@@ -72,6 +73,8 @@ class _MaskedCrossEntropy(torch.autograd.Function):
             d_hidden[rows] = (d_logits @ w).to(d_hidden.dtype)
             if "gradient" in found:
                 found["gradient"][rows] = d_hidden[rows].to(wide).norm(dim=-1)
+            if d_weight is None:
+                continue
             if dtype == d_weight.dtype:
                 d_weight.addmm_(d_logits.T, h)
             else:
