@@ -16,7 +16,7 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from experiments.common import paired, read
+from experiments.common import paired, read, table
 
 HERE = Path(__file__).parent
 CONTROL, TARGETS = "standard", (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -58,14 +58,14 @@ def final_table(runs: Runs, steps: int) -> list[str]:
 
 
 def horizon_table(short: Runs, whole: Runs, steps: tuple[int, int]) -> list[str]:
-    """Each arm's own shorter schedule against the control's whole one, on the same seeds."""
-    lines = [
-        f"| arm at {steps[0]} steps | solved % | less {CONTROL} at {steps[1]} steps, points (95%) |",
-        "|---|---|---|",
-    ]
+    """Each arm's own shorter schedule against the control's whole one, on the seeds that both have."""
+    rows = []
     for arm, of_seed in short.items():
-        lines.append(f"| {arm} | {share(mean(map(solved, of_seed.values())))} | {versus(of_seed, whole[CONTROL])} |")
-    return lines
+        both = {seed: run for seed, run in of_seed.items() if seed in whole[CONTROL]}
+        if both:
+            rows.append([arm, len(both), share(mean(map(solved, both.values()))), versus(both, whole[CONTROL])])
+    head = [f"arm at {steps[0]} steps", "seeds", "solved %", f"less {CONTROL} at {steps[1]} steps, points (95%)"]
+    return table(head, rows)
 
 
 def strata_table(runs: Runs) -> list[str]:
@@ -128,9 +128,10 @@ def main() -> None:
         lines += [f"## Fresh paired seeds, {steps} steps", "", *final_table(runs, steps), ""]
         lines += ["Steps to a share of solved puzzles, mean curve:", "", *crossing_table(runs), ""]
         lines += ["Solved % for each decoding policy and stratum, mean over seeds:", "", *strata_table(runs), ""]
-    if len(budgets) > 1 and CONTROL in by_budget[budgets[-1]]:
-        short, whole = budgets[0], budgets[-1]
+    matched = [(x, y) for i, x in enumerate(budgets) for y in budgets[i + 1 :] if CONTROL in by_budget[y]]
+    if matched:
         lines += ["## Matched horizons", "", "Every arm's schedule is annealed over its own budget.", ""]
+    for short, whole in matched:
         lines += [*horizon_table(by_budget[short], by_budget[whole], (short, whole)), ""]
     if fresh:
         plot(by_budget[budgets[-1]], HERE / "curves.png")
