@@ -174,3 +174,10 @@ def test_the_check_finds_padding_that_leaks():
     model.backbone.forward = lambda input_ids, attention_mask: forward(input_ids=input_ids)
     with pytest.raises(ValueError, match="padding"):
         check_bidirectional(model)
+
+
+def test_half_precision_weights_are_trained_in_single_precision_unless_asked(folder):
+    path = folder("llama")
+    AutoModelForCausalLM.from_pretrained(path).bfloat16().save_pretrained(path)
+    assert {p.dtype for p in from_pretrained(path).model.parameters()} == {torch.float32}
+    assert {p.dtype for p in from_pretrained(path, dtype="bfloat16").model.parameters()} == {torch.bfloat16}

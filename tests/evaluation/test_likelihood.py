@@ -251,3 +251,10 @@ def test_protocol_refuses_what_the_objective_refuses():
     for masking in MASKINGS:
         ELBO().check(masking)
         LikelihoodConfig(masking=masking)
+
+
+def test_end_of_text_tokens_are_no_characters():
+    tokenizer = character_tokenizer(["abc"])
+    tokens = [*tokenizer.encode("abc").tolist(), *[tokenizer.eos_token_id] * 3]
+    rows = Dataset.from_dict({"tokens": [tokens, tokens], "maskable": [[True] * 6] * 2})
+    assert characters(rows, tokenizer).tolist() == [3, 3]

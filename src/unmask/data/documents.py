@@ -148,7 +148,7 @@ def _json_lines(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
             except json.JSONDecodeError as error:
                 raise ValueError(f"{where} is not JSON: {error.msg} at column {error.colno}") from None
             require(isinstance(record, dict), f"{where} is a JSON {type(record).__name__}, not an object {{...}}")
-            if "\\ud" in text:  # half of a surrogate pair, perhaps, which is no text
+            if "\\ud" in text.lower():  # half of a surrogate pair, perhaps, which is no text
                 _check_text(json.dumps(record, ensure_ascii=False), where)
             for column in columns:
                 if column not in record:
@@ -187,13 +187,15 @@ def _files(source: Source) -> list[Path]:
     if isinstance(source, str) and source in _BUNDLED:
         return [_BUNDLED[source]]
     if not isinstance(source, (str, os.PathLike)):
-        return [path for one in source for path in _files(Path(one))]
+        return [path for one in source for path in _files(one)]
     path = Path(source)
     if path.is_dir():
         found = sorted(p for p in path.rglob("*") if p.suffix in (".txt", _JSON_LINES))
         require(len(found) > 0, f"the folder {str(path)!r} holds no .txt or .jsonl file")
         return found
-    found = [path] if path.exists() else sorted(Path(name) for name in glob.glob(str(path), recursive=True))
+    found = (
+        [path] if path.exists() else sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file())
+    )
     if not found:
         raise FileNotFoundError(f"there is no file {str(path)!r}; the bundled texts are: {', '.join(_BUNDLED)}")
     return found

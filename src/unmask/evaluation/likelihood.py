@@ -172,13 +172,15 @@ def masked_nll(model: MaskedDiffusionLM, batch: MaskedBatch, batch_size: int) ->
 def characters(dataset: Dataset, tokenizer: TextTokenizer, of: str = "characters") -> Tensor:
     """[N] int64 number of characters (or UTF-8 bytes) of the maskable tokens of each row.
 
-    A character whose bytes lie in two rows counts in both.
+    A character whose bytes lie in two rows counts in both. End-of-text tokens are no characters (a space that ends
+    texts is one).
     """
     require(of in ("characters", "bytes"), f"count 'characters' or 'bytes', not {of!r}")
-    counts = []
+    counts, end = [], tokenizer.eos_token_id
+    written = tokenizer.decode([end]) == " "
     for clean in chunks(dataset, 1000):
         for tokens, maskable in zip(clean.tokens, clean.maskable, strict=True):
-            text = tokenizer.decode(tokens[maskable].tolist())
+            text = tokenizer.decode(tokens[maskable & (written | (tokens != end))].tolist())
             counts.append(len(text if of == "characters" else text.encode()))
     return torch.tensor(counts)
 

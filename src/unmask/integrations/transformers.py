@@ -26,7 +26,7 @@ from unmask.batch import Scores
 from unmask.config import require
 from unmask.data.stream import RowStream, check_rows
 from unmask.evaluation.likelihood import LikelihoodConfig, likelihood
-from unmask.evaluation.profile import refit_time
+from unmask.evaluation.profile import refit_time, time_of
 from unmask.model import MaskedDiffusionLM, MaskedOutput
 from unmask.objectives import Objective, RowMean
 from unmask.processes import Masking
@@ -80,6 +80,11 @@ class MaskedDiffusionTrainer(Trainer):
         rows = RowStream(train_dataset, args.seed, args.process_index, args.world_size)
         self.process = masking.start(rows, self.get_total_train_batch_size(args), args.seed, args.device)
         self._scores: list[Scores | None] = []
+        measures = time_of(self.process).measures is not None
+        require(
+            not measures or eval_dataset is not None,
+            f"{masking} measures the model during training: give eval_dataset, held-out rows",
+        )
 
     def get_train_dataloader(self) -> DataLoader:
         """Count the forwards: what they read comes from the process, in `get_batch_samples`."""
@@ -145,6 +150,7 @@ class MaskedDiffusionTrainer(Trainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
+        Path(output_dir).mkdir(parents=True, exist_ok=True)  # another rank may not have made it yet
         save_state(self._process_file(output_dir), self.process.state_dict())
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:

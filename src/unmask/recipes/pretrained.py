@@ -10,6 +10,7 @@ from datasets import Dataset
 
 from unmask.config import positive_int, require
 from unmask.data import TextTokenizer
+from unmask.data.columns import check_name
 from unmask.data.corpora import GSM8K, LM1B, OPENWEBTEXT, TINYGSM
 from unmask.data.endings import Ending
 from unmask.lora import LoRA
@@ -35,6 +36,8 @@ class CorpusData:
     """Local files instead of the hub's test part; of a data set without one, `source` is divided by content."""
     tokenizer_name: str = "google-bert/bert-base-uncased"
     """Name or folder of the tokenizer: of a pretrained model, the model's own."""
+    revision: str | None = None
+    """State of the data set on the hub: a commit, tag or branch. Needed for a cache of it."""
     mask_token: str | None = None
     """Its mask token, added where it has none; as the model's."""
     end_token: str | None = None
@@ -53,6 +56,7 @@ class CorpusData:
     def __post_init__(self) -> None:
         for name in ("length", "held_out_rows"):
             positive_int(name, getattr(self, name))
+        check_name("corpus", self.corpus, tuple(CORPORA))
         if CORPORA[self.corpus].splits and (self.source is None) != (self.held_out_source is None):
             raise ValueError(
                 f"{self.corpus} has a test part of its own: set both source and held_out_source, or none"
@@ -79,6 +83,7 @@ class CorpusData:
             length=self.length,
             ending=self.ending,
             source=source,
+            revision=self.revision,
             cache=self.cache,
         )
         return first_token_given(rows) if self.first_given else rows

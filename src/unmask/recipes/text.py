@@ -192,7 +192,7 @@ class HeldOutLikelihood:
 MASKINGS: dict[str, tuple[Masking, Objective]] = {
     "standard": (IndependentMasking(), ELBO()),
     "bell": (IndependentMasking(Bell(), coupling="stratified"), MaskedMean()),
-    "ppots-mirror": (IndependentMasking(PPOTS(), coupling="stratified", mirror=True), ELBO()),
+    "ppots-mirror": (IndependentMasking(PPOTS(optimum="stratified"), coupling="stratified", mirror=True), ELBO()),
     "puma": (ProgressiveUnmasking(stages=8, threshold=0.9), RowMean()),
     "best": (IndependentMasking(Bell(), ExactCount(), "stratified"), MaskedMean()),
 }
