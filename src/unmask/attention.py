@@ -61,7 +61,8 @@ def plain_attention(
 
 
 def _plain_mask(**options: Any) -> Tensor | None:
-    return sdpa_mask(**options | {"allow_is_causal_skip": False})
+    options["allow_is_causal_skip"] = False
+    return sdpa_mask(**options)
 
 
 AttentionInterface.register("plain", plain_attention)

@@ -103,7 +103,7 @@ def _names(needs: tuple[str, ...] | None) -> tuple[str, ...]:
     return () if needs is None else ("log_confidence", *(n for n in needs if n != "log_confidence"))
 
 
-@torch.compiler.disable  # or the loop over chunks is unrolled, and compiled anew for every number of masked tokens
+@torch.compiler.disable()  # or the loop over chunks is unrolled and compiled anew for every number of masked tokens
 def masked_cross_entropy(
     hidden: Tensor,
     weight: Tensor,
