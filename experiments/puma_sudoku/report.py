@@ -128,7 +128,12 @@ def main() -> None:
         lines += [f"## Fresh paired seeds, {steps} steps", "", *final_table(runs, steps), ""]
         lines += ["Steps to a share of solved puzzles, mean curve:", "", *crossing_table(runs), ""]
         lines += ["Solved % for each decoding policy and stratum, mean over seeds:", "", *strata_table(runs), ""]
-    matched = [(x, y) for i, x in enumerate(budgets) for y in budgets[i + 1 :] if CONTROL in by_budget[y]]
+    matched = [
+        (x, y)
+        for x in budgets
+        for y in budgets
+        if x < y <= 2 * x and CONTROL in by_budget[y] and len(by_budget[x]) > 1
+    ]
     if matched:
         lines += ["## Matched horizons", "", "Every arm's schedule is annealed over its own budget.", ""]
     for short, whole in matched:
