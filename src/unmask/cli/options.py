@@ -67,8 +67,9 @@ def _description(recipe: str, command: str) -> str:
     if recipe not in RECIPES:  # a config file may come from anywhere
         return f"A run of the recipe {recipe}."
     summary, _, maskings = inspect.cleandoc(RECIPES[recipe].__doc__ or "").partition("\n\nArgs:\n    masking: ")
+    masking = inspect.signature(RECIPES[recipe]).parameters["masking"].default
     option, default = (
-        ("--arms NAME NAME ...", "standard puma") if command == "compare" else ("--masking NAME", "standard")
+        ("--arms NAME NAME ...", "standard puma") if command == "compare" else ("--masking NAME", masking)
     )
     return f"{summary}\n\n{option}: {' '.join(maskings.split())} (default: {default})"
 
