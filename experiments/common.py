@@ -17,6 +17,12 @@ def append(path: Path, record: dict[str, Any]) -> None:
         file.write(json.dumps(record) + "\n")
 
 
+def loop(steps: int, seed: int, warmup: float = 0.04) -> dict[str, Any]:
+    """Settings of `TrainingConfig` that runs of one budget share: ten evaluations, one thread."""
+    settings = {"steps": steps, "warmup_steps": round(warmup * steps), "evaluate_every": steps // 10}
+    return {**settings, "seed": seed, "threads": 1, "tracker": "none"}
+
+
 def read(path: Path) -> list[dict[str, Any]]:
     """Read what `append` wrote."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from transformers import GPT2Config
 
-from experiments.common import append
+from experiments.common import append, loop
 from unmask import ExactCount, IndependentMasking, MaskedDiffusionLM, RowMean, Trainer, TrainingConfig
 from unmask.config import to_json
 from unmask.data.arithmetic import MASK_TOKEN, VOCAB_SIZE, load_addition
@@ -82,16 +82,7 @@ def build() -> MaskedDiffusionLM:
 def train(arm: str, seed: int, steps: int) -> dict[str, Any]:
     """Train and evaluate one run; return its record."""
     task = AdditionTask(digits=DIGITS, puzzles=200)
-    training = TrainingConfig(
-        steps=steps,
-        batch_size=96,
-        learning_rate=2e-3,
-        warmup_steps=round(0.04 * steps),
-        evaluate_every=steps // 10,
-        seed=seed,
-        threads=1,
-        tracker="none",
-    )
+    training = TrainingConfig(batch_size=96, learning_rate=2e-3, **loop(steps, seed))
     torch.manual_seed(seed)
     rows = load_addition("train", digits=DIGITS, rows=200_000)
     with tempfile.TemporaryDirectory() as folder:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig
 
-from experiments.common import append
+from experiments.common import append, loop
 from unmask import (
     Blockwise,
     ExactCount,
@@ -36,6 +36,7 @@ from unmask.data import character_tokenizer, load_text
 from unmask.evaluation.exact import order_likelihood
 from unmask.evaluation.likelihood import likelihood
 from unmask.recipes.base import load_model
+from unmask.recipes.text import first_token_given
 from unmask.training.metrics import read_metrics
 
 BLOCK, LENGTH = 16, 128
@@ -73,10 +74,8 @@ def train(arm: str, seed: int, steps: int) -> dict[str, Any]:
     """Train and evaluate one run; return its record."""
     tokenizer = character_tokenizer(alphabet="27")
     rows, unseen = (
-        load_text("sotu", split, tokenizer=tokenizer, length=LENGTH).map(
-            # The first position has no predecessor in the row: it is given.
-            lambda row: {"maskable": [False, *row["maskable"][1:]]},
-        )
+        # The first position has no predecessor in the row: it is given.
+        first_token_given(load_text("sotu", split, tokenizer=tokenizer, length=LENGTH))
         for split in ("train", "validation")
     )
     unseen = unseen.select(np.random.default_rng(0).permutation(len(unseen) - 1)[:256])
@@ -88,16 +87,7 @@ def train(arm: str, seed: int, steps: int) -> dict[str, Any]:
     def evaluate(model: MaskedDiffusionLM, last: bool) -> dict[str, Any]:
         return {"loss": likelihood(model, curve_rows, noise).nats_per_token.value}
 
-    training = TrainingConfig(
-        steps=steps,
-        batch_size=16,
-        learning_rate=2e-3,
-        warmup_steps=round(0.04 * steps),
-        evaluate_every=steps // 10,
-        seed=seed,
-        threads=1,
-        tracker="none",
-    )
+    training = TrainingConfig(batch_size=16, learning_rate=2e-3, **loop(steps, seed))
     torch.manual_seed(seed)
     masking = arms(steps)[arm]
     model = build(tokenizer.vocab_size, tokenizer.mask_token_id)

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from experiments.common import append
+from experiments.common import append, loop
 from unmask.config import to_json
 from unmask.data.sudoku import load_sudoku
 from unmask.evaluation.speedup import Arm
@@ -51,15 +51,7 @@ PUZZLES = 500
 def train(arm: str, seed: int, steps: int, screen: bool) -> dict[str, Any]:
     """Train and evaluate one run; return its record."""
     config = replace(sudoku(), masking=ARMS[arm])
-    training = replace(
-        config.training,
-        steps=steps,
-        warmup_steps=round(0.04 * steps),
-        evaluate_every=steps // 10,
-        seed=seed,
-        threads=1,
-        tracker="none",
-    )
+    training = replace(config.training, **loop(steps, seed))
     task = SudokuTask(clues=CLUES, puzzles=160, final_puzzles=160)
     config = replace(config, training=training, evaluation=task)
     with tempfile.TemporaryDirectory() as folder:

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from experiments.common import append
+from experiments.common import append, loop
 from unmask import LikelihoodConfig
 from unmask.config import to_json
 from unmask.data import load_text
@@ -37,15 +37,7 @@ SAMPLED = Decoding(policy="random", temperature=1.0, tokens_per_step=2)
 def train(arm: str, seed: int, steps: int, screen: bool, zero_shot: str | None, judge: str | None) -> dict[str, Any]:
     """Train and evaluate one run; return its record."""
     config = sotu(arm)
-    training = replace(
-        config.training,
-        steps=steps,
-        warmup_steps=round(0.05 * steps),
-        evaluate_every=steps // 10,
-        seed=seed,
-        threads=1,
-        tracker="none",
-    )
+    training = replace(config.training, **loop(steps, seed, warmup=0.05))
     data = TextData(held_out_rows=64)
     config = replace(config, training=training, data=data)
     tokenizer = data.tokenizer()

@@ -122,11 +122,8 @@ class MaskedDiffusionTrainer(Trainer):
         """The negative ELBO in nats per token, as `{prefix}_loss`."""
         rows: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         model = self.accelerator.unwrap_model(self.model)
-        training = model.training
-        model.eval()
-        with torch.no_grad(), self.compute_loss_context_manager():
+        with self.compute_loss_context_manager():
             nats = likelihood(model, rows, LikelihoodConfig(), batch_size=self.args.eval_batch_size)
-        model.train(training)
         metrics = {f"{metric_key_prefix}_loss": nats.nats_per_token.value}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
