@@ -1,10 +1,13 @@
 """Builders that the tests share, as fixtures that return plain functions."""
 
+import re
+
 import datasets
 import pytest
 import torch
 
 from unmask import MaskedBatch, RowStream, Scores, TokenBatch
+from unmask.cli import main
 
 torch.set_num_threads(1)
 
@@ -130,3 +133,19 @@ def joined():
         return cat(parts)
 
     return join
+
+
+@pytest.fixture
+def command(capsys):
+    """Run the command line: exit code, standard output and standard error, in plain words."""
+
+    def run(*words):
+        code = 0
+        try:
+            main(list(words))
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        said = capsys.readouterr()
+        return code, *(" ".join(re.sub(r"[│╭╮╰╯─┃┏┓┡┩┳╇]", " ", text).split()) for text in (said.out, said.err))
+
+    return run

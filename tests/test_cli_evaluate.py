@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -35,17 +34,6 @@ SMALL = {
 }
 
 
-def _run(capsys, *words: str) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error, in plain words."""
-    code = 0
-    try:
-        main(list(words))
-    except SystemExit as ended:
-        code = int(ended.code or 0)
-    said = capsys.readouterr()
-    return code, *(" ".join(re.sub(r"[│╭╮╰╯─┃┏┓┡┩┳╇]", " ", text).split()) for text in (said.out, said.err))
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
@@ -55,8 +43,8 @@ def runs(tmp_path_factory) -> Path:
     return folder
 
 
-def test_likelihoods_are_the_library_s_own(runs, capsys):
-    code, out, _ = _run(capsys, "evaluate", str(runs / "standard"), "--rows", "6", "--samples", "3")
+def test_likelihoods_are_the_library_s_own(runs, command):
+    code, out, _ = command("evaluate", str(runs / "standard"), "--rows", "6", "--samples", "3")
     assert code == 0
     assert "one protocol" in out
     records = {r.name: r for r in load_records(runs / "standard" / "evaluation" / "likelihood.json")}
@@ -70,9 +58,9 @@ def test_likelihoods_are_the_library_s_own(runs, capsys):
     assert records["perplexity, upper bound"].value > 1
 
 
-def test_several_runs_are_compared_on_the_same_rows_with_a_paired_difference(runs, capsys, monkeypatch):
+def test_several_runs_are_compared_on_the_same_rows_with_a_paired_difference(runs, command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    code, out, _ = _run(capsys, "evaluate", str(runs / "standard"), str(runs / "puma"), "--rows=8", "--samples=2")
+    code, out, _ = command("evaluate", str(runs / "standard"), str(runs / "puma"), "--rows=8", "--samples=2")
     assert code == 0
     assert "one protocol" in out
     assert "less those of standard" in out
@@ -87,18 +75,18 @@ def test_several_runs_are_compared_on_the_same_rows_with_a_paired_difference(run
     assert a[name].protocol.checkpoint != b[name].protocol.checkpoint
 
 
-def test_other_data_has_another_hash(runs, capsys):
+def test_other_data_has_another_hash(runs, command):
     words = ("evaluate", str(runs / "standard"), "--rows=5", "--samples=2")
     hashes = []
     for more in ((), ("--split=train",), ("--data.clues", "29", "33"), ("--split=train",)):
-        assert _run(capsys, *words, *more)[0] == 0
+        assert command(*words, *more)[0] == 0
         hashes.append(load_records(runs / "standard" / "evaluation" / "likelihood.json")[0].protocol.data)
     assert len(set(hashes)) == 3
     assert hashes[1] == hashes[3]
 
 
-def test_tasks_are_the_run_s_own_evaluation(runs, capsys):
-    code, _, _ = _run(capsys, "evaluate", str(runs / "standard"), "--what", "tasks")
+def test_tasks_are_the_run_s_own_evaluation(runs, command):
+    code, _, _ = command("evaluate", str(runs / "standard"), "--what", "tasks")
     assert code == 0
     records = load_records(runs / "standard" / "evaluation" / "tasks.json")
     config, _ = load_run(runs / "standard")
@@ -109,9 +97,9 @@ def test_tasks_are_the_run_s_own_evaluation(runs, capsys):
     assert from_json(records[0].protocol.settings) == config.evaluation
 
 
-def test_locality_follows_the_checkpoints(runs, capsys):
+def test_locality_follows_the_checkpoints(runs, command):
     words = ("evaluate", str(runs / "standard"), "--what", "locality", "--rows=4", "--samples=2", "--reference=0")
-    code, out, _ = _run(capsys, *words)
+    code, out, _ = command(*words)
     assert code == 0
     assert "loss, masked share" in out
     folder = runs / "standard" / "evaluation"
@@ -121,15 +109,15 @@ def test_locality_follows_the_checkpoints(runs, capsys):
     assert (folder / "locality.png").stat().st_size > 1000
 
 
-def test_one_checkpoint_has_files_of_its_own(runs, capsys):
+def test_one_checkpoint_has_files_of_its_own(runs, command):
     first = runs / "standard" / "checkpoints" / "step-00000002"
-    code, out, _ = _run(capsys, "evaluate", str(first), "--rows=3", "--samples=1")
+    code, out, _ = command("evaluate", str(first), "--rows=3", "--samples=1")
     assert code == 0
     assert "standard, step-00000002" in out
     assert (runs / "standard" / "evaluation" / "likelihood-step-00000002.json").is_file()
 
 
-def test_generation_comes_with_its_company(runs, capsys, tmp_path):
+def test_generation_comes_with_its_company(runs, command, tmp_path):
     """Sudokus read as text of a few letters: the machinery, not the verdict."""
     tokenizer = character_tokenizer(["abcdefgh"])
     assert tokenizer.vocab_size == VOCAB_SIZE
@@ -141,7 +129,7 @@ def test_generation_comes_with_its_company(runs, capsys, tmp_path):
     GPT2LMHeadModel(config).save_pretrained(tmp_path)
     words = ["evaluate", str(runs / "standard"), "--what", "generation", "--texts=3", "--length=9"]
     words += ["--tokenizer", str(tmp_path), "--judge", str(tmp_path)]
-    code, out, err = _run(capsys, *words)
+    code, out, err = command(*words)
     assert code == 0, err
     for name in ("generative perplexity", "unigram entropy", "distinct 2-grams"):
         assert name in out
@@ -160,17 +148,17 @@ def test_generation_comes_with_its_company(runs, capsys, tmp_path):
         (["{runs}/standard", "--rows", "1"], "at least 2 rows"),
     ],
 )
-def test_what_cannot_be_measured_is_said_in_one_line(runs, capsys, words, said):
-    code, _, err = _run(capsys, "evaluate", *(word.format(runs=runs) for word in words))
+def test_what_cannot_be_measured_is_said_in_one_line(runs, command, words, said):
+    code, _, err = command("evaluate", *(word.format(runs=runs) for word in words))
     assert code == 2
     assert said in err
 
 
-def test_without_a_run_it_explains_itself(capsys):
-    code, out, _ = _run(capsys, "evaluate")
+def test_without_a_run_it_explains_itself(command):
+    code, out, _ = command("evaluate")
     assert code == 2
     assert "RUN is a run's folder" in out
-    assert _run(capsys, "evaluate", "--help")[0] == 0
+    assert command("evaluate", "--help")[0] == 0
 
 
 def test_held_out_rows_are_not_trained_on():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -26,17 +25,6 @@ SMALL = {
 }
 
 
-def _run(capsys, *words: str) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error, in plain words."""
-    code = 0
-    try:
-        main(list(words))
-    except SystemExit as ended:
-        code = int(ended.code or 0)
-    said = capsys.readouterr()
-    return code, *(" ".join(re.sub(r"[│╭╮╰╯─┃┏┓┡┩┳╇]", " ", text).split()) for text in (said.out, said.err))
-
-
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> list[str]:
     """Options of a tiny run on a few texts."""
@@ -53,15 +41,15 @@ def trained(small, tmp_path_factory) -> Path:
     return out
 
 
-def test_help_names_the_arms(capsys):
-    code, out, _ = _run(capsys, "train", "sotu", "--help")
+def test_help_names_the_arms(command):
+    code, out, _ = command("train", "sotu", "--help")
     assert code == 0
     for name in ("ppots-mirror", "--data.vocabulary", "--model.init-std", "--evaluation.samples"):
         assert name in out
 
 
-def test_evaluate_gives_bits_per_character_with_the_data_s_own_tokenizer(capsys, trained):
-    code, out, err = _run(capsys, "evaluate", str(trained), "--rows=6", "--samples=2")
+def test_evaluate_gives_bits_per_character_with_the_data_s_own_tokenizer(command, trained):
+    code, out, err = command("evaluate", str(trained), "--rows=6", "--samples=2")
     assert code == 0, err
     records = {r.name: r for r in load_records(trained / "evaluation" / "likelihood.json")}
     bits, letters = records["negative ELBO, bits per token"], records["negative ELBO, bits per character"]
@@ -70,22 +58,22 @@ def test_evaluate_gives_bits_per_character_with_the_data_s_own_tokenizer(capsys,
     assert "bits per character" in out
 
 
-def test_sample_writes_texts(capsys, trained):
+def test_sample_writes_texts(command, trained):
     words = ["sample", str(trained), "--length=20", "--texts=3"]
-    code, out, err = _run(capsys, *words)
+    code, out, err = command(*words)
     assert code == 0, err
     assert "60 tokens in 20 steps" in out
-    assert out.split(" tokens in ")[0] == _run(capsys, *words)[1].split(" tokens in ")[0]
-    assert out != _run(capsys, *words, "--number=1")[1]
-    code, _, err = _run(capsys, "sample", str(trained), "--length=33")
+    assert out.split(" tokens in ")[0] == command(*words)[1].split(" tokens in ")[0]
+    assert out != command(*words, "--number=1")[1]
+    code, _, err = command("sample", str(trained), "--length=33")
     assert code == 2
     assert "the model reads 32 tokens" in err
 
 
 @pytest.mark.slow
-def test_compare_shows_likelihoods_and_keeps_each_arm_s_objective(capsys, small, tmp_path):
+def test_compare_shows_likelihoods_and_keeps_each_arm_s_objective(command, small, tmp_path):
     words = ["compare", "sotu", "--arms", "standard", "bell", *small, "--out", str(tmp_path)]
-    code, out, err = _run(capsys, *words)
+    code, out, err = command(*words)
     assert code == 0, err
     assert "held-out negative ELBO, nats per token at the end" in out
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
