@@ -134,6 +134,8 @@ class TextModel:
     """Standard deviation of the initial weights."""
     tied: bool = False
     """Input and output embeddings are one."""
+    shifted: bool = False
+    """hidden[i - 1] predicts token i, as in causal models: give the first token (`TextData.first_given`)."""
 
     def __post_init__(self) -> None:
         for name in ("layers", "width", "heads", "positions"):
@@ -156,7 +158,7 @@ class TextModel:
             eos_token_id=None,
         )
         mask = self.vocab_size - 1 if self.mask_token_id is None else self.mask_token_id
-        return MaskedDiffusionLM.from_config(config, mask)
+        return MaskedDiffusionLM.from_config(config, mask, self.shifted)
 
 
 @dataclass(frozen=True)
