@@ -1,6 +1,10 @@
+import hashlib
 import json
+import os
+import shutil
 import threading
 import tracemalloc
+import warnings
 
 import datasets
 import numpy as np
@@ -108,14 +112,20 @@ def test_prompt_rows_have_keys_of_their_own(letters, tmp_path):
         assert len(folders(tmp_path)) == number
 
 
+def change_a_token(path, later_ns):
+    """Flip one bit of a file, the same size as before, and set its time of change."""
+    before, data = path.stat().st_mtime_ns, bytearray(path.read_bytes())
+    data[data.index(np.array([15, 14, 5], np.int16).tobytes())] ^= 1  # "one", as letters are numbered
+    path.write_bytes(data)
+    os.utime(path, ns=(before + later_ns, before + later_ns))
+
+
 def damage(folder, how):
     rows, about = folder / "rows.arrow", folder / "about.json"
-    data = bytearray(rows.read_bytes())
     if how == "cut short":
-        rows.write_bytes(data[:-20])
+        rows.write_bytes(rows.read_bytes()[:-20])
     elif how == "one bit":
-        data[len(data) // 2] ^= 1
-        rows.write_bytes(data)
+        change_a_token(rows, later_ns=10**6)
     elif how == "no rows":
         rows.unlink()
     elif how == "no about":
@@ -135,6 +145,38 @@ def test_damaged_caches_are_made_again(letters, tmp_path, how):
         assert tokenize(as_dataset(*TEXTS), "text", letters, 5, cache=tmp_path)[:] == expected
     assert tokenize(as_dataset(*TEXTS), "text", letters, 5, cache=tmp_path)[:] == expected
     assert folders(tmp_path) == [name]
+
+
+def test_opening_a_cache_reads_no_rows_and_takes_no_lock(letters, tmp_path, monkeypatch):
+    expected = tokenize(as_dataset(*TEXTS), "text", letters, 5, cache=tmp_path)[:]
+    monkeypatch.setattr(caches, "_sha256", lambda _: pytest.fail("hashed again"))
+    monkeypatch.setattr(caches, "FileLock", lambda _: pytest.fail("locked"))
+    assert tokenize(as_dataset(*TEXTS), "text", letters, 5, cache=tmp_path)[:] == expected
+
+
+def test_a_copy_is_hashed_once(letters, tmp_path, monkeypatch):
+    expected = tokenize(as_dataset(*TEXTS), "text", letters, 5, cache=tmp_path / "a")[:]
+    shutil.copytree(tmp_path / "a", tmp_path / "b", copy_function=shutil.copyfile)  # times of change are lost
+    (file,) = (tmp_path / "b").glob("*/rows.arrow")
+    os.utime(file, ns=(0, 0))
+    hashed, sha256 = [], caches._sha256
+    monkeypatch.setattr(caches, "_sha256", lambda path: hashed.append(path) or sha256(path))
+    monkeypatch.setattr(caches, "_write", lambda *_: pytest.fail("made again"))
+    for _ in range(3):
+        assert tokenize(as_dataset(*TEXTS), "text", letters, 5, cache=tmp_path / "b")[:] == expected
+    assert hashed == [file]
+
+
+def test_what_keeps_size_and_time_is_trusted_and_the_hash_is_there_to_tell(letters, tmp_path):
+    tokenize(as_dataset(*TEXTS), "text", letters, 5, cache=tmp_path)
+    (file,) = tmp_path.glob("*/rows.arrow")
+    recorded = json.loads(file.with_name("about.json").read_text())["sha256"]
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == recorded
+    change_a_token(file, later_ns=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tokenize(as_dataset(*TEXTS), "text", letters, 5, cache=tmp_path)
+    assert hashlib.sha256(file.read_bytes()).hexdigest() != recorded
 
 
 def test_a_cache_that_was_not_finished_is_not_used(letters, tmp_path):
@@ -157,7 +199,12 @@ def test_a_cache_that_was_not_finished_is_not_used(letters, tmp_path):
     assert folders(tmp_path) == [name]
 
 
-def test_ranks_that_ask_at_once_make_it_once(letters, tmp_path):
+@pytest.mark.filterwarnings("ignore:the cached rows")
+@pytest.mark.parametrize("damaged", [False, True])
+def test_ranks_that_ask_at_once_make_it_once(letters, tmp_path, damaged):
+    if damaged:
+        tokenize(stream_of(TEXTS), "text", letters, 5, cache=tmp_path, version="1")
+        damage(tmp_path / folders(tmp_path)[0], "cut short")
     seen, found = [], [None] * 4
 
     def ask(i):
@@ -182,6 +229,28 @@ def test_streams_are_read_once_and_need_a_name(letters, tmp_path):
     tokenize(stream_of(TEXTS, seen), "text", letters, 5, cache=tmp_path, version="1")
     assert seen == TEXTS
     assert tokenize(stream_of(TEXTS), "text", letters, 5)[:] == streamed[:]  # in memory
+
+
+def test_a_version_does_not_make_one_of_two_data_sets(letters, tmp_path):
+    """Named alike, but another data set, or another split of it; what `datasets` knows no name for is the user's."""
+    texts = {(name, split): f"{name} {split}" for name in ("red", "blue") for split in ("train", "test")}
+    for (name, split), text in texts.items():
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / f"{split}.jsonl").write_text(json.dumps({"text": text}))
+    for streaming in (True, False):
+        for number, ((name, split), text) in enumerate(2 * list(texts.items())):
+            data = datasets.load_dataset(
+                str(tmp_path / name), split=split, streaming=streaming, cache_dir=str(tmp_path / "hub")
+            )
+            data = data.filter(lambda row: True)  # keeps the names
+            cache = tmp_path / f"cache {streaming}"
+            rows = tokenize(data, "text", letters, 99, cache=cache, version="1")
+            assert [letters.decode(row) for row in rows["tokens"]] == [text]
+            assert len(folders(cache)) == min(number + 1, len(texts))
+    cache = tmp_path / "unnamed"
+    for text in ("one", "two"):  # as the docstring of tokenize says
+        rows = tokenize(stream_of([text]), "text", letters, 99, cache=cache, version="1")
+        assert letters.decode(rows["tokens"][0]) == "one"
 
 
 @pytest.mark.parametrize("packing", ["packed", "document"])
@@ -279,3 +348,5 @@ def test_data_keys_see_content_alone():
     others = [as_dataset(*TEXTS[:2]), as_dataset(TEXTS[0], "four five\nsix"), as_dataset(None, *TEXTS)]
     keys = {data_key(data, columns, None) for data in others} | {key, data_key(others[0], columns, "version")}
     assert len(keys) == 5
+    with pytest.raises(TypeError, match="choose a split"):
+        data_key(datasets.DatasetDict(train=others[0]), columns, "version")

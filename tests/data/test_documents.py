@@ -1,8 +1,10 @@
 import importlib.util
 import json
 import lzma
+import re
 from pathlib import Path
 
+import datasets
 import pytest
 
 from unmask.data import documents
@@ -153,6 +155,44 @@ def test_folders_and_patterns(tmp_path):
         load_documents(tmp_path / "*.html")
     with pytest.raises(ValueError, match="gives the column 'text' alone"):
         load_documents(tmp_path / "a.txt", "all", "body")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("a.json", "'json'"),
+        ("a.csv", "'csv'"),
+        ("a.TSV", r"'csv', sep='\t'"),
+        ("a.parquet", "'parquet'"),
+        ("a.arrow", "'arrow'"),
+    ],
+)
+def test_tables_are_not_read_as_prose(tmp_path, name, arguments):
+    lines_file(tmp_path / name, '[{"text": "a"}]')
+    lines_file(tmp_path / "b.txt", "b")
+    for read in (load_documents, stream_documents, lambda source, *_: source_hash(source)):
+        for source in (tmp_path / name, [tmp_path / "b.txt", tmp_path / name], str(tmp_path / "a.*")):
+            with pytest.raises(ValueError, match=re.escape(f"load_dataset({arguments}, data_files=...)")):
+                read(source, "all")
+    assert load_documents(tmp_path, "all")["text"] == ["b"]  # a folder gives its texts
+
+
+def test_the_way_out_that_is_named_for_tables_is_one(tmp_path):
+    (tmp_path / "a.tsv").write_text("text\tn\none\t1\ntwo\t2\n")
+    rows = datasets.load_dataset(
+        "csv", sep="\t", data_files=str(tmp_path / "a.tsv"), cache_dir=str(tmp_path / "cache")
+    )["train"]
+    rows.to_json(tmp_path / "a.jsonl")
+    assert load_documents(tmp_path / "a.jsonl", "all", ("text", "n"))["text"] == ["one", "two"]
+
+
+def test_endings_of_names_count_in_any_case_and_others_are_prose(tmp_path):
+    lines_file(tmp_path / "a.JSONL", '{"text": "a"}')
+    lines_file(tmp_path / "b.md", "# b")
+    lines_file(tmp_path / "c.TXT", "c")
+    assert load_documents(tmp_path, "all")["text"] == ["a", "c"]
+    assert load_documents(tmp_path / "b.md", "all")["text"] == ["# b"]
+    assert source_hash(tmp_path / "a.JSONL") == source_hash(lines_file(tmp_path / "d.jsonl", '{"text": "a"}'))
 
 
 @pytest.mark.parametrize("split", [*SPLITS, "all"])

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from unmask.data import RowStream, character_tokenizer, chat_rows, prompt_rows
+from unmask.data import RowStream, TextTokenizer, character_tokenizer, chat_rows, prompt_rows
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}"
@@ -298,6 +298,19 @@ def test_bad_chats_say_what_to_do(chat_tokenizer, tmp_path):
         chat_rows(chats([{"content": "hi"}]), chat_tokenizer(), length=300)
     with pytest.raises(ValueError, match="document 0: the chat template refuses the first 0 messages"):
         chat_rows(chats(TWO_TURNS[2:]), chat_tokenizer(), length=300)
+
+
+def test_each_kind_of_rows_says_which_tokenizer_it_takes(tokenizers, chat_tokenizer, tmp_path):
+    stream = datasets.IterableDataset.from_generator(lambda: pytest.fail("a document was read"))
+    options = {"length": 300, "cache": tmp_path, "version": "1"}
+    with pytest.raises(
+        TypeError, match=r"expected a TextTokenizer, got .*TextTokenizer\.from_hugging_face\(tokenizer\) makes one"
+    ):
+        prompt_rows(stream, chat_tokenizer(), **options)
+    with pytest.raises(TypeError, match=r"with its chat template, got TextTokenizer: .* or use prompt_rows"):
+        chat_rows(stream, tokenizers["bpe"], **options)
+    plain = TextTokenizer.from_hugging_face(chat_tokenizer())
+    assert len(prompt_rows(pairs(("a", "b")), plain, length=9)) == 1
 
 
 def test_rows_go_through_the_stream(chat_tokenizer):

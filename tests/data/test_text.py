@@ -1,8 +1,9 @@
 import datasets
 import pytest
 import torch
+from transformers import PreTrainedTokenizerFast
 
-from unmask.data import RowStream, check_rows
+from unmask.data import LM1B, RowStream, TextTokenizer, check_rows
 from unmask.data.text import load_text, tokenize
 from unmask.data.tokenizers import character_tokenizer
 
@@ -155,6 +156,22 @@ def test_bad_rows_are_refused(tokenizers):
         tokenize(datasets.Dataset.from_dict({"text": [3, 4]}), "text", tokenizer)
     with pytest.raises(TypeError, match="choose a split"):
         tokenize(datasets.DatasetDict(train=as_dataset("a")), "text", tokenizer)
+
+
+def test_a_tokenizer_of_transformers_is_refused_before_anything_is_read(tokenizers, tmp_path):
+    ours = tokenizers["bpe"]
+    special = {"eos_token": "<|endoftext|>", "mask_token": "<|mask|>"}
+    theirs = PreTrainedTokenizerFast(tokenizer_object=ours.tokenizer, **special)
+    stream = datasets.IterableDataset.from_generator(lambda: pytest.fail("a document was read"))
+    message = r"expected a TextTokenizer, got \w+: .* TextTokenizer\.from_hugging_face\(tokenizer\)"
+    with pytest.raises(TypeError, match=message):
+        tokenize(stream, "text", theirs, cache=tmp_path, version="1")
+    with pytest.raises(TypeError, match=message):
+        load_text(tmp_path / "none.txt", tokenizer=theirs)
+    with pytest.raises(TypeError, match=message):
+        LM1B.load(tokenizer=theirs, length=9, source=tmp_path / "none.txt", cache=tmp_path)
+    rows = tokenize(as_dataset("abc"), "text", TextTokenizer.from_hugging_face(theirs))
+    assert rows[:] == tokenize(as_dataset("abc"), "text", ours)[:]
 
 
 def test_wide_vocabularies_get_wide_tokens():

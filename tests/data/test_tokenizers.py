@@ -1,10 +1,12 @@
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from unmask.data.tokenizers import LETTERS, TextTokenizer, bpe_tokenizer, character_tokenizer
 
@@ -97,7 +99,23 @@ def test_fingerprint_follows_the_vocabulary(two_documents):
     prints = [tokenizer.fingerprint for tokenizer in made]
     assert prints[1] == prints[2]
     assert len(set(prints)) == 5
-    assert prints[0] == hashlib.sha256(made[0].tokenizer.to_str().encode()).hexdigest()
+    one = made[0]
+    whole = f"{one.tokenizer.to_str()} {one.eos_token_id} {one.mask_token_id}"
+    assert one.fingerprint == hashlib.sha256(whole.encode()).hexdigest()
+    assert replace(one, eos_token_id=7).fingerprint != one.fingerprint  # what it makes of several texts differs
+
+
+def test_text_before_the_first_end(tokenizers):
+    for name in ("characters", "bpe"):
+        tokenizer = tokenizers[name]
+        assert tokenizer.marks_ends
+        tokens, end = tokenizer.encode("ab").tolist(), tokenizer.eos_token_id
+        assert tokenizer.first_text([*tokens, end, *tokens, end]) == "ab"
+        assert tokenizer.first_text(tokens) == "ab"
+        assert tokenizer.first_text([end, *tokens]) == ""
+    letters = tokenizers["27"]
+    assert not letters.marks_ends
+    assert letters.first_text(letters.encode("a b c")) == "a b c"
 
 
 def test_bad_tokenizers_are_refused(two_documents):
@@ -138,6 +156,32 @@ def test_tokens_that_are_added_later_count(hugging_face):
     assert ours.mask_token_id not in ours.encode("<new>")
 
 
+def test_foreign_character_tokenizers_do_as_their_library_does(tokenizers):
+    """Of the form that is looked up in a table here, but with another unknown token, none, or another alphabet."""
+    letters = json.loads(tokenizers["27"].tokenizer.to_str())
+    plain = json.loads(tokenizers["characters"].tokenizer.to_str())
+    plain["model"] |= {"vocab": {"a": 0, "b": 1, "<unk>": 2}, "unk_token": "<unk>"}
+    added = json.loads(json.dumps(plain))
+    added["added_tokens"].append(added["added_tokens"][0] | {"id": 5, "content": "ab", "special": False})
+    backwards = json.loads(json.dumps(letters))
+    backwards["model"]["vocab"] = {token: 26 - i for token, i in letters["model"]["vocab"].items()}
+    for form, text, tokens in (
+        (plain, "aba", [0, 1, 0]),
+        (plain, "a~b", [0, 2, 1]),
+        (added, "aab", [0, 5]),
+        (letters, "Ab, c", [1, 2, 0, 3]),
+        (backwards, "Ab, c", [25, 24, 26, 23]),
+    ):
+        tokenizer = TextTokenizer(Tokenizer.from_str(json.dumps(form)), eos_token_id=0, mask_token_id=0)
+        assert tokenizer.encode(text).tolist() == tokens
+        assert tokenizer.tokenizer.encode(text, add_special_tokens=False).ids == tokens
+    del plain["model"]["vocab"]["<unk>"]
+    tokenizer = TextTokenizer(Tokenizer.from_str(json.dumps(plain)), eos_token_id=0, mask_token_id=0)
+    assert tokenizer.encode("aba").tolist() == [0, 1, 0]
+    with pytest.raises(ValueError, match=r"the tokenizer cannot write these texts: .*UNK"):
+        tokenizer.encode("a~b")
+
+
 @pytest.mark.parametrize(("name", "remedy"), [("mask_token", "from_pretrained"), ("eos_token", "sep_token")])
 def test_what_hugging_face_lacks_is_named(hugging_face, name, remedy):
     setattr(hugging_face, name, None)
@@ -156,7 +200,7 @@ def test_a_model_of_another_vocabulary_is_refused(tokenizers):
     tokenizer = tokenizers["27"]
     tokenizer.check_model(27, 28)
     tokenizer.check_model(27, 64)  # models round their vocabulary up
-    with pytest.raises(ValueError, match="the tokenizer has 28 tokens, the model 27"):
+    with pytest.raises(ValueError, match=r"the tokenizer has 28 tokens, the model 27: .* vocab_size=28"):
         tokenizer.check_model(26, 27)
     with pytest.raises(ValueError, match="mask token is 27, the model's 63"):
         tokenizer.check_model(63, 64)

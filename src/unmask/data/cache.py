@@ -2,9 +2,15 @@
 
 A cached data set is a folder named by a hash of everything that its rows depend on: the documents, the tokenizer
 and the settings. It holds ``rows.arrow``, which `datasets.Dataset.from_file` opens too, and ``about.json``, which
-says what the hash was taken of. It is written under another name and renamed when it is whole. Making it takes
-memory for one batch of documents and one of rows, and `unmask.RowStream` reads it in any order; so this is also how
-to train on more than fits into memory, and on streams that can only be read in order.
+says what the hash was taken of. Making it takes memory for one batch of documents and one of rows, and
+`unmask.RowStream` reads it in any order; so this is also how to train on more than fits into memory, and on streams
+that can only be read in order.
+
+It is written under another name, flushed to the disk and renamed when it is whole, so neither a killed process nor a
+power cut leaves half a cache under its name. What remains is a file that was changed or copied later: one that has
+not the size and time of change that it was written with is hashed, and made anew if it is another. Otherwise opening
+a cache reads none of its rows, needs no lock and works in a folder that cannot be written to. A disk that alters
+bytes by itself is not noticed; ``sha256sum rows.arrow`` tells, against ``about.json``.
 """
 
 from __future__ import annotations
@@ -15,6 +21,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,11 +32,11 @@ from filelock import FileLock
 
 from unmask.config import require
 from unmask.data.columns import PathLike
-from unmask.data.documents import batches
+from unmask.data.documents import batches, check_dataset
 from unmask.data.tokenizers import TextTokenizer
 
 #: Changes when the same documents, tokenizer and settings begin to give other rows or another file.
-FORMAT = 1
+FORMAT = 2
 _BATCH = 2**20  # tokens in one Arrow batch
 
 
@@ -79,29 +86,33 @@ def as_dataset(
     schema = pa.schema({"tokens": pa.list_(kind), "maskable": pa.list_(pa.bool_())})
     if cache is None:
         return Dataset(pa.Table.from_batches(_arrow(rows, schema), schema))
-    special = {"eos": tokenizer.eos_token_id, "mask": tokenizer.mask_token_id}
-    key = {"format": FORMAT, "data": data(), "tokenizer": tokenizer.fingerprint, **special, **settings}
+    key = {"format": FORMAT, "data": data(), "tokenizer": tokenizer.fingerprint, **settings}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     folder = Path(cache) / digest[:32]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):  # the ranks of a run ask at the same time: one makes it, the others wait
-        if problem := _problem(folder, key):
-            if folder.exists():
-                warnings.warn(
-                    f"the cached rows in {folder} are not used: {problem}; they are made again", stacklevel=3
-                )
-            _write(folder, rows, schema, key)
+    if _problem(folder, key):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):  # the ranks of a run ask at the same time: one makes it, the others wait
+            if problem := _problem(folder, key):
+                if folder.exists():
+                    warnings.warn(
+                        f"the cached rows in {folder} are not used: {problem}; they are made again", stacklevel=3
+                    )
+                _write(folder, rows, schema, key)
     return Dataset.from_file(str(folder / "rows.arrow"))
 
 
 def data_key(dataset: Dataset | IterableDataset, columns: list[str], version: str | None) -> str:
-    """What stands for the data in a key: `version`, or a hash of the columns' content.
+    """What stands for the data in a key: a hash of the columns' content, or `version` and the names that
+    `datasets` gives what it has loaded: of data set, configuration and split.
 
     Raises:
+        TypeError: for anything but a data set.
         ValueError: for a stream without a version.
     """
+    check_dataset(dataset)
     if version is not None:
-        return f"version {version}"
+        names = (dataset.info.dataset_name, dataset.info.config_name, dataset.split)
+        return f"version {version} of {[str(name) for name in names]}"
     require(
         not isinstance(dataset, IterableDataset),
         "a stream cannot be hashed before it is read: to cache its rows, name its state, as in version='2024-05'",
@@ -138,10 +149,15 @@ def _write(folder: Path, rows: Iterator[Rows], schema: pa.Schema, key: Mapping[s
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        with (partial / "rows.arrow").open("wb") as file, pa.ipc.new_stream(file, schema) as writer:
-            for batch in _arrow(rows, schema):
-                writer.write_batch(batch)
-        about = {"key": dict(key), "sha256": _sha256(partial / "rows.arrow")}
+        path = partial / "rows.arrow"
+        with path.open("wb") as file:
+            with pa.ipc.new_stream(file, schema) as writer:
+                for batch in _arrow(rows, schema):
+                    writer.write_batch(batch)
+            file.flush()
+            os.fsync(file.fileno())
+        size, changed = _size_and_time(path)
+        about = {"key": dict(key), "bytes": size, "changed_ns": changed, "sha256": _sha256(path)}
         (partial / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
@@ -151,15 +167,26 @@ def _write(folder: Path, rows: Iterator[Rows], schema: pa.Schema, key: Mapping[s
 
 def _problem(folder: Path, key: Mapping[str, Any]) -> str | None:
     """Why a cache cannot be used; None if it can."""
+    path = folder / "rows.arrow"
     try:
         about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
         if about["key"] != key:
             return "about.json names other data"
-        if about["sha256"] != _sha256(folder / "rows.arrow"):
+        if _size_and_time(path) == (about["bytes"], about["changed_ns"]):
+            return None
+        if about["sha256"] != _sha256(path):
             return "rows.arrow is damaged"
+        with suppress(OSError):  # a copy: the next time it need not be hashed, where its time can be set
+            os.utime(path, ns=(about["changed_ns"], about["changed_ns"]))
     except (OSError, ValueError, LookupError, TypeError) as error:
         return f"it is not whole ({type(error).__name__}: {error})"
     return None
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    """Bytes, and the time of the last change in nanoseconds."""
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def _sha256(path: Path) -> str:

@@ -102,6 +102,7 @@ class TextCorpus(Corpus):
         cache: PathLike | None = None,
     ) -> Dataset:
         """Rows of a split, as `unmask.data.tokenize` makes them. See `documents` for source and revision."""
+        TextTokenizer.check(tokenizer)
         documents = self.documents(split, source, revision)
         version = None if cache is None else self.version(split, source, revision)
         column = self.columns[0]
@@ -128,6 +129,7 @@ class PromptCorpus(Corpus):
         cache: PathLike | None = None,
     ) -> Dataset:
         """Rows of a split, as `unmask.data.prompt_rows` makes them. See `documents` for source and revision."""
+        TextTokenizer.check(tokenizer)
         return prompt_rows(
             self.documents(split, source, revision),
             tokenizer,

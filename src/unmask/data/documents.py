@@ -29,6 +29,14 @@ Columns = str | Sequence[str]
 
 _BUNDLED = {"sotu": Path(__file__).parent / "files" / "sotu.json.xz"}
 _JSON_LINES = ".jsonl"
+# What `datasets.load_dataset` wants to be told of files that are no texts.
+_TABLES = {
+    ".json": "'json'",
+    ".csv": "'csv'",
+    ".tsv": "'csv', sep='\\t'",
+    ".parquet": "'parquet'",
+    ".arrow": "'arrow'",
+}
 
 
 def split_of(text: str) -> Literal["train", "validation", "test"]:
@@ -55,8 +63,9 @@ def load_documents(source: Source = "sotu", split: Split = "train", columns: Col
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for an unknown split, one without a document, or a file that is not UTF-8; with file and line
-            for what is not a JSON object, lacks a column, or has another type there than the lines before.
+        ValueError: for an unknown split, one without a document, a table (.json, .csv, .parquet: such a file is no
+            text), or a file that is not UTF-8; with file and line for what is not a JSON object, lacks a column, or
+            has another type there than the lines before.
     """
     return Dataset.from_list(list(_chosen(source, split, columns)))
 
@@ -74,7 +83,7 @@ def source_hash(source: Source) -> str:
     for path in _files(source):
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        whole.update(f"{path.suffix == _JSON_LINES} {digest}\n".encode())
+        whole.update(f"{_is_json_lines(path)} {digest}\n".encode())
     return whole.hexdigest()
 
 
@@ -90,10 +99,7 @@ def batches(
         TypeError: for anything but a data set, such as a dictionary of splits.
         ValueError: for an unknown column.
     """
-    if not isinstance(dataset, (Dataset, IterableDataset)):
-        raise TypeError(
-            f"expected one datasets.Dataset or IterableDataset, got {type(dataset).__name__}; choose a split"
-        )
+    check_dataset(dataset)
     number, total = 0, None
     if isinstance(dataset, Dataset):
         total, names = len(dataset), dataset.column_names
@@ -112,6 +118,14 @@ def batches(
             progress.update(task, completed=number)
 
 
+def check_dataset(dataset: Any) -> None:
+    """Raise TypeError for anything but a data set, such as a dictionary of splits."""
+    if not isinstance(dataset, (Dataset, IterableDataset)):
+        raise TypeError(
+            f"expected one datasets.Dataset or IterableDataset, got {type(dataset).__name__}; choose a split"
+        )
+
+
 def _place(batch: dict[str, list], number: int, i: int) -> str:
     file, line = (batch[name][i] if name in batch else None for name in ("file", "line"))
     where = "" if file is None else f" ({file})" if line is None else f" ({file}:{line})"
@@ -122,8 +136,8 @@ def _documents(source: Source, columns: Columns) -> Iterator[dict[str, Any]]:
     columns = [columns] if isinstance(columns, str) else list(columns)
     require(len(columns) > 0, "name at least one column")
     for path in _files(source):
-        if path.suffix == _JSON_LINES:
-            yield from _json_lines(path, columns)
+        if _is_json_lines(path):
+            yield from json_lines(path, columns)
             continue
         require(
             columns == ["text"], f"{path} gives the column 'text' alone, not {columns}; only JSON lines have more"
@@ -135,7 +149,13 @@ def _documents(source: Source, columns: Columns) -> Iterator[dict[str, Any]]:
             yield {"text": text, "file": str(path)}
 
 
-def _json_lines(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
+def json_lines(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Read the objects of a JSON Lines file, one at a time: the columns, and with them ``file`` and ``line``.
+
+    Raises:
+        ValueError: naming file and line, for what is not UTF-8 or not a JSON object, lacks a column, or has another
+            type there than the lines before.
+    """
     kinds: dict[str, type] = {}  # the type of each column, as its first value has it
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
@@ -190,7 +210,7 @@ def _files(source: Source) -> list[Path]:
         return [path for one in source for path in _files(one)]
     path = Path(source)
     if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.suffix in (".txt", _JSON_LINES))
+        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in (".txt", _JSON_LINES))
         require(len(found) > 0, f"the folder {str(path)!r} holds no .txt or .jsonl file")
         return found
     found = (
@@ -198,7 +218,19 @@ def _files(source: Source) -> list[Path]:
     )
     if not found:
         raise FileNotFoundError(f"there is no file {str(path)!r}; the bundled texts are: {', '.join(_BUNDLED)}")
+    for path in found:
+        form = _TABLES.get(path.suffix.lower())
+        require(
+            form is None,
+            f"{str(path)!r} is a table, not a text: write its rows as JSON lines to a {_JSON_LINES} file, as "
+            f"datasets.load_dataset({form}, data_files=...)['train'].to_json(...) does, or give that data set to "
+            "unmask.data.tokenize or prompt_rows",
+        )
     return found
+
+
+def _is_json_lines(path: Path) -> bool:
+    return path.suffix.lower() == _JSON_LINES
 
 
 def _decoded(data: bytes, where: str) -> str:

@@ -202,7 +202,10 @@ def check_rows(
         problems = {
             "has no maskable position: drop such rows": ~maskable.any(1),
             f"already holds the mask token {mask_token_id}: choose a free token": (tokens == mask_token_id) & real,
-            f"holds a token outside the vocabulary of {vocab_size}": (tokens < 0) | (tokens >= vocab_size),
+            f"holds a token outside the vocabulary of {vocab_size}: another tokenizer than the model's made it": (
+                tokens < 0
+            )
+            | (tokens >= vocab_size),
         }
         if longest is not None:
             problems[f"is longer than the model's {longest} positions"] = real.sum(1) > longest

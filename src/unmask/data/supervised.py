@@ -65,8 +65,10 @@ def prompt_rows(
     Raises:
         ValueError: for an unknown column or policy, a response without a column, rows that are too long and refused,
             or no row at all.
-        TypeError: for a column that is not text.
+        TypeError: for a tokenizer of transformers (see `TextTokenizer.from_hugging_face`), or a column that is not
+            text.
     """
+    TextTokenizer.check(tokenizer)
     _check(length, ending, too_long)
     columns = _fields(prompt) + [name for name in _fields(response) if name not in _fields(prompt)]
     require(
@@ -130,10 +132,16 @@ def chat_rows(
         Rows with the columns ``tokens`` (integers) and ``maskable`` (bool).
 
     Raises:
+        TypeError: for a `TextTokenizer`, which has no chat template.
         ValueError: for a tokenizer without a chat template, mask or end-of-text token; a conversation that the
             template refuses, or renders otherwise when it goes on (as templates do that drop earlier thoughts); an
             unknown column or policy; rows that are too long and refused; or no row at all.
     """
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise TypeError(
+            f"expected a tokenizer of transformers with its chat template, got {type(tokenizer).__name__}: take the "
+            "one that unmask.from_pretrained returns, or use prompt_rows"
+        )
     _check(length, ending, too_long)
     check_name("replies", replies, get_args(Replies))
     template = getattr(tokenizer, "chat_template", None)

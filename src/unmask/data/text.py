@@ -54,6 +54,7 @@ def load_text(
     Without a cache everything happens in memory. With one, the documents are read in a stream, and only if files,
     tokenizer or settings have changed.
     """
+    TextTokenizer.check(tokenizer)
     if cache is None:
         return tokenize(load_documents(source, split, column), column, tokenizer, length, packing, ending)
     documents = stream_documents(source, split, column)
@@ -89,17 +90,21 @@ def tokenize(
         cache: a folder; rows are then kept there and read through a memory map (see `unmask.data.cache`). None:
             in memory.
         version: what the cache knows the data by, instead of a hash of its content; needed for a stream. With the
-            same version, column, tokenizer and settings the cached rows are used unseen.
+            same version, column, tokenizer and settings the cached rows are used unseen. Data set, configuration and
+            split are told apart by the names that `datasets` gives them; the version must name whatever else the
+            documents depend on: their files, and what was done to them (`map`, `filter`, `take`).
 
     Returns:
         Rows with the columns ``tokens`` (int16 or, for more than 32,768 tokens, int32; up to L a row) and
         ``maskable`` (bool, of the same length; False only for end-of-text tokens that are not trained).
 
     Raises:
-        TypeError: for a dictionary of splits, or a document that is neither text nor None.
+        TypeError: for a tokenizer of transformers (see `TextTokenizer.from_hugging_face`), a dictionary of splits,
+            or a document that is neither text nor None.
         ValueError: for an unknown column or policy, a length that is too short, no token at all, or a stream that is
             to be cached without a version.
     """
+    TextTokenizer.check(tokenizer)
     check_name("packing", packing, get_args(Packing))
     check_name("ending", ending, get_args(Ending))
     least = 2 if ending == "untrained" else 1  # a row of one end-of-text token alone has nothing to learn

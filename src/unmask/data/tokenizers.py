@@ -20,6 +20,7 @@ from unmask.data.columns import PathLike, check_name
 EOS_TOKEN = "<|endoftext|>"
 MASK_TOKEN = "<|mask|>"
 UNKNOWN_TOKEN = "<|unknown|>"
+TOKENIZER_FILE, CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
 
 #: The 27 characters of text8: a token's number is its place here.
 LETTERS = " abcdefghijklmnopqrstuvwxyz"
@@ -59,35 +60,58 @@ class TextTokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (64 hexadecimal digits) of the tokenizer's JSON: equal for tokenizers that do the same."""
-        return hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()
+        """SHA-256 (64 hexadecimal digits) of its JSON and its two tokens: equal for tokenizers that do the same."""
+        whole = f"{self.tokenizer.to_str()} {self.eos_token_id} {self.mask_token_id}"
+        return hashlib.sha256(whole.encode()).hexdigest()
+
+    @property
+    def mask_token(self) -> str:
+        """How the mask token is spelt."""
+        return self._spelt(self.mask_token_id)
+
+    @property
+    def marks_ends(self) -> bool:
+        """Whether the end-of-text token is a token of its own. If not it is the space, an ordinary character."""
+        return self._spelt(self.eos_token_id) != " "
 
     def encode(self, text: str) -> np.ndarray:
         """Return the tokens of a text, int32 [n]. Adds no special token."""
         return self.encode_all([text])[0]
 
     def encode_all(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Return the tokens of each text, int32 [n]; faster than one text at a time."""
+        """Return the tokens of each text, int32 [n]; faster than one text at a time.
+
+        Raises:
+            ValueError: for a text that the tokenizer cannot write, as when it knows no token for what is unknown.
+        """
         if self._table is not None:
             return [_look_up(text, *self._table) for text in texts]
-        encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        try:
+            encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        except Exception as error:  # the library raises nothing more special
+            raise ValueError(f"the tokenizer cannot write these texts: {error}") from None
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Return the text of tokens [n], NumPy, torch or a list. Special tokens are spelt out."""
         return self.tokenizer.decode([int(token) for token in tokens], skip_special_tokens=False)
 
+    def first_text(self, tokens: Iterable[int]) -> str:
+        """Return the text of tokens [n] before the first end-of-text token; of all where the space is that token."""
+        every = [int(token) for token in tokens]
+        ended = self.marks_ends and self.eos_token_id in every
+        return self.decode(every[: every.index(self.eos_token_id)] if ended else every)
+
     def save(self, folder: PathLike) -> None:
         """Write tokenizer.json and tokenizer_config.json, the files that transformers' `AutoTokenizer` opens."""
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-        config["mask_token"] = self.tokenizer.id_to_token(self.mask_token_id)
-        eos_token = self.tokenizer.id_to_token(self.eos_token_id)
-        if eos_token != " ":  # an ordinary character, which nobody else should treat as special
-            config["eos_token"] = eos_token
+        config["mask_token"] = self.mask_token
+        if self.marks_ends:  # else an ordinary character, which nobody else should treat as special
+            config["eos_token"] = self._spelt(self.eos_token_id)
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self.tokenizer.save(str(folder / "tokenizer.json"))
-        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        self.tokenizer.save(str(folder / TOKENIZER_FILE))
+        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: PathLike) -> TextTokenizer:
@@ -100,8 +124,8 @@ class TextTokenizer:
             ValueError: if the tokenizer has no mask token, or neither an end-of-text token nor a space.
         """
         folder = Path(folder)
-        form = (folder / "tokenizer.json").read_text(encoding="utf-8")
-        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        form = (folder / TOKENIZER_FILE).read_text(encoding="utf-8")
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         tokenizer = Tokenizer.from_str(form)
         ids = {}
         for name, default in (("eos_token", " "), ("mask_token", None)):
@@ -110,8 +134,7 @@ class TextTokenizer:
             ids[name] = None if token is None else tokenizer.token_to_id(token)
             if ids[name] is None:
                 raise ValueError(
-                    f"the tokenizer in {folder} has no {name}; add one to its vocabulary and name it in "
-                    f"tokenizer_config.json"
+                    f"the tokenizer in {folder} has no {name}; add one to its vocabulary and name it in {CONFIG_FILE}"
                 )
         return cls(tokenizer, eos_token_id=ids["eos_token"], mask_token_id=ids["mask_token"])
 
@@ -139,17 +162,33 @@ class TextTokenizer:
         copy = Tokenizer.from_str(backend.to_str())  # ours reads special tokens as text, theirs must not
         return cls(copy, eos_token_id=eos, mask_token_id=mask)
 
+    @classmethod
+    def check(cls, tokenizer: Any) -> None:
+        """Raise TypeError for anything but a `TextTokenizer`, such as a tokenizer of transformers."""
+        if not isinstance(tokenizer, cls):
+            raise TypeError(
+                f"expected a TextTokenizer, got {type(tokenizer).__name__}: of a fast tokenizer of transformers "
+                "TextTokenizer.from_hugging_face(tokenizer) makes one"
+            )
+
     def check_model(self, mask_token_id: int, vocab_size: int) -> None:
         """Raise ValueError unless a model with this mask token and V tokens can read what the tokenizer writes."""
         require(
             self.vocab_size <= vocab_size,
-            f"the tokenizer has {self.vocab_size} tokens, the model {vocab_size}: they do not belong together",
+            f"the tokenizer has {self.vocab_size} tokens, the model {vocab_size}: they do not belong together; build "
+            f"the model with vocab_size={self.vocab_size}, or take both from unmask.from_pretrained",
         )
         require(
             self.mask_token_id == mask_token_id,
             f"the tokenizer's mask token is {self.mask_token_id}, the model's {mask_token_id}: build the model with "
             "mask_token_id=tokenizer.mask_token_id, or take both from unmask.from_pretrained",
         )
+
+    def _spelt(self, token: int) -> str:
+        spelt = self.tokenizer.id_to_token(token)
+        if spelt is None:
+            raise ValueError(f"the tokenizer has no token {token}")
+        return spelt
 
     @cached_property
     def _table(self) -> tuple[np.ndarray, bool] | None:
@@ -161,8 +200,14 @@ class TextTokenizer:
             return None
         if form["normalizer"] is not None and not only_letters:
             return None
+        if not all(token["special"] for token in form["added_tokens"]):
+            return None  # longer tokens, which are read from texts
         vocabulary = form["model"]["vocab"]
-        other = vocabulary[" " if only_letters else UNKNOWN_TOKEN]
+        if only_letters and vocabulary != {character: i for i, character in enumerate(LETTERS)}:
+            return None  # another alphabet, or in another order
+        other = vocabulary.get(" " if only_letters else form["model"]["unk_token"])
+        if other is None:
+            return None  # what is unknown ends in an error, which is the library's to raise
         characters = {ord(token): i for token, i in vocabulary.items() if len(token) == 1}
         if only_letters:
             characters |= {ord(chr(code).upper()): i for code, i in characters.items()}

@@ -130,11 +130,30 @@ def test_what_cannot_be_judged_is_refused(folder, tmp_path):
         _answer_task(folder, prompt="nothing")
     with pytest.raises(ValueError, match="cannot read questions"):
         AnswerTask(tokenizer=str(folder), source=str(tmp_path / "none.jsonl")).load()
-    with pytest.raises(ValueError, match="lacks the column reply"):
+    with pytest.raises(ValueError, match=r"rows.jsonl:1 has no column 'reply'; it has \['question', 'answer'\]"):
         _answer_task(folder, columns=("question", "reply")).load()
     (tmp_path / "bad.jsonl").write_text('{"question": "why?", "answer": "because"}\n')
     with pytest.raises(ValueError, match=r"row 0 of .* has no final answer"):
         AnswerTask(tokenizer=str(folder), source=str(tmp_path / "bad.jsonl")).load()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"question": "1+1?", "answer"', "rows.jsonl:3 is not JSON: .* at column"),
+        ('["1+1?", "2"]', "rows.jsonl:3 is a JSON list"),
+        ('{"question": "1+1?"}', "rows.jsonl:3 has no column 'answer'"),
+        ('{"question": "1+1?", "answer": 2}', "rows.jsonl:3: column 'answer' is int, str in the lines before"),
+    ],
+)
+def test_a_bad_line_of_questions_is_named(folder, tmp_path, line, message):
+    good = json.dumps({"question": "1\u2028+\u00851?", "answer": "2"}, ensure_ascii=False)  # no ends of lines
+    file = tmp_path / "rows.jsonl"
+    file.write_text(f"{good}\n\n{line}\n", encoding="utf-8")
+    task = AnswerTask(tokenizer=str(folder), source=str(file))
+    assert len(task.load(1)) == 1
+    with pytest.raises(ValueError, match=message):
+        task.load()
 
 
 CHOICES = [

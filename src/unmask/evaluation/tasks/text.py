@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from unmask.batch import TokenBatch
 from unmask.config import positive_int, require
+from unmask.data.documents import json_lines
 from unmask.data.tokenizers import TextTokenizer
 from unmask.evaluation.tasks.base import DecodingTask
 
@@ -80,16 +81,13 @@ def read_rows(source: str, subset: str | None, split: str, columns: tuple[str, .
     """Read the first `limit` rows of a JSON Lines file, or of a split of a Hugging Face data set.
 
     Raises:
-        ValueError: for a file that does not exist or cannot be read, or rows without one of the columns.
+        ValueError: for a file that does not exist; with file and line for what `unmask.data.load_documents` refuses
+            in a file; or for a data set without one of the columns.
     """
     if source.endswith(".jsonl"):
-        try:
-            lines = Path(source).read_text(encoding="utf-8").splitlines()
-            rows: Any = Dataset.from_list([json.loads(line) for line in lines if line.strip()])
-        except (OSError, ValueError) as error:
-            raise ValueError(f"cannot read questions from {source}: {error}") from None
-    else:
-        rows = load_dataset(source, subset, split=split)
+        require(Path(source).is_file(), f"cannot read questions from {source}: there is no such file")
+        return Dataset.from_list(list(islice(json_lines(Path(source), columns), limit)))
+    rows: Any = load_dataset(source, subset, split=split)
     missing = set(columns) - set(rows.column_names)
     require(not missing, f"{source} lacks the column {' and '.join(sorted(missing))}; it has {rows.column_names}")
     return rows if limit is None else rows.select(range(min(limit, len(rows))))
