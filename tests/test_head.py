@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from unmask import MaskedHead, Scores, head
 from unmask.head import masked_cross_entropy
@@ -80,6 +81,44 @@ def test_scores_of_the_head_are_those_of_plain_logits():
     for name in NEEDS:
         torch.testing.assert_close(getattr(scores, name), found[name])
         torch.testing.assert_close(getattr(excluded, name), found[name])
+
+
+class _Logits(TorchDispatchMode):
+    """Notes the rows of every product that gives logits."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.mm.default and out.shape[1] == V:
+            self.rows.append(len(out))
+        return out
+
+
+@pytest.mark.parametrize(
+    ("frozen", "gradients", "chunks"),
+    [
+        (None, True, [D // 2] * 4 + [1]),
+        (0, True, [D // 2] * 4 + [1]),
+        (1, True, [1] * 9),
+        (None, False, [1] * 9),
+    ],
+)
+def test_only_a_weight_that_is_trained_takes_more_memory_than_the_budget(monkeypatch, frozen, gradients, chunks):
+    """Here one row fills the budget; half of the hidden size's rows share each addition to a weight's gradient."""
+    monkeypatch.setattr(head, "CHUNK_ELEMENTS", V)
+    leaves = list(problem(9))
+    if frozen is not None:
+        leaves[frozen] = leaves[frozen].detach()
+    with _Logits() as seen, torch.set_grad_enabled(gradients):
+        masked_cross_entropy(*leaves, MASK)
+    assert seen.rows == chunks
+    monkeypatch.setattr(head, "CHUNK_ELEMENTS", 4 * V)
+    with _Logits() as seen, torch.set_grad_enabled(gradients):
+        masked_cross_entropy(*leaves, MASK)
+    assert seen.rows == [4, 4, 1]
 
 
 def test_a_weight_tied_to_the_embedding_gets_both_gradients():

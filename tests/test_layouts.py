@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from unmask import from_pretrained, save_pretrained
+from unmask import LoRA, from_pretrained, layouts, save_pretrained
 
 WORDS = ["<pad>", "<bos>", "<eos>", "<mask>", *"abcdefgh"]
 MASK = 3
@@ -145,6 +146,52 @@ def test_dream_is_a_shifted_qwen2(dream):
     assert model.mask_token_id == tokenizer.mask_token_id == MASK
     found = model.hugging_face.state_dict()
     assert all(torch.equal(found[name], tensor) for name, tensor in hf.state_dict().items())
+
+
+@pytest.fixture
+def hub(llada, tmp_path):
+    """A folder of downloads in which the hub's model "some/llada" has a tag "v2" and no branch "main"."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    there = tmp_path / "hub" / "models--some--llada"
+    shutil.copytree(llada, there / "snapshots" / commit)
+    (there / "refs").mkdir()
+    (there / "refs" / "v2").write_text(commit)
+    return tmp_path / "hub"
+
+
+def test_weights_come_from_where_the_model_is_said_to_be(hub, monkeypatch):
+    """Config, tokenizer and weights lie in another folder of downloads, at another revision; no network is used."""
+    asked, download = [], layouts.snapshot_download
+    monkeypatch.setattr(layouts, "snapshot_download", lambda *a, **k: asked.append(k) or download(*a, **k))
+    options = {"cache_dir": hub, "local_files_only": True, "token": "secret"}
+    model, _ = from_pretrained("some/llada", revision="v2", **options)
+    assert torch.equal(model.head.output.weight, llama().lm_head.weight)
+    assert {"revision": "v2", **options}.items() <= asked[0].items()
+    for wrong in ({"revision": "v1"}, {"revision": "v2", "cache_dir": hub / "other"}):
+        with pytest.raises(OSError, match=r"local|cached|connect"):
+            from_pretrained("some/llada", **options | wrong)
+
+
+def test_weights_may_lie_in_a_folder_below(llada, tmp_path):
+    (tmp_path / "above").mkdir()
+    llada.rename(tmp_path / "above" / "below")
+    tokenizer_into(tmp_path / "above")
+    assert from_pretrained(tmp_path / "above", subfolder="below").model.mask_token_id == MASK
+
+
+@pytest.mark.parametrize("name", ["llada", "dream"])
+def test_adapters_name_the_model_they_belong_to(name, request, hub, tmp_path):
+    if name == "llada":
+        base, options = "some/llada", {"cache_dir": hub, "local_files_only": True, "revision": "v2"}
+    else:
+        base, options = str(request.getfixturevalue("dream")[0]), {}
+    model, tokenizer = from_pretrained(base, lora=LoRA(rank=2), **options)
+    model.save_pretrained(tmp_path / "adapters")
+    saved = json.loads((tmp_path / "adapters" / "adapter_config.json").read_text())
+    assert saved["base_model_name_or_path"] == base
+    save_pretrained(model, tokenizer, tmp_path / "out")
+    assert f"merged into {base}." in (tmp_path / "out" / "README.md").read_text()
+    assert "some/llada" not in (tmp_path / "out" / "config.json").read_text()
 
 
 def test_a_missing_weight_is_named(llada):

@@ -8,7 +8,14 @@ import pytest
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    GPT2Config,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from unmask import (
     ExactCount,
@@ -19,6 +26,7 @@ from unmask import (
     TrainingConfig,
     add_lora,
     from_pretrained,
+    lora,
     save_pretrained,
 )
 from unmask.config import from_json, to_json
@@ -146,6 +154,46 @@ def test_bad_use_is_refused(base, tmp_path):
     with pytest.raises(ValueError, match="rank must be an integer"):
         LoRA(rank=0)
     assert from_json(to_json(LoRA(targets=("q_proj",)))) == LoRA(targets=("q_proj",))
+
+
+@pytest.mark.parametrize(
+    ("targets", "name"),
+    [
+        (("q_proj", "lm_head"), "lm_head"),
+        (r".*\.(q_proj|v_proj)|lm_head", "lm_head"),
+        (("q_proj", "embed_tokens"), "model.embed_tokens"),
+    ],
+)
+def test_adapters_of_what_the_head_reads_or_the_mask_token_trains_are_refused(base, targets, name):
+    model, _ = from_pretrained(base)
+    before = {name: p.shape for name, p in model.named_parameters()}
+    with pytest.raises(ValueError, match=f"targets match {name};"):
+        add_lora(model, LoRA(targets=targets))
+    assert {name: p.shape for name, p in model.named_parameters()} == before
+    add_lora(model)  # nothing was begun
+
+
+@pytest.mark.parametrize("targets", [("q_proj", "lm_head"), "all-linear"])
+def test_an_adapter_of_the_output_layer_would_learn_nothing(base, targets, monkeypatch):
+    """Why they are refused: without the check no gradient reaches it. All others get one."""
+    monkeypatch.setattr(lora, "_check_targets", lambda *_: None)
+    model = add_lora(from_pretrained(base).model, LoRA(rank=2, targets=targets))
+    tokens = torch.tensor([[1, 3, MASK, 5, MASK], [1, MASK, 7, 8, 9]])
+    hidden = model.hidden(tokens, torch.ones_like(tokens, dtype=torch.bool))[tokens == MASK]
+    loss, _, _ = model.head(hidden, torch.tensor([4, 6, 3]), torch.ones(3), MASK)
+    loss.backward()
+    idle = {name for name, p in model.hugging_face.named_parameters() if "lora_B" in name and p.grad is None}
+    assert {name.split(".lora_B")[0] for name in idle} == ({"lm_head"} if "lm_head" in targets else set())
+
+
+def test_a_decoder_of_an_encoder_is_its_output_layer():
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = MaskedDiffusionLM.from_config(BertConfig(vocab_size=9, tie_word_embeddings=False, **sizes), 8)
+    with pytest.raises(ValueError, match=r"targets match cls\.predictions\.decoder"):
+        add_lora(model, LoRA(targets=("query", "decoder")))
+    add_lora(model, LoRA(rank=2))
+    assert any("transform.dense.lora_A" in name for name, _ in model.named_parameters())  # the head's other layer
+    assert type(model.head.output) is torch.nn.Linear
 
 
 def test_half_precision_weights_get_adapters_in_fp32():

@@ -16,8 +16,9 @@ from torch.autograd.function import once_differentiable
 from unmask.batch import relative_to_best, statistics
 
 CHUNK_ELEMENTS = 1 << 23
-"""Logits held at a time: 32 MiB in fp32. More where half of the hidden size's rows need more: every chunk reads the
-weight and adds to its gradient, which many rows must share; the logits are then half as large as that gradient."""
+"""Logits held at a time: 32 MiB in fp32. More where the weight is trained and half of the hidden size's rows need
+more: every chunk reads the weight's gradient and adds to it, which many rows must share; the logits are then half as
+large as that gradient."""
 
 
 class _MaskedCrossEntropy(torch.autograd.Function):
@@ -46,7 +47,7 @@ class _MaskedCrossEntropy(torch.autograd.Function):
         d_weight = torch.zeros_like(weight) if with_gradients and weight.requires_grad else None
         d_bias = torch.zeros_like(bias) if with_gradients and bias is not None and bias.requires_grad else None
 
-        step = max(1, CHUNK_ELEMENTS // size, hidden.shape[1] // 2)
+        step = max(1, CHUNK_ELEMENTS // size, 0 if d_weight is None else hidden.shape[1] // 2)
         for start in range(0, count, step):
             rows = slice(start, min(start + step, count))
             h = hidden[rows].to(dtype)

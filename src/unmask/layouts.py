@@ -45,12 +45,26 @@ class Layout:
     shifted: bool
     renamed: dict[str, str] = field(default_factory=dict)
 
-    def load(self, name: str | Path, revision: str | None = None, **options: Any) -> PreTrainedModel:
+    def load(
+        self,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        subfolder: str = "",
+        **options: Any,
+    ) -> PreTrainedModel:
         """Read the weights of a folder, or of a model on the hub.
 
         Args:
             name: of either.
-            revision: on the hub.
+            revision: on the hub: a commit, tag or branch.
+            token: for the hub; None or True: the one that is stored on this machine.
+            cache_dir: where downloads are kept.
+            local_files_only: ask the hub for nothing.
+            subfolder: of the weights.
             options: to `from_pretrained` of the architecture; the weights' own dtype by default.
 
         Raises:
@@ -58,11 +72,20 @@ class Layout:
         """
         folder = Path(name)
         if not folder.is_dir():
-            folder = Path(snapshot_download(str(name), revision=revision, allow_patterns=["*.safetensors", "*.json"]))
+            snapshot = snapshot_download(
+                str(name),
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+                allow_patterns=["*.safetensors", "*.json"],
+            )
+            folder = Path(snapshot)
+        folder = folder / subfolder
         state = {
-            self.name_of(name): tensor
+            self.name_of(saved): tensor
             for file in sorted(folder.glob("*.safetensors"))
-            for name, tensor in load_file(file).items()
+            for saved, tensor in load_file(file).items()
         }
         with torch.device("meta"):
             wanted: dict[str, Tensor] = self.architecture(self.config).state_dict()
@@ -71,7 +94,9 @@ class Layout:
         wrong = sorted(set(wanted) ^ set(state)) or [n for n in wanted if wanted[n].shape != state[n].shape]
         require(not wrong, f"the weights in {folder} do not fit its config.json: {', '.join(wrong[:3])}")
         options = {"dtype": next(iter(state.values())).dtype} | options
-        return self.architecture.from_pretrained(None, config=self.config, state_dict=state, **options)
+        model = self.architecture.from_pretrained(None, config=self.config, state_dict=state, **options)
+        model.name_or_path = model.config.name_or_path = str(name)  # as if read from there; adapters name it
+        return model
 
     def name_of(self, saved: str) -> str:
         """The name of a saved weight in the architecture."""

@@ -39,7 +39,8 @@ class LoRA:
     dropout: float = 0.0
     """Of the updates' inputs."""
     targets: str | tuple[str, ...] = "all-linear"
-    """Names of the layers, as peft's target_modules; all-linear: every linear layer but the output."""
+    """Names of the layers, as peft's target_modules, without the output layer and the token embedding; all-linear:
+    every linear layer but the output."""
 
     def __post_init__(self) -> None:
         positive_int("LoRA: rank", self.rank)
@@ -51,7 +52,8 @@ def add_lora(model: MaskedDiffusionLM, lora: LoRA | None = None) -> MaskedDiffus
     """Freeze a Hugging Face denoiser and put LoRA adapters into it; returns the same model.
 
     Raises:
-        ValueError: where peft is not installed, there are adapters already, or no layer has a target's name.
+        ValueError: where peft is not installed, there are adapters already, no layer has a target's name, or the
+            output layer or the token embedding has one.
     """
     lora, hf = lora or LoRA(), model.hugging_face
     peft = _peft()
@@ -65,6 +67,7 @@ def add_lora(model: MaskedDiffusionLM, lora: LoRA | None = None) -> MaskedDiffus
         trainable_token_indices={_embedding_name(hf): [model.mask_token_id]},
         base_model_name_or_path=hf.name_or_path or None,
     )
+    _check_targets(model, config)
     peft.inject_adapter_in_model(config, hf, ADAPTER)
     for parameter in hf.parameters():
         if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
@@ -132,6 +135,20 @@ def merge_adapters(hf: PreTrainedModel) -> None:
         hf.set_submodule(name, wrapper.unload_and_optionally_merge_module(True, True, [ADAPTER]))
     del cast(Any, hf).peft_config
     hf.requires_grad_(True)
+
+
+def _check_targets(model: MaskedDiffusionLM, config: Any) -> None:
+    """Raise ValueError for targets whose weight is the output layer's or the token embedding's."""
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    weights = model.head.output.weight, model.hugging_face.get_input_embeddings().weight
+    for name, module in model.hugging_face.named_modules():
+        if any(getattr(module, "weight", None) is w for w in weights) and check_target_module_exists(config, name):
+            raise ValueError(
+                f"LoRA: targets match {name}; the output layer and the token embedding take no adapters (the masked "
+                "head reads the output's weight itself, and the mask token's embedding is trained as it is): leave "
+                "them out, as all-linear does"
+            )
 
 
 def _embedding_name(hf: PreTrainedModel) -> str:

@@ -71,7 +71,7 @@ def from_pretrained(
     layout = _layout(name, shared)
     tokenizer = _tokenizer(name, shared)
     if layout is not None:
-        hf = layout.load(name, **{key: value for key, value in options.items() if key != "token"})
+        hf = layout.load(name, **options)
         saved_mask, read_out = layout.mask_token_id, layout.shifted
     else:
         config = _config(name, shared)
@@ -161,10 +161,10 @@ def save_pretrained(
         merge_adapters(model.hugging_face)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(str(folder))
-    (Path(folder) / "README.md").write_text(model_card(model, tokenizer, card), encoding="utf-8")
+    (Path(folder) / "README.md").write_text(model_card(model, str(tokenizer.mask_token), card), encoding="utf-8")
 
 
-def model_card(model: MaskedDiffusionLM, tokenizer: PreTrainedTokenizerBase, card: Mapping[str, Any]) -> str:
+def model_card(model: MaskedDiffusionLM, mask_token: str, card: Mapping[str, Any]) -> str:
     """The text of a model card: how to read the model, and what `card` tells by heading."""
     kind = type(model.hugging_face).__name__
     reading = (
@@ -175,7 +175,7 @@ def model_card(model: MaskedDiffusionLM, tokenizer: PreTrainedTokenizerBase, car
     parts = [
         "---\nlibrary_name: transformers\ntags:\n- masked-diffusion\n---",
         "# A masked diffusion language model",
-        f"`{kind}` with bidirectional attention. Masked positions hold `{tokenizer.mask_token}` (id "
+        f"`{kind}` with bidirectional attention. Masked positions hold `{mask_token}` (id "
         f"{model.mask_token_id}); the model predicts all of them at once. {reading}",
         "It opens with transformers alone; `unmask.from_pretrained(folder)` restores mask token and read-out, and "
         "`unmask.generate` decodes it.",
