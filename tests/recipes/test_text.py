@@ -7,57 +7,15 @@ import math
 from dataclasses import replace
 
 import pytest
-import torch
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from unmask import ELBO, Bell, LikelihoodConfig, MaskedMean, ProgressiveUnmasking
 from unmask.config import from_json, to_json
 from unmask.evaluation.likelihood import likelihood
-from unmask.recipes import RECIPES, CorpusData, HeldOutLikelihood, PretrainedModel, TextData, TextModel, sotu
+from unmask.recipes import RECIPES, CorpusData, PretrainedModel, TextData, TextModel, sotu
 from unmask.recipes.base import load_model, load_run
 from unmask.training import read_metrics
 
 TINY = TextModel(layers=1, width=16, heads=2, positions=32)
-WORDS = ["<pad>", "<bos>", "<eos>", *"abcdefghijklmnopqrstuvwxyz", "?", "=", "#"]
-
-
-def tiny(run, out, **changes):
-    """A run cut down to seconds."""
-    training = replace(
-        run.training,
-        steps=3,
-        batch_size=8,
-        micro_batch_size=None,
-        warmup_steps=1,
-        evaluate_every=2,
-        checkpoint_every=None,
-        tracker="none",
-        threads=1,
-        precision="fp32",
-    )
-    run = replace(run, training=training, evaluation=HeldOutLikelihood(samples=2), **changes)
-    return run, run.train(out)
-
-
-@pytest.fixture
-def words(tmp_path):
-    """A word-level tokenizer without a mask token, and a causal model of it, as published."""
-    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<pad>"))
-    backend.pre_tokenizer = pre_tokenizers.Split(Regex("[^ ]"), "isolated")
-    special = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}
-    PreTrainedTokenizerFast(tokenizer_object=backend, **special).save_pretrained(tmp_path / "words")
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
-    LlamaForCausalLM(LlamaConfig(vocab_size=len(WORDS), **sizes)).save_pretrained(tmp_path / "words")
-    return str(tmp_path / "words")
-
-
-@pytest.fixture
-def prose(tmp_path):
-    for i in range(40):
-        (tmp_path / f"{i:02}.txt").write_text(f"the {chr(97 + i % 26) * 3} cat sat on mat {i} " * 20)
-    return str(tmp_path / "*.txt")
 
 
 @pytest.mark.parametrize("recipe", [name for name in RECIPES if name != "sudoku"])
@@ -86,13 +44,13 @@ def test_tinygsm_adds_three_stages_every_30000_steps():
 
 
 @pytest.mark.parametrize("masking", ["standard", "ppots-mirror", "puma"])
-def test_text_run_measures_the_held_out_likelihood(masking, prose, tmp_path):
+def test_text_run_measures_the_held_out_likelihood(masking, tiny, prose, tmp_path):
     data = TextData(source=prose, length=32, held_out_rows=16)
     run, last = tiny(sotu(masking), tmp_path / "run", data=data, model=TINY)
     points = read_metrics(tmp_path / "run", "evaluation")
     assert [point["step"] for point in points] == [0, 2, 3]
     assert points[0]["nats_per_token"] == pytest.approx(math.log(27), abs=0.5)
-    assert load_run(tmp_path / "run") == (run, last)
+    assert load_run(tmp_path / "run") == (replace(run, data=data.with_tokenizer(last / "model")), last)
     expected = likelihood(load_model(last).eval(), data.held_out(), LikelihoodConfig(samples=2)).nats_per_token
     assert points[-1]["nats_per_token"] == pytest.approx(expected.value, abs=1e-4)
     assert points[-1]["interval"] == pytest.approx([expected.low, expected.high], abs=1e-4)
@@ -106,20 +64,22 @@ def test_held_out_rows_come_from_other_texts(prose):
     assert not written[0] & written[1]
 
 
-def test_model_of_another_vocabulary_is_refused_before_training(prose, tmp_path):
+def test_model_of_another_vocabulary_is_refused_before_training(tiny, prose, tmp_path):
     data = TextData(source=prose, length=32, vocabulary="characters")
     with pytest.raises(ValueError, match=r"do not belong together|mask token is"):
         tiny(sotu(), tmp_path / "run", data=data, model=TINY)
     assert not (tmp_path / "run").exists()
 
 
-def test_pretrained_model_goes_on_with_its_own_tokenizer_and_shift(words, prose, tmp_path):
+def test_pretrained_model_goes_on_with_its_own_tokenizer_and_shift(tiny, words, prose, tmp_path):
     data = TextData(source=prose, vocabulary=words, length=24, first_given=True, held_out_rows=8)
     rows = data.load()
     assert not any(flags[0] for flags in rows["maskable"])
     model = PretrainedModel(words, lora_rank=2)
     _, last = tiny(RECIPES["smollm2"]("puma"), tmp_path / "run", data=data, model=model)
     assert (last / "model" / "adapter_config.json").is_file()
+    assert (last / "model" / "tokenizer.json").is_file()
+    assert not (last / "model" / "README.md").exists()  # adapters alone are no model that opens
     loaded = load_model(last)
     assert loaded.shifted
     assert read_metrics(tmp_path / "run", "evaluation")[-1]["nats_per_token"] > 0
@@ -135,7 +95,7 @@ def jsonl(path, records):
     return str(path)
 
 
-def test_corpora_train_from_files_of_their_form(words, tmp_path):
+def test_corpora_train_from_files_of_their_form(tiny, words, tmp_path):
     sums = [(f"{a} plus {b}?", f"={a}{b}") for a in "abcdefghij" for b in "klmnop"]
     files = {
         "lm1b": [{"text": f"the {q} {a}"} for q, a in sums],

@@ -73,14 +73,14 @@ def load_documents(source: Source = "sotu", split: Split = "train", columns: Col
 def stream_documents(source: Source = "sotu", split: Split = "train", columns: Columns = "text") -> IterableDataset:
     """Read what `load_documents` loads as a stream, one document in memory at a time. See there for the rest."""
     check_name("split", split, get_args(Split))
-    _files(source)  # a wrong path is told now
+    files_of(source)  # a wrong path is told now
     return IterableDataset.from_generator(lambda: _chosen(source, split, columns))
 
 
 def source_hash(source: Source) -> str:
     """SHA-256 (64 hexadecimal digits) of the content of a source's files, in their order; not of their names."""
     whole = hashlib.sha256()
-    for path in _files(source):
+    for path in files_of(source):
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         whole.update(f"{_is_json_lines(path)} {digest}\n".encode())
@@ -135,7 +135,7 @@ def _place(batch: dict[str, list], number: int, i: int) -> str:
 def _documents(source: Source, columns: Columns) -> Iterator[dict[str, Any]]:
     columns = [columns] if isinstance(columns, str) else list(columns)
     require(len(columns) > 0, "name at least one column")
-    for path in _files(source):
+    for path in files_of(source):
         if _is_json_lines(path):
             yield from json_lines(path, columns)
             continue
@@ -202,12 +202,12 @@ def belongs(document: dict[str, Any], split: Split, columns: Columns) -> bool:
     return split in ("all", split_of(text))
 
 
-def _files(source: Source) -> list[Path]:
+def files_of(source: Source) -> list[Path]:
     """The files that a source stands for."""
     if isinstance(source, str) and source in _BUNDLED:
         return [_BUNDLED[source]]
     if not isinstance(source, (str, os.PathLike)):
-        return [path for one in source for path in _files(one)]
+        return [path for one in source for path in files_of(one)]
     path = Path(source)
     if path.is_dir():
         found = sorted(p for p in path.rglob("*") if p.suffix.lower() in (".txt", _JSON_LINES))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 
 from unmask.config import from_json, to_json
-from unmask.data.tokenizers import TextTokenizer
+from unmask.data.tokenizers import TOKENIZER_FILE, TextTokenizer
 from unmask.lora import WEIGHTS_FILE as ADAPTERS_FILE
 from unmask.model import MaskedDiffusionLM
 from unmask.objectives import Objective
@@ -34,11 +34,19 @@ class DataConfig(Protocol):
 
 
 @runtime_checkable
-class Tokenized(Protocol):
+class Tokenized(DataConfig, Protocol):
     """A data set that is text."""
 
     def tokenizer(self) -> TextTokenizer:
-        """What made its tokens."""
+        """What makes its tokens."""
+        ...
+
+    def with_tokenizer(self, folder: Path) -> DataConfig:
+        """The same texts by a tokenizer that a run has saved."""
+        ...
+
+    def check(self) -> None:
+        """Raise ValueError for texts of which none is left to train on or to hold out, before any is tokenized."""
         ...
 
 
@@ -118,7 +126,11 @@ class RunConfig:
     def check(self, out: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:
         """Raise ValueError for what can be refused without building anything: see `train`."""
         self.objective.check(self.masking)
-        check_folder(Path(out), to_json(self.described), self.training, resume, overwrite)
+        tokenizer = None
+        if isinstance(self.data, Tokenized):
+            self.data.check()
+            tokenizer = self.data.tokenizer().fingerprint if resume else None
+        check_folder(Path(out), to_json(self.described), self.training, resume, overwrite, tokenizer)
 
     def train(
         self, out: str | Path, *, name: str | None = None, resume: bool = False, overwrite: bool = False
@@ -132,10 +144,13 @@ class RunConfig:
             overwrite: delete a run that `out` holds.
         """
         out = Path(out)
+        self.check(out, resume=resume, overwrite=overwrite)
         torch.manual_seed(self.training.seed)
-        model, held_out = self.model.build(), self.data.held_out()
+        model, tokenizer = self.model.build(), None
         if isinstance(self.data, Tokenized):
-            self.data.tokenizer().check_model(model.mask_token_id, model.head.vocab_size)
+            tokenizer = self.data.tokenizer()
+            tokenizer.check_model(model.mask_token_id, model.head.vocab_size)
+        held_out = self.data.held_out()
         trainer = Trainer(
             model,
             self.masking,
@@ -146,6 +161,7 @@ class RunConfig:
             held_out=held_out,
             evaluate=self.evaluation.start(held_out),
             run=self.described,
+            tokenizer=tokenizer,
             name=name or out.name,
         )
         return trainer.train(resume=resume, overwrite=overwrite)
@@ -153,6 +169,9 @@ class RunConfig:
 
 def load_run(folder: str | Path) -> tuple[RunConfig, Path]:
     """Read the config of a finished or running run, and find its newest whole checkpoint.
+
+    The data of the config are text by the tokenizer that the checkpoint holds, whatever became of the files that it
+    was learnt from.
 
     Args:
         folder: the run's folder, or one of its checkpoints.
@@ -171,7 +190,10 @@ def load_run(folder: str | Path) -> tuple[RunConfig, Path]:
         folder = newest
     else:
         checkpoint.check(folder)
-    return RunConfig.load(root / CONFIG_FILE), folder
+    config = RunConfig.load(root / CONFIG_FILE)
+    if isinstance(config.data, Tokenized) and (folder / "model" / TOKENIZER_FILE).is_file():
+        config = replace(config, data=config.data.with_tokenizer(folder / "model"))
+    return config, folder
 
 
 def load_model(folder: Path) -> MaskedDiffusionLM:

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 from datasets import Dataset
 
-from unmask.config import positive_int, require
+from unmask.config import positive_int
 from unmask.data import TextTokenizer
 from unmask.data.columns import check_name
 from unmask.data.corpora import GSM8K, LM1B, OPENWEBTEXT, TINYGSM
 from unmask.data.endings import Ending
 from unmask.lora import LoRA
 from unmask.model import MaskedDiffusionLM
-from unmask.pretrained import from_pretrained, load_tokenizer, located
+from unmask.pretrained import from_pretrained, located
 from unmask.processes import ProgressiveUnmasking
 from unmask.recipes.base import RunConfig
-from unmask.recipes.text import HeldOutLikelihood, TextData, TextModel, first_token_given, named_masking, spread
+from unmask.recipes.text import (
+    SAVED,
+    Files,
+    HeldOutLikelihood,
+    TextData,
+    TextModel,
+    check_parts,
+    first_token_given,
+    named_masking,
+    pretrained_tokenizer,
+    spread,
+)
 from unmask.training import TrainingConfig
 
 CORPORA = {"lm1b": LM1B, "openwebtext": OPENWEBTEXT, "tinygsm": TINYGSM, "gsm8k": GSM8K}
@@ -30,12 +42,14 @@ class CorpusData:
 
     corpus: Literal["lm1b", "openwebtext", "tinygsm", "gsm8k"] = "lm1b"
     """Which one: single sentences, web pages, or school mathematics answered by programs or in words."""
-    source: str | None = None
+    source: Files | None = None
     """Local files (.jsonl, .txt, a folder) instead of the hub's training part."""
-    held_out_source: str | None = None
-    """Local files instead of the hub's test part; of a data set without one, `source` is divided by content."""
+    held_out_source: Files | None = None
+    """Local files instead of the hub's test part. None: that, or where there is none one in ten documents, by their
+    content."""
     tokenizer_name: str = "google-bert/bert-base-uncased"
-    """Name or folder of the tokenizer: of a pretrained model, the model's own."""
+    """Name or folder of the tokenizer: of a pretrained model, the model's own. saved:FOLDER is that of a run, in a
+    checkpoint's model."""
     revision: str | None = None
     """State of the data set on the hub: a commit, tag or branch. Needed for a cache of it."""
     mask_token: str | None = None
@@ -51,7 +65,7 @@ class CorpusData:
     cache: str | None = None
     """Folder to keep the tokenized rows in. None: in memory."""
     held_out_rows: int = 256
-    """Rows kept for evaluation."""
+    """Rows kept for evaluation, spread over the held-out texts, all of which are tokenized to find them."""
 
     def __post_init__(self) -> None:
         for name in ("length", "held_out_rows"):
@@ -63,20 +77,38 @@ class CorpusData:
             )
 
     def tokenizer(self) -> TextTokenizer:
-        """What makes the tokens."""
-        return _tokenizer(self.tokenizer_name, self.mask_token, self.end_token)
+        """What makes the tokens; it is loaded once."""
+        return self._tokenizer
+
+    def with_tokenizer(self, folder: Path) -> CorpusData:
+        """The same texts by a tokenizer that a run has saved."""
+        return replace(self, tokenizer_name=f"{SAVED}{folder}", mask_token=None, end_token=None)
+
+    def check(self) -> None:
+        """Raise ValueError where no text of local files is held out, or one is trained on too."""
+        if self.source is not None:
+            check_parts(self.source, self.held_out_source, CORPORA[self.corpus].columns)
 
     def load(self) -> Dataset:
         """Rows of the training part."""
-        return self._rows("train", self.source)
+        divided = CORPORA[self.corpus].splits or self.held_out_source is None
+        return self._rows("train" if divided else "all", self.source)
 
     def held_out(self) -> Dataset:
-        """Rows of the test part, or of the texts whose content puts them among the validation texts."""
+        """Rows of the test part, of the files to hold out, or of the texts that are held out by their content."""
         if CORPORA[self.corpus].splits:
-            return spread(self._rows("test", self.held_out_source), self.held_out_rows)
-        return spread(self._rows("validation", self.held_out_source or self.source), self.held_out_rows)
+            rows = self._rows("test", self.held_out_source)
+        elif self.held_out_source is not None:
+            rows = self._rows("all", self.held_out_source)
+        else:
+            rows = self._rows("validation", self.source)
+        return spread(rows, self.held_out_rows)
 
-    def _rows(self, split: str, source: str | None) -> Dataset:
+    @cached_property
+    def _tokenizer(self) -> TextTokenizer:
+        return pretrained_tokenizer(self.tokenizer_name, self.mask_token, self.end_token)
+
+    def _rows(self, split: str, source: Files | None) -> Dataset:
         rows = CORPORA[self.corpus].load(
             split,
             tokenizer=self.tokenizer(),
@@ -87,16 +119,6 @@ class CorpusData:
             cache=self.cache,
         )
         return first_token_given(rows) if self.first_given else rows
-
-
-@cache
-def _tokenizer(name: str, mask_token: str | None, end_token: str | None) -> TextTokenizer:
-    place, options = located(name)
-    tokenizer = load_tokenizer(place, mask_token, **options)
-    if end_token is not None:
-        require(end_token in tokenizer.get_vocab(), f"{name} has no token {end_token!r}")
-        tokenizer.eos_token = end_token
-    return TextTokenizer.from_hugging_face(tokenizer)
 
 
 @dataclass(frozen=True)
@@ -209,6 +231,9 @@ def tinygsm(masking: str = "puma") -> RunConfig:
 
 def llada_sft(masking: str = "ppots-mirror") -> RunConfig:
     """Fine-tune LLaDA-8B on GSM8K (arXiv 2511.18159); replies are filled with end-of-text tokens, as LLaDA's are.
+
+    Model and data are the paper's. Batch, steps, row length, learning rate, warm-up and weight decay are our choice:
+    the paper's are not known to us.
 
     Args:
         masking: "standard", "bell", "ppots-mirror", "puma" or "best", as for sotu.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,15 @@ from datasets import Dataset
 from transformers import LlamaConfig
 
 from unmask.config import nearest, positive_int, require
-from unmask.data import TextTokenizer, bpe_tokenizer, character_tokenizer, load_documents, load_text
+from unmask.data import (
+    TextTokenizer,
+    bpe_tokenizer,
+    character_tokenizer,
+    load_documents,
+    load_text,
+    stream_documents,
+)
+from unmask.data.documents import Split, belongs, files_of
 from unmask.data.endings import Ending
 from unmask.data.text import Packing
 from unmask.evaluation.likelihood import LikelihoodConfig, likelihood
@@ -26,16 +35,22 @@ from unmask.recipes.base import RunConfig
 from unmask.times import Bell
 from unmask.training import TrainingConfig
 
+Files = str | tuple[str, ...]
+SAVED = "saved:"  # before the folder of a tokenizer that a run has saved
+
 
 @dataclass(frozen=True)
 class TextData:
-    """Prose in rows of one length; whole documents are held out, by their content."""
+    """Prose in rows of one length; whole documents are held out."""
 
-    source: str | tuple[str, ...] = "sotu"
+    source: Files = "sotu"
     """sotu (State of the Union addresses, which come with the package), or text files, .jsonl files, folders."""
+    held_out_source: Files | None = None
+    """Files to hold out. None: one in ten documents of `source`, by their content (a .txt file is one document), and
+    one in ten more is left for tests."""
     vocabulary: str = "letters"
     """letters: a to z and the space; characters: all that the training texts have; bpe: byte pairs learnt from them;
-    or name or folder of a pretrained tokenizer."""
+    saved:FOLDER is that of a run, in a checkpoint's model; or name or folder of a pretrained tokenizer."""
     vocab_size: int = 4096
     """Tokens of bpe."""
     mask_token: str | None = None
@@ -51,27 +66,53 @@ class TextData:
     cache: str | None = None
     """Folder to keep the tokenized rows in. None: in memory."""
     held_out_rows: int = 256
-    """Rows kept for evaluation, spread over the validation texts."""
+    """Rows kept for evaluation, spread over the held-out texts, all of which are tokenized to find them."""
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "length", "held_out_rows"):
             positive_int(name, getattr(self, name))
 
     def tokenizer(self) -> TextTokenizer:
-        """What makes the tokens."""
-        return _tokenizer(self.source, self.vocabulary, self.vocab_size, self.mask_token)
+        """What makes the tokens; it is learnt, or loaded, once."""
+        return self._tokenizer
+
+    def with_tokenizer(self, folder: Path) -> TextData:
+        """The same texts by a tokenizer that a run has saved."""
+        return replace(self, vocabulary=f"{SAVED}{folder}", mask_token=None)
+
+    def check(self) -> None:
+        """Raise ValueError where no text is held out, or one is trained on too."""
+        check_parts(self.source, self.held_out_source)
 
     def load(self) -> Dataset:
         """Rows of the training texts."""
-        return self._rows("train")
+        return self._rows(self.source, self._training)
 
     def held_out(self) -> Dataset:
-        """Rows of the validation texts."""
-        return spread(self._rows("validation"), self.held_out_rows)
+        """Rows of the held-out texts."""
+        apart = self.held_out_source
+        rows = self._rows(self.source, "validation") if apart is None else self._rows(apart, "all")
+        return spread(rows, self.held_out_rows)
 
-    def _rows(self, split: Any) -> Dataset:
+    @property
+    def _training(self) -> Split:
+        """Which part of `source` is trained on."""
+        return "train" if self.held_out_source is None else "all"
+
+    @cached_property
+    def _tokenizer(self) -> TextTokenizer:
+        if self.vocabulary == "letters":
+            return character_tokenizer(alphabet="27")
+        if self.vocabulary not in ("characters", "bpe"):
+            return pretrained_tokenizer(self.vocabulary, self.mask_token)
+        texts = load_documents(self.source, self._training)["text"]
+        return (
+            character_tokenizer(texts) if self.vocabulary == "characters" else bpe_tokenizer(texts, self.vocab_size)
+        )
+
+    def _rows(self, source: Files, split: Split) -> Dataset:
         rows = load_text(
-            self.source,
+            source,
             split,
             tokenizer=self.tokenizer(),
             length=self.length,
@@ -82,15 +123,45 @@ class TextData:
         return first_token_given(rows) if self.first_given else rows
 
 
-@cache
-def _tokenizer(source: str | tuple[str, ...], vocabulary: str, size: int, mask_token: str | None) -> TextTokenizer:
-    if vocabulary == "letters":
-        return character_tokenizer(alphabet="27")
-    if vocabulary not in ("characters", "bpe"):
-        place, options = located(vocabulary)
-        return TextTokenizer.from_hugging_face(load_tokenizer(place, mask_token, **options))
-    texts = load_documents(source, "train")["text"]
-    return character_tokenizer(texts) if vocabulary == "characters" else bpe_tokenizer(texts, size)
+def pretrained_tokenizer(name: str, mask_token: str | None = None, end_token: str | None = None) -> TextTokenizer:
+    """Load a tokenizer that there is already.
+
+    Args:
+        name: saved:FOLDER is one that a run has saved; else name or folder of a pretrained one, or package:NAME.
+        mask_token: of a pretrained one, added where it has none.
+        end_token: which of its tokens ends a text, where it names none.
+    """
+    if name.startswith(SAVED):
+        return TextTokenizer.load(name.removeprefix(SAVED))
+    place, options = located(name)
+    tokenizer = load_tokenizer(place, mask_token, **options)
+    if end_token is not None:
+        require(end_token in tokenizer.get_vocab(), f"{name} has no token {end_token!r}")
+        tokenizer.eos_token = end_token
+    return TextTokenizer.from_hugging_face(tokenizer)
+
+
+def check_parts(source: Files, held_out_source: Files | None, columns: tuple[str, ...] = ("text",)) -> None:
+    """Look whether something is held out and nothing of it trained on, reading no more documents than that takes.
+
+    Args:
+        source: files to train on.
+        held_out_source: files that are held out; None: documents of the source, by the first column's content.
+        columns: what is read of them.
+
+    Raises:
+        ValueError: where no document is held out by its content, or a held-out file is among those to train on.
+    """
+    if held_out_source is None:
+        require(
+            any(belongs(document, "validation", columns) for document in stream_documents(source, "all", columns)),
+            f"no document of {source} is held out: one in ten is, by its content. Name other files as "
+            "held_out_source (--data.held-out-source), or divide the text into documents: a .jsonl file with a "
+            "paragraph a line",
+        )
+    else:
+        shared = set(map(Path.resolve, files_of(source))) & set(map(Path.resolve, files_of(held_out_source)))
+        require(not shared, f"{', '.join(map(str, sorted(shared)))} is in both source and held_out_source")
 
 
 def spread(rows: Dataset, count: int) -> Dataset:

@@ -2,7 +2,8 @@
 
 checkpoints/step-00000080/
     manifest.json            step, version, and size and SHA-256 of every other file
-    model/  ema/             Hugging Face folders, or weights.safetensors for a backbone of another kind
+    model/  ema/             Hugging Face folders, or weights.safetensors for a backbone of another kind; of text
+                             with the tokenizer and a model card
     optimizer.*  rank-0.*    tensors in .safetensors, everything else in .json
 """
 

@@ -36,7 +36,12 @@ def read_config(folder: Path) -> dict[str, Any] | None:
 
 
 def check_folder(
-    out: Path, run: Any, training: TrainingConfig, resume: bool = False, overwrite: bool = False
+    out: Path,
+    run: Any,
+    training: TrainingConfig,
+    resume: bool = False,
+    overwrite: bool = False,
+    tokenizer: str | None = None,
 ) -> None:
     """Look whether a run may use the folder; nothing is changed.
 
@@ -46,6 +51,7 @@ def check_folder(
         training: settings of the loop.
         resume: the folder may hold this same run.
         overwrite: the folder may hold any run.
+        tokenizer: fingerprint of what makes the rows' tokens, if they are text.
 
     Raises:
         ValueError: for a folder that holds something else, naming the fields in which a run differs.
@@ -64,6 +70,12 @@ def check_folder(
         changed += differences({name: before.get(name) for name in fixed}, fixed)
         if changed:
             raise ValueError(f"{out} holds another run, it cannot be resumed: {'; '.join(changed)}")
+        if saved.get("tokenizer") not in (None, tokenizer):  # None: of a version that did not save it
+            raise ValueError(
+                f"{out} was trained with another tokenizer than the data give now: the files that it was learnt from "
+                "have changed, or the pretrained one has. Put them back to go on with --resume; or start anew with "
+                "--overwrite or in another --out"
+            )
     elif not overwrite:
         raise ValueError(
             f"{out} already holds a run; use --resume to go on with it, --overwrite to lose it, or another --out"

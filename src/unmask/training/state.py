@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 import unmask
+from unmask.lora import has_adapters
 from unmask.model import MaskedDiffusionLM
+from unmask.pretrained import model_card
 from unmask.training import checkpoint
 
 if TYPE_CHECKING:
@@ -36,9 +38,9 @@ def save_training(trainer: Trainer) -> None:
     rank_file = f"rank-{accelerator.process_index}"
 
     def fill(folder: Path) -> None:
-        _write_weights(model, folder / "model", weights)
+        _write_model(trainer, folder / "model", weights)
         if average is not None:
-            _write_weights(model, folder / "ema", average)
+            _write_model(trainer, folder / "ema", average)
         progress = {"seconds": trainer.seconds, "tokens": trainer.tokens, "ranks": accelerator.num_processes}
         checkpoint.save_state(folder / "optimizer", {"moments": moments, **progress})
         checkpoint.save_state(folder / rank_file, rank_state)
@@ -130,12 +132,21 @@ def _names(model: MaskedDiffusionLM) -> dict[Tensor, str]:
     return {parameter: name for name, parameter in model.named_parameters()}
 
 
-def _write_weights(model: MaskedDiffusionLM, folder: Path, weights: dict[str, Tensor]) -> None:
+def _write_model(trainer: Trainer, folder: Path, weights: dict[str, Tensor]) -> None:
+    """Write weights and, of text, what reads them: tokenizer and model card. transformers opens the folder."""
+    model, tokenizer = trainer.model, trainer.tokenizer
     if model.is_hugging_face:
         model.save_pretrained(folder, weights)
     else:
         folder.mkdir()
         checkpoint.save_state(folder / "weights", weights)
+    if tokenizer is None:
+        return
+    tokenizer.save(folder)
+    if model.is_hugging_face and not has_adapters(model.hugging_face):  # adapters alone are no model
+        card = {name: f"`{value}`" for name, value in trainer.run.items()}
+        card["training"] = f"Step {trainer.step} of {trainer.config.steps}."
+        (folder / "README.md").write_text(model_card(model, tokenizer.mask_token, card), encoding="utf-8")
 
 
 def _read_weights(model: MaskedDiffusionLM, folder: Path) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ from unmask import noise
 from unmask.batch import MaskedBatch, Scores
 from unmask.config import to_json
 from unmask.data.stream import RowStream, check_rows
+from unmask.data.tokenizers import TextTokenizer
 from unmask.evaluation.profile import refit_time, time_of
 from unmask.model import MaskedDiffusionLM, MaskedOutput
 from unmask.objectives import Objective, RowMean
@@ -58,11 +59,12 @@ class Trainer:
         evaluate: called as (model, last) with the averaged weights, if there is an average; `last` tells the
             evaluation after the last step. Its numbers go to the log, "solved" and "loss" to the display too.
         run: all that makes the run, configs by name, saved as `config.json` and compared on resume.
+        tokenizer: what made the rows' tokens, if they are text: saved beside the weights, and compared on resume.
         name: of the run, on the display.
 
     Raises:
         ValueError: for anything that could not train: an objective that refuses the masking, rows that hold
-            the mask token or have no maskable position, a batch that does not divide.
+            the mask token or have no maskable position, another model's tokenizer, a batch that does not divide.
     """
 
     def __init__(
@@ -77,13 +79,17 @@ class Trainer:
         held_out: Dataset | None = None,
         evaluate: Evaluation | None = None,
         run: dict[str, Any] | None = None,
+        tokenizer: TextTokenizer | None = None,
         name: str = "train",
     ) -> None:
         self.config = config = config or TrainingConfig()
         self.objective = objective or RowMean()
         self.objective.check(masking)
         self.out, self.evaluate, self.name = Path(out), evaluate, name
-        self.description = to_json(run or {"masking": masking, "objective": self.objective})
+        self.run = run or {"masking": masking, "objective": self.objective}
+        self.tokenizer = tokenizer
+        if tokenizer is not None:
+            tokenizer.check_model(model.mask_token_id, model.head.vocab_size)
         positions = getattr(model.config, "max_position_embeddings", None)
         longest = check_rows(dataset, model.mask_token_id, model.head.vocab_size, model.shifted, positions)
 
@@ -306,12 +312,15 @@ class Trainer:
     @contextmanager
     def _claimed_folder(self, resume: bool, overwrite: bool) -> Iterator[None]:
         """Hold the folder against other writers; refuse one that holds something else; write the config."""
-        check_folder(self.out, self.description, self.config, resume, overwrite)
+        run, tokenizer = to_json(self.run), None if self.tokenizer is None else self.tokenizer.fingerprint
+        asked = (self.out, run, self.config, resume, overwrite, tokenizer)
+        check_folder(*asked)
         self.accelerator.wait_for_everyone()  # all ranks look before one writes
         described = {
             "unmask": unmask.__version__,
-            "run": self.description,
+            "run": run,
             "training": to_json(self.config),
+            "tokenizer": tokenizer,
             "parameters": sum(p.numel() for p in self.model.parameters()),
         }
         with ExitStack() as held:
@@ -320,7 +329,7 @@ class Trainer:
                 if self.accelerator.is_main_process:
                     held.callback(lock_folder(self.out).release)
                     # Another run may have begun, and ended, since the first look.
-                    check_folder(self.out, self.description, self.config, resume, overwrite)
+                    check_folder(*asked)
                     begin_run(self.out, described, overwrite)
                     checkpoint.clear_unfinished(self.checkpoints)
             except (ValueError, OSError) as error:
