@@ -6,16 +6,15 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, make_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-import torch
 import tyro
 from datasets import Dataset
 from rich.console import Console
 from rich.progress import Progress
 
 import unmask
-from unmask.cli.options import REGISTRY
+from unmask.cli.options import REGISTRY, chosen_device
 from unmask.config import positive_int, require, to_json
 from unmask.data.stream import check_rows
 from unmask.data.tokenizers import TextTokenizer
@@ -54,12 +53,14 @@ class EvaluateOptions:
     """Of rates, masks, orders and samples; common to all models."""
     batch_size: int = 64
     """Forwards at a time; changes no number."""
+    device: str = "auto"
+    """Where the models run: cpu, cuda, cuda:1, ... auto: the GPU where there is one."""
     reference: str | None = None
     """locality: what the irreducible loss is taken from: a number of nats per token (0 where the given tokens
     determine the others), or a run whose model bounds it."""
     tokenizer: Path | None = None
-    """Folder of the models' tokenizer: for bits per character, and for generation. None: that of the run's data, if
-    these are text."""
+    """Folder of the models' tokenizer: for bits per character, and for generation. None: the one that the first run
+    saved, if its data are text."""
     judge: str | None = None
     """generation: folder of a causal Hugging Face model with its tokenizer."""
     texts: int = 64
@@ -128,6 +129,11 @@ def evaluate(words: list[str]) -> None:
     options: Any = tyro.cli(
         kind, prog="unmask evaluate", args=words[count:], description=evaluate.__doc__, registry=REGISTRY
     )
+    chosen_device(options.device)
+    if len(subjects) > 1 and set(options.what) != {"tasks"}:
+        _check_tokenizers(subjects)
+    if isinstance(options.data, Tokenized):
+        options.data.check()
     dataset = options.data.held_out() if options.split == "held_out" else options.data.load()
     dataset = dataset.select(range(min(options.rows, len(dataset))))
     console = Console()
@@ -146,7 +152,7 @@ def _likelihood(
     config = LikelihoodConfig(samples=options.samples, seed=options.seed)
     tokenizer = _tokenizer(options)
     measured: list[tuple[Subject, RowNats, Protocol]] = []
-    for subject, model in _models(subjects, dataset):
+    for subject, model in _models(subjects, options, dataset):
         advance = _bar(progress, f"likelihood {subject.name}", len(dataset))
         nats = likelihood(model, dataset, config, batch_size=options.batch_size, progress=advance)
         measured.append((subject, nats, _protocol(config, data_hash(dataset), model, tokenizer)))
@@ -171,7 +177,7 @@ def _likelihood(
 def _tasks(subjects: list[Subject], dataset: Dataset, options: EvaluateOptions, progress: Progress) -> list[Record]:
     """The run's own task, over all and per stratum."""
     every = []
-    for subject, model in _models(subjects):
+    for subject, model in _models(subjects, options):
         task = subject.config.evaluation
         require(isinstance(task, Task), f"the run in {subject.run} has no task with right and wrong answers")
         assert isinstance(task, Task)
@@ -194,14 +200,14 @@ def _locality(
 ) -> list[Record]:
     """The loss by rate, distance and radius, for every checkpoint of a run; the table shows the newest's."""
     config = LocalityConfig(LikelihoodConfig(samples=options.samples, seed=options.seed))
-    reference = _reference(options.reference)
+    reference = _reference(options)
     newest = []
     for subject in subjects:
         every, records, curves = [], [], {}
         advance = _bar(progress, f"locality {subject.name}", len(dataset) * len(subject.checkpoints))
         for checkpoint in subject.checkpoints:
             one = replace(subject, checkpoint=checkpoint)
-            ((_, model),) = _models([one], dataset)
+            ((_, model),) = _models([one], options, dataset)
             label = subject.name if checkpoint == subject.checkpoint else f"{subject.name}, {checkpoint.name}"
             found = locality(
                 model, dataset, config, reference=reference, batch_size=options.batch_size, progress=advance
@@ -223,7 +229,7 @@ def _generation(
     tokenizer, every = _tokenizer(options), []
     if tokenizer is None:
         raise ValueError("generation needs --tokenizer FOLDER (the models' own): the run's data are no text")
-    for subject, model in _models(subjects):
+    for subject, model in _models(subjects, options):
         advance = _bar(progress, f"generation {subject.name}", options.texts)
         found, texts = generative_perplexity(
             model,
@@ -257,11 +263,13 @@ MEASURES: dict[str, Callable[[list[Subject], Dataset, EvaluateOptions, Progress]
 }
 
 
-def _models(subjects: list[Subject], dataset: Dataset | None = None) -> list[tuple[Subject, MaskedDiffusionLM]]:
-    """The models of the subjects, on the GPU where there is one; rows that one of them cannot read are refused."""
-    found = []
+def _models(
+    subjects: list[Subject], options: EvaluateOptions, dataset: Dataset | None = None
+) -> list[tuple[Subject, MaskedDiffusionLM]]:
+    """The models of the subjects, on their device; rows that one of them cannot read are refused."""
+    found, device = [], chosen_device(options.device)
     for subject in subjects:
-        model = load_model(subject.checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
+        model = load_model(subject.checkpoint).to(device)
         if dataset is not None:
             longest = getattr(model.config, "max_position_embeddings", None)
             check_rows(dataset, model.mask_token_id, model.head.vocab_size, model.shifted, longest)
@@ -276,13 +284,23 @@ def _tokenizer(options: Any) -> TextTokenizer | None:
     return options.data.tokenizer() if isinstance(options.data, Tokenized) else None
 
 
-def _reference(given: str | None) -> MaskedDiffusionLM | float | None:
-    if given is None:
+def _reference(options: EvaluateOptions) -> MaskedDiffusionLM | float | None:
+    if options.reference is None:
         return None
     try:
-        return float(given)
+        return float(options.reference)
     except ValueError:
-        return _models([Subject.load(Path(given))])[0][1]
+        return _models([Subject.load(Path(options.reference))], options)[0][1]
+
+
+def _check_tokenizers(subjects: list[Subject]) -> None:
+    """Raise ValueError for models that do not read the same tokens: figures per token would not compare."""
+    texts = [subject for subject in subjects if isinstance(subject.config.data, Tokenized)]
+    kinds = {subject.name: cast(Tokenized, subject.config.data).tokenizer().fingerprint for subject in texts}
+    require(
+        len(set(kinds.values())) < 2,
+        f"{', '.join(kinds)} have different tokenizers: evaluate them one by one, and compare bits per character",
+    )
 
 
 def _points(curves: tuple[Curve, ...], label: str, protocol: Protocol) -> list[Record]:

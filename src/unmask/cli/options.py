@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import field, fields, make_dataclass, replace
 from typing import Annotated, Any
 
+import torch
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
@@ -50,6 +51,16 @@ def _printed_configs(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None
             str_from_instance=lambda value: [str(value)],
         )
     return None
+
+
+def chosen_device(name: str) -> torch.device:
+    """The device of that name; of "auto" the GPU where there is one. ValueError where it cannot be used."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch built without it
+        raise ValueError(f"--device {name} cannot be used: {error}") from None
 
 
 def about(kind: Any, help_text: str) -> Any:

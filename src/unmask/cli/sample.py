@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.padding import Padding
 
+from unmask.cli.options import chosen_device
 from unmask.config import positive_int, require
 from unmask.data.sudoku import is_solved
 from unmask.data.tokenizers import TextTokenizer
@@ -35,62 +36,74 @@ class SampleOptions:
     """Sudoku: which puzzle of the split. Text: seed of the samples."""
     policy: str | None = None
     """Reveal policy. None: confidence for puzzles, random for texts."""
+    device: str = "auto"
+    """Where the model runs: cpu, cuda, cuda:1, ... auto: the GPU where there is one."""
     split: Literal["test", "kaidoku"] = "test"
     """Sudoku: which puzzles."""
     pause: float = 0.15
     """Sudoku: seconds between cells."""
+    prompt: str | None = None
+    """Text: what each begins with; the rest is written. It is taken as it is: a run on questions and answers expects
+    its line break after the question."""
     texts: int = 2
     """Text: how many."""
-    length: int = 128
-    """Text: tokens of each."""
+    length: int | None = None
+    """Text: tokens of each, those of the prompt included. None: 128, or less where the model reads less."""
     temperature: float = 1.0
     """Text: of the sampling."""
 
     def __post_init__(self) -> None:
-        for name in ("texts", "length"):
-            positive_int(name, getattr(self, name))
+        positive_int("texts", self.texts)
+        if self.length is not None:
+            positive_int("length", self.length)
 
 
 def sample(words: list[str]) -> None:
-    """Solve one unseen puzzle, or write texts, with a trained model: unmask sample RUN [--number N] [options]."""
+    """Solve one unseen puzzle, or write texts, with a trained model: unmask sample RUN [--prompt TEXT] [options]."""
     options = tyro.cli(SampleOptions, prog="unmask sample", args=words, description=sample.__doc__)
     config, folder = load_run(options.run)
-    if isinstance(config.evaluation, SudokuTask):
-        decoding = Decoding(options.policy or "confidence")
-        _solve(replace(config.evaluation, decoding=decoding, split=options.split), options, folder)
-    elif isinstance(config.data, Tokenized):
-        _write(config.data.tokenizer(), options, folder)
-    else:
+    device = chosen_device(options.device)
+    if isinstance(config.data, Tokenized):
+        _write(config.data.tokenizer(), options, folder, device)
+        return
+    require(options.prompt is None, f"--prompt is for texts; the run in {options.run} trained on something else")
+    if not isinstance(config.evaluation, SudokuTask):
         raise ValueError(
             f"`unmask sample` shows Sudokus and texts; the run in {options.run} trained on something else"
         )
+    decoding = Decoding(options.policy or "confidence")
+    _solve(replace(config.evaluation, decoding=decoding, split=options.split), options, folder, device)
 
 
-def _write(tokenizer: TextTokenizer, options: SampleOptions, folder: Path) -> None:
-    """Write texts from nothing."""
+def _write(tokenizer: TextTokenizer, options: SampleOptions, folder: Path, device: torch.device) -> None:
+    """Write texts, from nothing or from a prompt."""
     decoding = Decoding(options.policy or "random", temperature=options.temperature)
-    model = load_model(folder).eval()
-    longest = getattr(model.config, "max_position_embeddings", None) or options.length
-    require(options.length <= longest, f"--length is {options.length}, the model reads {longest} tokens")
+    prompt = tokenizer.encode(options.prompt or "").tolist()
+    require(bool(prompt) or not options.prompt, f"--prompt {options.prompt!r} has no token in the run's vocabulary")
+    model = load_model(folder).to(device).eval()
+    longest = getattr(model.config, "max_position_embeddings", None) or 128
+    length = options.length or min(128, longest - model.shifted)
     began = time.perf_counter()
     with torch.no_grad():
-        tokens, steps = sample_tokens(model, tokenizer, options.texts, options.length, decoding, options.number)
+        tokens, steps = sample_tokens(
+            model, tokenizer, options.texts, length, decoding, options.number, prompt=prompt
+        )
     seconds = time.perf_counter() - began
     for row in tokens.tolist():
-        print(f"{tokenizer.decode(row)}\n")
-    print(f"{tokens.numel()} tokens in {steps} steps, {seconds:.1f} s, by the model in {folder}")
+        print(f"{tokenizer.first_text(row)}\n")
+    made = len(tokens) * (length - len(prompt))
+    print(f"{made} tokens in {steps} steps, {seconds:.1f} s, by the model in {folder}")
 
 
-def _solve(task: SudokuTask, options: SampleOptions, folder: Path) -> None:
+def _solve(task: SudokuTask, options: SampleOptions, folder: Path, device: torch.device) -> None:
     """Solve a puzzle cell by cell."""
     console, snapshots = Console(), []
     puzzle, made = task.solve_one(
-        load_model(folder),
+        load_model(folder).to(device),
         options.number,
-        lambda step, tokens, masked: snapshots.append(tokens[0, -81:].clone()),
+        lambda step, tokens, masked: snapshots.append(tokens[0, -81:].cpu().clone()),
     )
-    order, sure = made.step[0, -81:].numpy(), made.confidence[0, -81:].numpy()
-    answer = made.tokens[0, -81:].numpy()
+    order, sure, answer = (x[0, -81:].cpu().numpy() for x in (made.step, made.confidence, made.tokens))
     print(f"An unseen puzzle with {int((puzzle > 0).sum())} clues, by the model in {folder}:\n")
 
     def frame(step: int) -> Padding:

@@ -8,6 +8,7 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
+from unmask.cli.options import chosen_device
 from unmask.config import nearest, to_json
 from unmask.evaluation.variance import ARMS, Nested, compare_variance, save_variance
 from unmask.recipes import RECIPES
@@ -30,6 +31,8 @@ class VarianceOptions:
     """Numbers of draws."""
     seed: int = 0
     """Of rows, rates and masks."""
+    device: str = "auto"
+    """Where the model runs: cpu, cuda, cuda:1, ... auto: the GPU where there is one."""
     out: Path | None = None
     """Folder for record and plot; by default `variance` in the run's folder."""
 
@@ -37,6 +40,7 @@ class VarianceOptions:
 def variance(words: list[str]) -> None:
     """Split the noise of loss and gradient into masks, rates and rows: unmask variance RUN [options]."""
     options = tyro.cli(VarianceOptions, prog="unmask variance", args=words, description=variance.__doc__)
+    device = chosen_device(options.device)
     unknown = [name for name in options.arms if name not in ARMS]
     if unknown:
         raise ValueError(f"unknown arm '{unknown[0]}'{nearest(unknown[0], ARMS)}")
@@ -50,7 +54,7 @@ def variance(words: list[str]) -> None:
     console = Console()
     chosen = {name: ARMS[name] for name in options.arms}
     arms = compare_variance(
-        model, config.data.load(), chosen, options.batch_size, options.nested, options.seed, console
+        model.to(device), config.data.load(), chosen, options.batch_size, options.nested, options.seed, console
     )
     save_variance(out / "variance.json", arms, to_json({"title": title, "options": options}))
     plot_variance(arms, out / "variance.png", title=title)

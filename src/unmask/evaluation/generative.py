@@ -117,19 +117,28 @@ def sample_tokens(
     seed: int = 0,
     batch_size: int = 16,
     progress: Callable[[int], None] = lambda texts: None,
+    prompt: Sequence[int] = (),
 ) -> tuple[Tensor, int]:
-    """Generate [texts, length] tokens from nothing; also the most steps that a text took.
+    """Generate [texts, length] tokens, each row beginning with the prompt's; also the most steps that a text took.
+
+    A shifted model cannot predict a row's first token: without a prompt it is given an end-of-text token before the
+    text, as where one text follows another.
 
     Raises:
-        ValueError: for a tokenizer that does not belong to the model.
+        ValueError: for a tokenizer that does not belong to the model, or more tokens than it reads, or than are left
+            to generate.
     """
     tokenizer.check_model(model.mask_token_id, model.head.vocab_size)
+    before = [tokenizer.eos_token_id] if model.shifted and not prompt else []
+    given, width = torch.tensor([*before, *prompt], dtype=torch.int64), len(before) + length
+    longest = getattr(model.config, "max_position_embeddings", None) or width
+    require(len(prompt) < length, f"the prompt has {len(prompt)} tokens, a text {length}: none is left to generate")
+    require(width <= longest, f"a text of {length} tokens takes a row of {width}, the model reads {longest} tokens")
     device = next(model.parameters()).device
     rows, steps = [], 0
     for row in torch.arange(texts).split(batch_size):
-        empty = _empty(row, length, tokenizer.eos_token_id, model.shifted).to(device)
-        made = generate(model, empty, decoding, seed=seed)
-        rows.append(made.tokens.cpu())
+        made = generate(model, _beginning(row, width, given).to(device), decoding, seed=seed)
+        rows.append(made.tokens[:, len(before) :].cpu())
         steps = max(steps, int(made.step.max()) + 1)
         progress(len(row))
     return torch.cat(rows), steps
@@ -183,10 +192,9 @@ def distinct(tokens: Tensor, n: int) -> float:
     return len(grams.unique(dim=0)) / len(grams) if len(grams) else 0.0
 
 
-def _empty(row: Tensor, length: int, first: int, shifted: bool) -> TokenBatch:
-    """Rows with nothing given; a shifted model is given its first token, which it cannot predict."""
-    tokens = torch.zeros(len(row), length + shifted, dtype=torch.int64)
-    maskable = torch.ones_like(tokens, dtype=torch.bool)
-    if shifted:
-        tokens[:, 0], maskable[:, 0] = first, False
+def _beginning(row: Tensor, width: int, given: Tensor) -> TokenBatch:
+    """Rows of which the first tokens are given."""
+    tokens = torch.zeros(len(row), width, dtype=torch.int64)
+    tokens[:, : len(given)] = given
+    maskable = (torch.arange(width) >= len(given)).expand(len(row), -1)
     return TokenBatch(tokens, maskable, torch.ones_like(maskable), row, torch.zeros_like(row), torch.ones(len(row)))
