@@ -8,12 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import mean
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-from experiments.common import paired, read, table
+from experiments.common import against, grouped, plot_curves, read, table
 
 HERE = Path(__file__).parent
 CONTROL = "fixed"
@@ -22,30 +17,18 @@ CONTROL = "fixed"
 def main() -> None:
     """Read the records, write the page and the figure."""
     records = read(HERE / "records.jsonl")
-    runs: dict[str, dict[int, dict]] = {}
-    for record in records:
-        runs.setdefault(record["arm"], {})[record["seed"]] = record
+    runs = grouped(records)
     measures = list(records[0]["nats"])
     rows = []
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     for arm, of_seed in runs.items():
-        both = sorted(of_seed.keys() & runs[CONTROL].keys())
         cells = []
         for name in measures:
-            cells.append(f"{mean(run['nats'][name] for run in of_seed.values()):.3f}")
-            if arm != CONTROL:
-                change = [of_seed[s]["nats"][name] - runs[CONTROL][s]["nats"][name] for s in both]
-                cells[-1] += f" [{paired(change, scale=1, digits=3)}]"
+            found, control = ({s: run["nats"][name] for s, run in runs[a].items()} for a in (arm, CONTROL))
+            change = "" if arm == CONTROL else f" [{against(found, control, scale=1, digits=3)}]"
+            cells.append(f"{mean(found.values()):.3f}{change}")
         seconds = mean(run["curve"][-1]["seconds"] for run in of_seed.values())
         rows.append([arm, len(of_seed), *cells, f"{seconds:.0f}"])
-        steps = [point["step"] for point in next(iter(of_seed.values()))["curve"]]
-        curves = [[point["loss"] for point in run["curve"]] for run in of_seed.values()]
-        axes.plot(steps, [mean(values) for values in zip(*curves, strict=True)], label=arm)
-    axes.set(xlabel="steps", ylabel="nats per character, block ELBO")
-    axes.set_ylim(top=3)
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    figure.savefig(HERE / "curves.png", dpi=150)
+    plot_curves(runs, "loss", "nats per character, block ELBO", HERE / "curves.png", top=3)
     some = records[0]
     head = ["arm", "seeds", *measures, "seconds"]
     lines = [

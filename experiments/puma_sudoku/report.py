@@ -5,30 +5,16 @@ python -m experiments.puma_sudoku.report
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import matplotlib
 import numpy as np
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-from experiments.common import paired, read, table
+from experiments.common import Runs, against, grouped, mean_curve, plot_curves, read, table
 
 HERE = Path(__file__).parent
 CONTROL, TARGETS = "standard", (0.5, 0.6, 0.7, 0.8, 0.9)
-Runs = dict[str, dict[int, dict[str, Any]]]
-
-
-def grouped(records: Iterable[dict[str, Any]]) -> Runs:
-    """Runs by arm and seed; a later record of the same run replaces an earlier one."""
-    runs: Runs = {}
-    for record in records:
-        runs.setdefault(record["arm"], {})[record["seed"]] = record
-    return runs
 
 
 def solved(run: dict[str, Any], policy: str = "confidence", stratum: str | None = None) -> float:
@@ -39,8 +25,7 @@ def solved(run: dict[str, Any], policy: str = "confidence", stratum: str | None 
 
 def versus(arm: dict[int, dict[str, Any]], control: dict[int, dict[str, Any]], policy: str = "confidence") -> str:
     """Paired difference in points over the seeds that both have."""
-    both = sorted(arm.keys() & control.keys())
-    return paired([solved(arm[seed], policy) - solved(control[seed], policy) for seed in both])
+    return against(*({seed: solved(run, policy) for seed, run in runs.items()} for runs in (arm, control)))
 
 
 def share(value: float) -> str:
@@ -86,30 +71,11 @@ def crossing_table(runs: Runs) -> list[str]:
     """Steps to a target on the mean curve, interpolated between evaluations."""
     lines = ["| arm | " + " | ".join(f"{100 * t:.0f}%" for t in TARGETS) + " |", "|---" * (len(TARGETS) + 1) + "|"]
     for arm, of_seed in runs.items():
-        steps, curve = mean_curve(of_seed)
+        steps, _, curve = mean_curve(of_seed, "solved")
         best = np.maximum.accumulate(curve)
         reached = [str(round(np.interp(t, best, steps))) if best[-1] >= t else "" for t in TARGETS]
         lines.append(f"| {arm} | " + " | ".join(reached) + " |")
     return lines
-
-
-def mean_curve(of_seed: dict[int, dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and mean share of solved puzzles along training."""
-    curves = [run["curve"] for run in of_seed.values()]
-    steps = np.array([point["step"] for point in curves[0]])
-    return steps, np.mean([[point["solved"] for point in curve] for curve in curves], axis=0)
-
-
-def plot(runs: Runs, path: Path) -> None:
-    """Mean learning curves."""
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    for arm, of_seed in runs.items():
-        steps, curve = mean_curve(of_seed)
-        axes.plot(steps, 100 * curve, label=f"{arm} ({len(of_seed)} seeds)")
-    axes.set(xlabel="steps", ylabel="unseen puzzles solved, %")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
 
 
 def main() -> None:
@@ -139,7 +105,7 @@ def main() -> None:
     for short, whole in matched:
         lines += [*horizon_table(by_budget[short], by_budget[whole], (short, whole)), ""]
     if fresh:
-        plot(by_budget[budgets[-1]], HERE / "curves.png")
+        plot_curves(by_budget[budgets[-1]], "solved", "unseen puzzles solved, %", HERE / "curves.png", scale=100)
         lines += ["![learning curves](curves.png)", ""]
     (HERE / "summary.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
 
