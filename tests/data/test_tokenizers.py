@@ -202,5 +202,7 @@ def test_a_model_of_another_vocabulary_is_refused(tokenizers):
     tokenizer.check_model(27, 64)  # models round their vocabulary up
     with pytest.raises(ValueError, match=r"the tokenizer has 28 tokens, the model 27: .* vocab_size=28"):
         tokenizer.check_model(26, 27)
-    with pytest.raises(ValueError, match="mask token is 27, the model's 63"):
+    with pytest.raises(
+        ValueError, match=r"mask token is 27 \(of 28 tokens\), the model's 63 \(of 64\): .* mask_token_id=27"
+    ):
         tokenizer.check_model(63, 64)

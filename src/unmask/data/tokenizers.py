@@ -180,8 +180,9 @@ class TextTokenizer:
         )
         require(
             self.mask_token_id == mask_token_id,
-            f"the tokenizer's mask token is {self.mask_token_id}, the model's {mask_token_id}: build the model with "
-            "mask_token_id=tokenizer.mask_token_id, or take both from unmask.from_pretrained",
+            f"the tokenizer's mask token is {self.mask_token_id} (of {self.vocab_size} tokens), the model's "
+            f"{mask_token_id} (of {vocab_size}): build the model with mask_token_id={self.mask_token_id}, or take "
+            "both from unmask.from_pretrained",
         )
 
     def _spelt(self, token: int) -> str:
