@@ -311,6 +311,8 @@ def test_sample_shows_every_cell_of_an_unseen_puzzle(capsys, trained, which):
         (["{run}/checkpoints/step-00000003/model"], "no run of unmask"),
         (["{run}", "--split", "tset"], "invalid choice 'tset'"),
         (["{run}", "--number", "x"], "--number: invalid literal for int"),
+        (["{run}", "--prompt", "the"], "--prompt is for texts"),
+        (["{run}", "--device", "gpu"], "--device gpu cannot be used"),
         ([], "PATH"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import GPT2Config, LlamaConfig, LlamaForCausalLM
 
-from unmask import MaskedDiffusionLM
+from unmask import MaskedDiffusionLM, TokenBatch, generate
 from unmask.data.tokenizers import bpe_tokenizer, character_tokenizer
 from unmask.evaluation.estimate import Estimate
 from unmask.evaluation.generative import (
@@ -17,6 +17,7 @@ from unmask.evaluation.generative import (
     distinct,
     generative_perplexity,
     judge_texts,
+    sample_tokens,
     unigram_entropy,
 )
 from unmask.sampling import Decoding
@@ -82,6 +83,38 @@ def test_figures_come_together(judge, writer):
         model, tokenizer, judge[0], texts=2, length=12, decoding=Decoding(tokens_per_step=4, temperature=0.5)
     )
     assert (fast.steps, fast.temperature) == (3, 0.5)
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+def test_texts_begin_with_the_prompt_and_the_rest_is_the_decoding_loop_s(writer, shifted):
+    model, tokenizer = writer
+    model = MaskedDiffusionLM.from_hf(model.hugging_face, model.mask_token_id, shifted)
+    prompt, decoding = tokenizer.encode("the ").tolist(), Decoding(policy="random", temperature=1.0)
+    found, steps = sample_tokens(model, tokenizer, 5, 12, decoding, seed=3, batch_size=2, prompt=prompt)
+    assert (found.shape, steps) == ((5, 12), 8)
+    assert found[:, :4].tolist() == [prompt] * 5
+    given = torch.zeros(5, 12, dtype=torch.int64)
+    given[:, :4] = torch.tensor(prompt)
+    maskable = (torch.arange(12) > 3).expand(5, -1)
+    row = torch.arange(5)
+    batch = TokenBatch(given, maskable, torch.ones_like(maskable), row, torch.zeros_like(row), torch.ones(5))
+    assert torch.equal(found, generate(model, batch, decoding, seed=3).tokens)
+    free, _ = sample_tokens(model, tokenizer, 5, 12, decoding, seed=3)
+    assert free.shape == (5, 12)  # without what a shifted model is given before the text
+    assert free[:, :4].tolist() != [prompt] * 5
+
+
+def test_what_leaves_nothing_to_generate_or_does_not_fit_is_refused(writer):
+    model, tokenizer = writer
+    shifted = MaskedDiffusionLM.from_hf(model.hugging_face, model.mask_token_id, shifted=True)
+    sample_tokens(shifted, tokenizer, 1, 32, Decoding(steps=1), prompt=[1])
+    for other, length, prompt, message in (
+        (model, 4, [1] * 4, "the prompt has 4 tokens, a text 4"),
+        (model, 33, [], "takes a row of 33, the model reads 32"),
+        (shifted, 32, [], "takes a row of 33, the model reads 32"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sample_tokens(other, tokenizer, 1, length, Decoding(), prompt=prompt)
 
 
 @pytest.mark.parametrize("name", [f.name for f in fields(GenerativePerplexity)])
