@@ -132,7 +132,7 @@ def evaluate(words: list[str]) -> None:
     chosen_device(options.device)
     if len(subjects) > 1 and set(options.what) != {"tasks"}:
         _check_tokenizers(subjects)
-    if isinstance(options.data, Tokenized):
+    if options.split == "held_out" and isinstance(options.data, Tokenized):
         options.data.check()
     dataset = options.data.held_out() if options.split == "held_out" else options.data.load()
     dataset = dataset.select(range(min(options.rows, len(dataset))))
