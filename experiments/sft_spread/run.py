@@ -45,7 +45,7 @@ MASKINGS: dict[str, IndependentMasking] = {
     "both": IndependentMasking(PPOTS(), mirror=True),
 }
 ARMS = (*MASKINGS, "causal")
-PRETRAINED = {"steps": 3000, "batch_size": 64, "learning_rate": 2e-3}
+PRETRAINED = {"steps": 2000, "batch_size": 32, "learning_rate": 2e-3}
 TUNED = {"batch_size": 16, "learning_rate": 1e-3}
 LENGTHS = {"chain_sums": (questions.WIDTH + 1 + questions.WORKED, questions.WORKED), "word_problems": (448, 256)}
 """Tokens of a row, and of its answer when it is decoded."""

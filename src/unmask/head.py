@@ -48,11 +48,18 @@ class _MaskedCrossEntropy(torch.autograd.Function):
         d_bias = torch.zeros_like(bias) if with_gradients and bias is not None and bias.requires_grad else None
 
         step = max(1, CHUNK_ELEMENTS // size, 0 if d_weight is None else hidden.shape[1] // 2)
+        # Products are cast to or added in fp32 a part of the vocabulary at a time: a second tensor of the logits' or
+        # the gradient's size would set the peak.
+        each = max(1, CHUNK_ELEMENTS // hidden.shape[1])
+        parts = [slice(start, start + each) for start in range(0, size, each)]
+        buffer = hidden.new_empty(min(step, count), size, dtype=wide)
         for start in range(0, count, step):
             rows = slice(start, min(start + step, count))
             h = hidden[rows].to(dtype)
             target = targets[rows, None]
-            logits = (h @ w.T).to(wide)
+            logits = buffer[: len(h)]
+            for part in parts:
+                logits[:, part] = h @ w[part].T
             if bias is not None:
                 logits += bias
             logits[:, mask_token_id] = -torch.inf
@@ -79,7 +86,8 @@ class _MaskedCrossEntropy(torch.autograd.Function):
             if dtype == d_weight.dtype:
                 d_weight.addmm_(d_logits.T, h)
             else:
-                d_weight += d_logits.T @ h
+                for part in parts:
+                    d_weight[part] += d_logits[:, part].T @ h
         ctx.gradients = (d_hidden, d_weight, d_bias) if with_gradients else None
         extra = tuple(found[name] for name in _names(needs))
         ctx.mark_non_differentiable(nll, *extra)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from unmask.data import LM1B, RowStream, TextTokenizer, check_rows
+from unmask.data import GSM8K, LM1B, RowStream, TextTokenizer, check_rows
 from unmask.data.text import load_text, tokenize
 from unmask.data.tokenizers import character_tokenizer
 
@@ -168,8 +168,9 @@ def test_a_tokenizer_of_transformers_is_refused_before_anything_is_read(tokenize
         tokenize(stream, "text", theirs, cache=tmp_path, version="1")
     with pytest.raises(TypeError, match=message):
         load_text(tmp_path / "none.txt", tokenizer=theirs)
-    with pytest.raises(TypeError, match=message):
-        LM1B.load(tokenizer=theirs, length=9, source=tmp_path / "none.txt", cache=tmp_path)
+    for corpus in (LM1B, GSM8K):
+        with pytest.raises(TypeError, match=message):
+            corpus.load(tokenizer=theirs, length=9, source=tmp_path / "none.txt", cache=tmp_path)
     rows = tokenize(as_dataset("abc"), "text", TextTokenizer.from_hugging_face(theirs))
     assert rows[:] == tokenize(as_dataset("abc"), "text", ours)[:]
 

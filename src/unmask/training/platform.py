@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from unmask.model import MaskedDiffusionLM
 
-FUSED_ATTENTION_FROM = 640
+FUSED_ATTENTION_FROM = 512
 """Row length from which SDPA's CPU kernel is faster than plain products in bf16; in single precision it is rarely
 slower (benchmarks/attention.py measures both)."""
 
