@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from unmask.data.tokenizers import LETTERS, TextTokenizer, bpe_tokenizer, character_tokenizer
+from unmask.data.tokenizers import LETTERS, UNKNOWN_TOKEN, TextTokenizer, bpe_tokenizer, character_tokenizer
 
 
 def same_as_library(tokenizer, value):
@@ -160,15 +160,15 @@ def test_foreign_character_tokenizers_do_as_their_library_does(tokenizers):
     """Of the form that is looked up in a table here, but with another unknown token, none, or another alphabet."""
     letters = json.loads(tokenizers["27"].tokenizer.to_str())
     plain = json.loads(tokenizers["characters"].tokenizer.to_str())
-    plain["model"] |= {"vocab": {"a": 0, "b": 1, "<unk>": 2}, "unk_token": "<unk>"}
+    plain["model"] |= {"vocab": {"a": 0, "b": 1, "<unk>": 2, UNKNOWN_TOKEN: 3}, "unk_token": "<unk>"}
     added = json.loads(json.dumps(plain))
-    added["added_tokens"].append(added["added_tokens"][0] | {"id": 5, "content": "ab", "special": False})
+    added["added_tokens"].append(added["added_tokens"][0] | {"id": 6, "content": "ab", "special": False})
     backwards = json.loads(json.dumps(letters))
     backwards["model"]["vocab"] = {token: 26 - i for token, i in letters["model"]["vocab"].items()}
     for form, text, tokens in (
         (plain, "aba", [0, 1, 0]),
         (plain, "a~b", [0, 2, 1]),
-        (added, "aab", [0, 5]),
+        (added, "aab", [0, 6]),
         (letters, "Ab, c", [1, 2, 0, 3]),
         (backwards, "Ab, c", [25, 24, 26, 23]),
     ):
