@@ -18,7 +18,14 @@ from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    GgufConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from unmask.layouts import Layout, known_layout
 from unmask.lora import ADAPTER, LoRA, add_lora, has_adapters, merge_adapters
@@ -68,6 +75,8 @@ def from_pretrained(
     shared: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     shared |= {key: options[key] for key in WHERE if key in options}
     options = {"dtype": "float32", **options}
+    if "gguf_file" in options:  # weights left packed could be neither trained nor saved
+        options = {"quantization_config": GgufConfig(dequantize=True), **options}
     layout = _layout(name, shared)
     tokenizer = _tokenizer(name, shared)
     if layout is not None:

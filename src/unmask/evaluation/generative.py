@@ -23,6 +23,7 @@ from unmask.evaluation.estimate import Estimate, ratio
 from unmask.evaluation.likelihood import RowNats
 from unmask.evaluation.records import weights_hash
 from unmask.model import MaskedDiffusionLM
+from unmask.pretrained import located
 from unmask.sampling import Decoding, generate
 
 
@@ -148,13 +149,15 @@ def sample_tokens(
 def judge_texts(texts: Sequence[str], judge: str | Path, batch_size: int = 16) -> tuple[RowNats, str]:
     """Nats of each text under a causal model, in the judge's own tokens, and the judge's `weights_hash`.
 
-    A judge with a BOS token scores every token; without one, the first token of a text is given.
+    The judge is on the hub, a folder, or package:NAME (see `unmask.pretrained.located`). One with a BOS token scores
+    every token; without, the first token of a text is given.
 
     Raises:
         ValueError: for a text that is longer than the judge can read, or without a scored token.
     """
-    reader = AutoTokenizer.from_pretrained(judge)
-    network = AutoModelForCausalLM.from_pretrained(judge).eval()
+    place, options = located(str(judge))
+    reader = AutoTokenizer.from_pretrained(place, **options)
+    network = AutoModelForCausalLM.from_pretrained(place, **options).eval()
     start = [] if reader.bos_token_id is None else [reader.bos_token_id]
     rows = [torch.tensor(start + reader.encode(text, add_special_tokens=False)) for text in texts]
     longest = getattr(network.config, "max_position_embeddings", None)
