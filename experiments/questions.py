@@ -21,17 +21,17 @@ TEXT = {
     "spell_backward": {"max_word_len": 10},
 }
 """What models are pretrained on: short questions, each with its answer alone."""
-WIDTH, WORKED = 20, 36
+WIDTH, WORKED = 11, 16
 """Characters of a chain sum's question and of its worked answer, both filled up: all rows are laid out alike."""
 PROMPT = "{question}\n"
 APART = 1_000_000
 """Between the seeds given to reasoning-gym: its question i of seed s is its question i - 1 of seed s + 1."""
 
 
-def chain_sums(count: int, seed: int, terms: int = 4) -> list[dict[str, str]]:
-    """Sums and differences of one- and two-digit numbers with every step: "9 + 31 - 4 =", "9+31=40 40-4=36"."""
+def chain_sums(count: int, seed: int, terms: int = 3) -> list[dict[str, str]]:
+    """Sums and differences of digits with every step: "9 + 3 - 4 =", "9+3=12 12-4=8"."""
     made = reasoning_gym.create_dataset(
-        "chain_sum", size=count, seed=seed * APART, min_terms=terms, max_terms=terms, min_digits=1, max_digits=2
+        "chain_sum", size=count, seed=seed * APART, min_terms=terms, max_terms=terms, min_digits=1, max_digits=1
     )
     examples = []
     for entry in made:

@@ -46,8 +46,13 @@ MASKINGS: dict[str, IndependentMasking] = {
 }
 ARMS = (*MASKINGS, "causal")
 PRETRAINED = {"steps": 2000, "batch_size": 32, "learning_rate": 2e-3}
-TUNED = {"batch_size": 16, "learning_rate": 1e-3}
-LENGTHS = {"chain_sums": (questions.WIDTH + 1 + questions.WORKED, questions.WORKED), "word_problems": (448, 256)}
+TUNED = {"batch_size": 16, "learning_rate": 2e-3}
+TRAINED_ON = 2000
+"""Questions."""
+LENGTHS = {
+    "chain_sums": (questions.WIDTH + 1 + questions.WORKED, questions.WORKED),
+    "word_problems": (448, 256),
+}
 """Tokens of a row, and of its answer when it is decoded."""
 
 
@@ -78,21 +83,26 @@ def masked() -> MaskedDiffusionLM:
     return load_model(last)
 
 
-def data(task: str, ending: Ending) -> Dataset:
-    """Two thousand questions to fine-tune on."""
-    make = getattr(questions, task)
-    return questions.rows(make(2000, seed=1), questions.alphabet(), LENGTHS[task][0], ending)
+def data(task: str, ending: Ending) -> tuple[Dataset, Dataset]:
+    """What is fine-tuned on, and the rows that P-POTS is fitted to."""
+    rows = questions.rows(
+        getattr(questions, task)(TRAINED_ON, seed=1), questions.alphabet(), LENGTHS[task][0], ending
+    )
+    return rows.select(range(256, len(rows))), rows.select(range(256))
 
 
 def asked(task: str, folder: Path) -> AnswerTask:
-    """Five hundred others."""
+    """Two hundred and fifty others, none of which is trained on."""
     length, answer = LENGTHS[task]
+    make = getattr(questions, task)
+    known = {example["question"] for example in make(TRAINED_ON, seed=1)}
     examples = [
         example
-        for example in getattr(questions, task)(1000, seed=2)
+        for example in make(1000, seed=2)
         if len(example["answer"]) < answer and len(example["question"]) + answer < length
+        if example["question"] not in known
     ]
-    return questions.task(examples[:500], questions.alphabet(), folder, answer, batch_size=250)
+    return questions.task(examples[:250], questions.alphabet(), folder, answer, batch_size=250)
 
 
 def tune(arm: str, seed: int, steps: int, task: str) -> dict[str, Any]:
@@ -105,23 +115,24 @@ def tune(arm: str, seed: int, steps: int, task: str) -> dict[str, Any]:
             model = LlamaForCausalLM.from_pretrained(RUNS / "causal")
             curve = causal.train(
                 model,
-                data(task, "trained"),
+                data(task, "trained")[0],
                 steps=steps,
                 seed=seed,
-                every=steps // 4,
+                every=steps // 2,
                 evaluate=lambda model: {"solved": causal.solved(model, judge, found)},
                 **TUNED,
             )
             return {**record, "curve": curve, "solved": curve[-1]["solved"]}
-        settings = {**loop(steps, seed), **TUNED, "evaluate_every": steps // 4}
-        out = Path(folder) / "run"
+        settings = {**loop(steps, seed), **TUNED, "evaluate_every": steps // 2}
+        out, (rows, held_out) = Path(folder) / "run", data(task, "eos_as_padding")
         Trainer(
             masked(),
             MASKINGS[arm],
-            data(task, "eos_as_padding"),
+            rows,
             ELBO(),
             TrainingConfig(**settings),
             out=out,
+            held_out=held_out,
             evaluate=lambda model, last: judge.evaluate(model, found),
             name=f"{arm} {seed}",
         ).train()
@@ -138,7 +149,7 @@ def tune(arm: str, seed: int, steps: int, task: str) -> dict[str, Any]:
 
 def variance(task: str, steps: int, row_sets: int) -> None:
     """Append the gradient's variance before and after fine-tuning, for every arm."""
-    rows, causal_rows = data(task, "eos_as_padding"), data(task, "trained")
+    rows, causal_rows = data(task, "eos_as_padding")[0], data(task, "trained")[0]
     model, control = masked(), LlamaForCausalLM.from_pretrained(RUNS / "causal")
     for at in (0, steps):
         if at:
@@ -164,7 +175,7 @@ def main() -> None:
     parser.add_argument("--task", choices=LENGTHS, default="chain_sums")
     parser.add_argument("--arm", nargs="*", default=[], choices=ARMS)
     parser.add_argument("--seed", nargs="+", type=int, default=[1])
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--row-sets", type=int, default=24)
     args = parser.parse_args()
     torch.set_num_threads(1)

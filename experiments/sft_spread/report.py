@@ -1,0 +1,69 @@
+"""Write summary.md from records.jsonl and variance.jsonl.
+
+python -m experiments.sft_spread.report
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import mean, stdev
+
+from experiments.common import against, grouped, read, table
+
+HERE = Path(__file__).parent
+CONTROL = "standard"
+TITLES = {"chain_sums": "Sums of four digits, worked out", "word_problems": "gsm_symbolic, worked out"}
+
+
+def accuracy(records: list[dict]) -> list[str]:
+    """Right answers and their spread over seeds, of every arm."""
+    runs, rows = grouped(records), []
+    for arm, of_seed in runs.items():
+        solved = {seed: run["solved"] for seed, run in of_seed.items()}
+        control = {seed: run["solved"] for seed, run in runs.get(CONTROL, {}).items()}
+        values = [100 * value for value in solved.values()]
+        spread = f"{stdev(values):.1f}" if len(values) > 1 else ""
+        least = f"{min(values):.1f} to {max(values):.1f}" if len(values) > 1 else ""
+        norms = [norm for run in of_seed.values() for norm in run.get("norms", [])[5:]]
+        noise = f"{stdev(norms) / mean(norms):.2f}" if norms else ""
+        change = against(solved, control) if arm != CONTROL else ""
+        rows.append([arm, len(values), f"{mean(values):.1f}", spread, least, change, noise])
+    head = ["arm", "seeds", "right %", "spread over seeds", "least to most", f"less {CONTROL}, points (95%)"]
+    return table([*head, "spread of the gradient's length / mean"], rows)
+
+
+def variance(records: list[dict]) -> list[str]:
+    """A, B and C of the gradient over its squared mean: how many rows a batch needs for noise to equal the signal."""
+    rows = []
+    for record in records:
+        cells = []
+        for part in ("masks", "rates", "rows", "total"):
+            if part not in record:
+                cells.append("")
+                continue
+            value, low, high = (record[part][key] / record["signal"] for key in ("value", "low", "high"))
+            cells.append(f"{value:.1f} ({low:.1f} to {high:.1f})")
+        rows.append([record["step"], record["arm"], *cells])
+    return table(["fine-tuning steps", "arm", "A, masks", "B, rates", "C, rows", "total"], rows)
+
+
+def main() -> None:
+    """Read the records, write the page."""
+    records, lines = read(HERE / "records.jsonl"), ["# Fine-tuning: accuracy and its spread", ""]
+    for task, steps in sorted({(record["task"], record["steps"]) for record in records}):
+        lines += [f"## {TITLES[task]}: {steps} steps of 16 rows", ""]
+        lines += [*accuracy([r for r in records if (r["task"], r["steps"]) == (task, steps)]), ""]
+    if (HERE / "variance.jsonl").exists():
+        lines += [
+            "## The gradient's variance over its squared mean",
+            "",
+            "Times the rows of a batch: so many rows make a batch's noise as large as its signal. With 95% intervals "
+            "over row sets.",
+            "",
+            *variance(read(HERE / "variance.jsonl")),
+        ]
+    (HERE / "summary.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
