@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness import Table, interleaved, median_ms
-from benchmarks.steps import Size, ours
+from benchmarks.steps import Size, Step, ours
 
 REPEATS = 6
 SIZES = {
@@ -18,33 +18,56 @@ SIZES = {
 }
 SQUARE, CALLS = 2048, 8
 NOTE = """Operations are those of the matrix products of forward and backward, counted by torch. The rate of the
-machine is that of products of square bf16 matrices, measured in turn with the steps. On a processor without bf16
-the step runs in fp32, and the share says little."""
+machine is that of products of square bf16 matrices, measured in turn with the steps. `products` are those of the
+layers' weights alone, forward and backward, on tensors that are there already: a step cannot do better. On a
+processor without bf16 the step runs in fp32, and the share says little."""
+
+
+def products(size: Size) -> tuple[Step, int]:
+    """The products of a step with the layers' weights, and nothing else; and how many operations they take."""
+    rows, wide, inner = size.batch * size.length, size.width, size.inner
+    shapes = [(wide, wide)] * 4 + [(wide, inner)] * 2 + [(inner, wide)]
+    given = [(torch.randn(rows, i), torch.randn(o, i), torch.randn(rows, o)) for i, o in shapes]
+    given = [tuple(x.bfloat16() for x in some) for some in given]
+
+    def run() -> None:
+        for _ in range(size.layers):
+            for x, weight, gradient in given:
+                x @ weight.T
+                gradient @ weight
+                gradient.T @ x
+
+    return run, size.layers * sum(6 * rows * i * o for i, o in shapes)
 
 
 def measure(repeats: int) -> Table:
     one, other = torch.randn(2, SQUARE, SQUARE).bfloat16().unbind()
-    steps = {name: ours(size)[0] for name, size in SIZES.items()}
-    operations = {}
-    for name, step in steps.items():
+    runs, operations = {}, {}
+    for name, size in SIZES.items():
+        step = ours(size)[0]
         with FlopCounterMode(display=False) as counter:
             step()
-        operations[name] = counter.get_total_flops()
+        alone, count = products(size)
+        runs |= {f"step, {name}": step, f"products, {name}": alone}
+        operations |= {f"step, {name}": counter.get_total_flops(), f"products, {name}": count}
+        compiled = f"step, {name}, compiled"
+        runs[compiled] = ours(size, compiled=True)[0]
+        operations[compiled] = operations[f"step, {name}"]
 
-    def products() -> None:
+    def square() -> None:
         for _ in range(CALLS):
             one @ other
 
-    seconds = interleaved({"matrix product": products, **steps}, repeats)
-    operations["matrix product"] = CALLS * 2 * SQUARE**3
+    seconds = interleaved({"square product": square, **runs}, repeats)
+    operations["square product"] = CALLS * 2 * SQUARE**3
     rate = {name: operations[name] / (1e6 * median_ms(values)) for name, values in seconds.items()}
     rows = [
         {
-            "run": f"step, {name}" if name in steps else name,
+            "run": name,
             "operations, 1e9": operations[name] / 1e9,
             "ms": median_ms(values),
             "rate, 1e9/s": rate[name],
-            "share": rate[name] / rate["matrix product"],
+            "share": rate[name] / rate["square product"],
         }
         for name, values in seconds.items()
     ]

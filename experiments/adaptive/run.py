@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from rules import RULES
-from transformers import GPT2Config, LlamaConfig
+from transformers import GPT2Config
 
 from unmask.data.arithmetic import MASK_TOKEN as ADDITION_MASK
 from unmask.data.arithmetic import VOCAB_SIZE as ADDITION_VOCAB
@@ -40,6 +40,7 @@ from unmask.masks import ExactCount
 from unmask.model import MaskedDiffusionLM
 from unmask.objectives import MaskedMean, Objective, RowMean
 from unmask.processes import IndependentMasking
+from unmask.recipes import TextModel
 from unmask.recipes.sudoku import CLUES, SudokuData, SudokuModel
 from unmask.sampling import generate
 from unmask.times import Bell, Beta, Clipped, TimeDistribution, Uniform
@@ -77,22 +78,6 @@ def gpt2(vocab_size: int, length: int, mask_token: int) -> MaskedDiffusionLM:
         tie_word_embeddings=False,
         bos_token_id=None,
         eos_token_id=None,
-    )
-    config._attn_implementation = "eager"
-    return MaskedDiffusionLM.from_config(config, mask_token)
-
-
-def llama(vocab_size: int, length: int, mask_token: int) -> MaskedDiffusionLM:
-    """A small bidirectional Llama: with rotary positions, text leaves the unigram plateau in 100 steps, not 500."""
-    config = LlamaConfig(
-        vocab_size=vocab_size,
-        hidden_size=WIDTH,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        intermediate_size=3 * WIDTH,
-        max_position_embeddings=length,
-        initializer_range=0.05,
-        tie_word_embeddings=False,
     )
     config._attn_implementation = "eager"
     return MaskedDiffusionLM.from_config(config, mask_token)
@@ -136,7 +121,7 @@ def text() -> tuple[MaskedDiffusionLM, Any, Objective, int, int, Measure, Measur
     def measure(model: MaskedDiffusionLM) -> dict[str, Any]:
         return {"nll": nll(model, held_out)}
 
-    return llama(28, 128, mask_token), rows, MaskedMean(), 16, 500, measure, measure
+    return TextModel(mask_token_id=mask_token).build(), rows, MaskedMean(), 16, 500, measure, measure
 
 
 def addition() -> tuple[MaskedDiffusionLM, Any, Objective, int, int, Measure, Measure]:

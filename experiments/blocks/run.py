@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import LlamaConfig
 
 from experiments.common import append, loop
 from unmask import (
@@ -35,6 +34,7 @@ from unmask.config import to_json
 from unmask.data import character_tokenizer, load_text
 from unmask.evaluation.exact import order_likelihood
 from unmask.evaluation.likelihood import likelihood
+from unmask.recipes import TextModel
 from unmask.recipes.base import load_model
 from unmask.recipes.text import first_token_given
 from unmask.training.metrics import read_metrics
@@ -53,21 +53,6 @@ def arms(steps: int) -> dict[str, Blockwise]:
         "puma": Blockwise(PUMA, BLOCK),
         "puma-growing": Blockwise(PUMA, growing),
     }
-
-
-def build(vocab_size: int, mask_token_id: int) -> MaskedDiffusionLM:
-    """A small Llama whose hidden state at i - 1 predicts i, so that blocks of one are autoregression."""
-    body = LlamaConfig(
-        vocab_size=vocab_size,
-        hidden_size=128,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        intermediate_size=384,
-        max_position_embeddings=LENGTH,
-        initializer_range=0.05,
-        tie_word_embeddings=False,
-    )
-    return MaskedDiffusionLM.from_config(body, mask_token_id, shifted=True)
 
 
 def train(arm: str, seed: int, steps: int) -> dict[str, Any]:
@@ -90,7 +75,7 @@ def train(arm: str, seed: int, steps: int) -> dict[str, Any]:
     training = TrainingConfig(batch_size=16, learning_rate=2e-3, **loop(steps, seed))
     torch.manual_seed(seed)
     masking = arms(steps)[arm]
-    model = build(tokenizer.vocab_size, tokenizer.mask_token_id)
+    model = TextModel(tokenizer.vocab_size, tokenizer.mask_token_id, shifted=True).build()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         trainer = Trainer(model, masking, rows, RowMean(), training, out=out, evaluate=evaluate, name=f"{arm} {seed}")

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import LlamaConfig
 
 from unmask import ExactCount, IndependentMasking, MaskedDiffusionLM, RowMean, Trainer, TrainingConfig
 from unmask.data.text import load_text
 from unmask.data.tokenizers import TextTokenizer, character_tokenizer
-from unmask.recipes import sudoku
+from unmask.recipes import TextModel, sudoku
 from unmask.recipes.base import load_model
 from unmask.training import checkpoint
 
@@ -45,20 +44,9 @@ def text_model(steps: int, threads: int) -> tuple[MaskedDiffusionLM, Dataset]:
 
 
 def _train_text(rows: Dataset, tokenizer: TextTokenizer, steps: int, threads: int) -> Path:
-    body = LlamaConfig(
-        vocab_size=tokenizer.vocab_size,
-        hidden_size=128,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        intermediate_size=384,
-        max_position_embeddings=128,
-        initializer_range=0.05,
-        tie_word_embeddings=False,
-    )
-    body._attn_implementation = "eager"
     torch.manual_seed(0)
     trainer = Trainer(
-        MaskedDiffusionLM.from_config(body, tokenizer.mask_token_id),
+        TextModel(tokenizer.vocab_size, tokenizer.mask_token_id).build(),
         IndependentMasking(mask=ExactCount(), coupling="stratified"),
         rows,
         RowMean(),
