@@ -21,14 +21,12 @@ TEXT = {
     "spell_backward": {"max_word_len": 10},
 }
 """What models are pretrained on: short questions, each with its answer alone."""
-WIDTH, WORKED = 11, 16
-"""Characters of a chain sum's question and of its worked answer, both filled up: all rows are laid out alike."""
 PROMPT = "{question}\n"
 APART = 1_000_000
 """Between the seeds given to reasoning-gym: its question i of seed s is its question i - 1 of seed s + 1."""
 
 
-def chain_sums(count: int, seed: int, terms: int = 3) -> list[dict[str, str]]:
+def chain_sums(count: int, seed: int, terms: int) -> list[dict[str, str]]:
     """Sums and differences of digits with every step: "9 + 3 - 4 =", "9+3=12 12-4=8"."""
     made = reasoning_gym.create_dataset(
         "chain_sum", size=count, seed=seed * APART, min_terms=terms, max_terms=terms, min_digits=1, max_digits=1
@@ -43,8 +41,13 @@ def chain_sums(count: int, seed: int, terms: int = 3) -> list[dict[str, str]]:
             steps.append(f"{value}{sign}{term}={after}")
             value = after
         assert str(value) == entry["answer"]
-        examples.append({"question": question.rjust(WIDTH), "answer": " ".join(steps)})
+        examples.append({"question": question.rjust(lengths(terms)[0]), "answer": " ".join(steps)})
     return examples
+
+
+def lengths(terms: int) -> tuple[int, int]:
+    """Characters of a chain sum, filled up so that all rows are laid out alike, and of its worked answer and end."""
+    return 4 * terms - 1, 10 * terms - 14
 
 
 def word_problems(count: int, seed: int) -> list[dict[str, str]]:

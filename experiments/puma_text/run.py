@@ -21,6 +21,7 @@ from experiments import causal, questions
 from experiments.common import append, loop
 from unmask import ExactCount, IndependentMasking, RowMean, Trainer, TrainingConfig, from_pretrained
 from unmask.config import to_json
+from unmask.data.documents import split_of
 from unmask.evaluation.tasks import AnswerTask
 from unmask.processes import Masking, ProgressiveUnmasking
 from unmask.recipes import TextModel
@@ -34,9 +35,11 @@ MASKINGS: dict[str, Masking] = {
 }
 ARMS = {f"{masking}{suffix}": masking for suffix in ("", "-ar") for masking in MASKINGS}
 """The name of an arm is its masking's, with -ar where it starts from the autoregressive model."""
-LENGTH = questions.WIDTH + 1 + questions.WORKED
+TERMS = 4
+LENGTH = sum(questions.lengths(TERMS)) + 1
 TRAINED = {"batch_size": 64, "learning_rate": 2e-3}
 ROWS = 100_000
+"""Questions that are made, a tenth of which no arm is trained on: the question alone decides."""
 
 
 def size() -> TextModel:
@@ -45,19 +48,30 @@ def size() -> TextModel:
     return TextModel(tokenizer.vocab_size, tokenizer.mask_token_id, positions=LENGTH)
 
 
+def examples(split: str) -> list[dict[str, str]]:
+    """Questions of a split by content, with their worked answers; those of "test" all differ."""
+    made = [e for e in questions.chain_sums(ROWS, seed=1, terms=TERMS) if split_of(e["question"]) == split]
+    return list({e["question"]: e for e in made}.values()) if split == "test" else made
+
+
 def asked(folder: Path) -> AnswerTask:
-    """Questions that no arm is trained on."""
-    examples = questions.chain_sums(500, seed=2)
+    """Five hundred questions that no arm is trained on."""
     decoding = Decoding(tokens_per_step=2)
     return questions.task(
-        examples, questions.alphabet(), folder, questions.WORKED, decoding=decoding, puzzles=250, batch_size=250
+        examples("test")[:500],
+        questions.alphabet(),
+        folder,
+        questions.lengths(TERMS)[1],
+        decoding=decoding,
+        puzzles=250,
+        batch_size=250,
     )
 
 
 def pretrain(steps: int) -> None:
     """Train the autoregressive model on questions and answers."""
     tokenizer = questions.alphabet()
-    rows = questions.rows(questions.chain_sums(ROWS, seed=1), tokenizer, LENGTH, "trained")
+    rows = questions.rows(examples("train"), tokenizer, LENGTH, "trained")
     torch.manual_seed(0)
     model = causal.build(size())
     with tempfile.TemporaryDirectory() as folder:
@@ -79,7 +93,7 @@ def pretrain(steps: int) -> None:
 
 def train(arm: str, seed: int, steps: int) -> dict[str, Any]:
     """Train one run; return its record."""
-    rows = questions.rows(questions.chain_sums(ROWS, seed=1), questions.alphabet(), LENGTH, "eos_as_padding")
+    rows = questions.rows(examples("train"), questions.alphabet(), LENGTH, "eos_as_padding")
     masking = MASKINGS[ARMS[arm]]
     torch.manual_seed(seed)
     model = from_pretrained(RUNS / "causal", shifted=True).model if arm.endswith("-ar") else size().build()

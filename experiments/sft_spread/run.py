@@ -47,10 +47,10 @@ MASKINGS: dict[str, IndependentMasking] = {
 ARMS = (*MASKINGS, "causal")
 PRETRAINED = {"steps": 2000, "batch_size": 32, "learning_rate": 2e-3}
 TUNED = {"batch_size": 16, "learning_rate": 2e-3}
-TRAINED_ON = 2000
-"""Questions."""
+TERMS, TRAINED_ON = 3, 2000
+"""Of a chain sum; questions to fine-tune on."""
 LENGTHS = {
-    "chain_sums": (questions.WIDTH + 1 + questions.WORKED, questions.WORKED),
+    "chain_sums": (sum(questions.lengths(TERMS)) + 1, questions.lengths(TERMS)[1]),
     "word_problems": (448, 256),
 }
 """Tokens of a row, and of its answer when it is decoded."""
@@ -62,7 +62,7 @@ def size(tokenizer: TextTokenizer) -> TextModel:
 
 
 def pretrain() -> None:
-    """Train both models on short questions, prompt and answer alike for the causal one."""
+    """Train both models on short questions; every token is learnt, the question's too."""
     tokenizer = questions.alphabet()
     rows = questions.rows(questions.short_questions(60_000, seed=0), tokenizer, 96, "trained")
     rows = rows.map(lambda row: {"maskable": [True] * len(row["tokens"])}, features=rows.features)
@@ -83,6 +83,13 @@ def masked() -> MaskedDiffusionLM:
     return load_model(last)
 
 
+def examples(task: str, count: int, seed: int) -> list[dict[str, str]]:
+    """Questions of a task with their worked answers."""
+    if task == "chain_sums":
+        return questions.chain_sums(count, seed, TERMS)
+    return questions.word_problems(count, seed)
+
+
 def data(task: str, ending: Ending) -> tuple[Dataset, Dataset]:
     """What is fine-tuned on, and the rows that P-POTS is fitted to."""
     rows = questions.rows(
@@ -92,17 +99,16 @@ def data(task: str, ending: Ending) -> tuple[Dataset, Dataset]:
 
 
 def asked(task: str, folder: Path) -> AnswerTask:
-    """Two hundred and fifty others, none of which is trained on."""
+    """Two hundred and fifty others. None is fine-tuned on; its final answer may have been met in pretraining."""
     length, answer = LENGTHS[task]
-    make = getattr(questions, task)
-    known = {example["question"] for example in make(TRAINED_ON, seed=1)}
-    examples = [
+    known = {example["question"] for example in examples(task, TRAINED_ON, seed=1)}
+    new = [
         example
-        for example in make(1000, seed=2)
+        for example in examples(task, 1000, seed=2)
         if len(example["answer"]) < answer and len(example["question"]) + answer < length
         if example["question"] not in known
     ]
-    return questions.task(examples[:250], questions.alphabet(), folder, answer, batch_size=250)
+    return questions.task(new[:250], questions.alphabet(), folder, answer, batch_size=250)
 
 
 def tune(arm: str, seed: int, steps: int, task: str) -> dict[str, Any]:

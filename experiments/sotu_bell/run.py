@@ -1,5 +1,7 @@
 """What accelerates text? State of the Union letters: standard, bell, P-POTS + MIRROR, PUMA, and the best of them.
 
+Bell differs from standard in three things (rates, stratified, no 1/t weight); `unweighted` has the last two alone.
+
     python -m experiments.sotu_bell.run --screen --arm standard bell ppots-mirror puma best
     python -m experiments.sotu_bell.run --seed 1 2 3 --steps 500 1000 --zero-shot moby.txt --judge FOLDER
 

@@ -22,7 +22,7 @@ from unmask.data.stream import RowStream
 from unmask.distributed import gather_counts
 from unmask.processes.base import ForwardProcess, local_size
 from unmask.processes.independent import IndependentMasking, IndependentProcess
-from unmask.processes.progressive import Chains, ProgressiveUnmasking
+from unmask.processes.progressive import Chains, ProgressiveUnmasking, scores_of
 from unmask.schedules import Schedule, check_schedule, integer_at
 from unmask.times import TimeDistribution
 
@@ -287,10 +287,7 @@ class ProgressiveBlocks:
         """
         if not self._awaits_scores:
             raise RuntimeError("observe() takes the scores of a draw, and there was no draw() since the last")
-        shape = (len(self.clean), self.clean.length)
-        if scores is None or scores.log_confidence.shape != shape:
-            got = None if scores is None else tuple(scores.log_confidence.shape)
-            raise ValueError(f"progressive unmasking needs the scores of all {shape} positions, got {got}")
+        scores = scores_of(scores, self.clean.tokens)
         running = (~self.chains.ended).nonzero()[:, 0]
         self.chains.advance(scores.map(self.blocks.fold)[running], running)
         stage = self.chains.stage[running]

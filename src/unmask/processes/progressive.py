@@ -92,6 +92,16 @@ class ProgressiveUnmasking:
         return ProgressiveProcess(self, rows, batch_size, seed, device)
 
 
+def scores_of(scores: Scores | None, positions: Tensor) -> Scores:
+    """The scores, if they are those of all positions [B, L]; else ValueError."""
+    if scores is None or scores.log_confidence.shape != positions.shape:
+        got = None if scores is None else tuple(scores.log_confidence.shape)
+        raise ValueError(
+            f"progressive unmasking needs the scores of all {tuple(positions.shape)} positions, got {got}"
+        )
+    return scores
+
+
 class Chains:
     """Teacher-forced chains of units, each advancing by itself: what is revealed, and at which stage it is.
 
@@ -146,11 +156,7 @@ class Chains:
         if units is None:
             units = torch.arange(len(self.clean), device=self.stage.device)
         config, clean, stage, masked = self.config, self.clean[units], self.stage[units], self.masked[units]
-        if scores is None or scores.log_confidence.shape != masked.shape:
-            got = None if scores is None else tuple(scores.log_confidence.shape)
-            raise ValueError(
-                f"progressive unmasking needs the scores of all {tuple(masked.shape)} positions, got {got}"
-            )
+        scores = scores_of(scores, masked)
 
         # At least one token, so that no unit lingers where a stage is less than a token wide (L_eff ≤ K).
         length, following = clean.effective_length, stage + 1

