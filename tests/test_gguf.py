@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from unmask import from_pretrained, save_pretrained
+from unmask.evaluation.generative import judge_texts
+from unmask.pretrained import unpacked
 
 gguf = pytest.importorskip("gguf")
 WORDS = ["<|endoftext|>", "<unk>", *(chr(c) for c in range(33, 127)), "ab"]
@@ -63,3 +65,20 @@ def test_a_quantized_file_is_trained_and_saved_like_any_other(quantized, tmp_pat
     for name, weight in plain.state_dict().items():
         assert torch.equal(weight, found[name]), name
     assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_quantized_judge_scores_as_its_unpacked_copy(quantized, tmp_path):
+    folder, _ = quantized
+    place = {"gguf_file": "tiny.gguf"}
+    AutoModelForCausalLM.from_pretrained(folder, **unpacked(place)).save_pretrained(tmp_path / "copy")
+    AutoTokenizer.from_pretrained(folder, **place).save_pretrained(tmp_path / "copy")
+    package = tmp_path / "tiny_judge"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (folder / "tiny.gguf").rename(package / "tiny.gguf")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        packed, name = judge_texts(["abab", "hello"], "package:tiny_judge")
+    plain, same = judge_texts(["abab", "hello"], tmp_path / "copy")
+    assert name == same
+    assert torch.equal(packed.nats, plain.nats)

@@ -78,7 +78,7 @@ class Layout:
                 token=token,
                 cache_dir=cache_dir,
                 local_files_only=local_files_only,
-                allow_patterns=["*.safetensors", "*.json"],
+                allow_patterns=[f"{subfolder}/{kind}" if subfolder else kind for kind in ("*.safetensors", "*.json")],
             )
             folder = Path(snapshot)
         folder = folder / subfolder

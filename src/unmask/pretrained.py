@@ -75,8 +75,6 @@ def from_pretrained(
     shared: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     shared |= {key: options[key] for key in WHERE if key in options}
     options = {"dtype": "float32", **options}
-    if "gguf_file" in options:  # weights left packed could be neither trained nor saved
-        options = {"quantization_config": GgufConfig(dequantize=True), **options}
     layout = _layout(name, shared)
     tokenizer = _tokenizer(name, shared)
     if layout is not None:
@@ -85,7 +83,7 @@ def from_pretrained(
     else:
         config = _config(name, shared)
         kind = auto_class(config)
-        hf = kind.from_pretrained(name, **(shared | options))
+        hf = kind.from_pretrained(name, **(shared | unpacked(options)))
         saved_mask = getattr(config, "mask_token_id", None)
         read_out = getattr(config, "unmask_shifted", kind.__name__ == "AutoModelForCausalLM")
     mask_token_id = _with_mask_token(hf, tokenizer, mask_token, saved_mask)
@@ -115,6 +113,11 @@ def located(name: str) -> tuple[str, dict[str, Any]]:
     if not files:
         raise ValueError(f"the package {package} holds no .gguf file")
     return str(files[0].parent), {"gguf_file": files[0].name}
+
+
+def unpacked(options: dict[str, Any]) -> dict[str, Any]:
+    """Options to load a model with: weights of a .gguf file left packed could be neither trained nor saved."""
+    return {"quantization_config": GgufConfig(dequantize=True), **options} if "gguf_file" in options else options
 
 
 def load_tokenizer(

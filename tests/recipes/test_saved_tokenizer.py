@@ -214,3 +214,17 @@ def test_corpus_reads_the_saved_one_and_keeps_its_end_token(tiny, words, tmp_pat
     ours, saved = data.tokenizer(), load_run(last)[0].data.tokenizer()
     assert ours.eos_token_id == saved.eos_token_id == ours.encode("#")[0]
     assert saved.fingerprint == ours.fingerprint
+
+
+def test_a_library_that_writes_tokenizers_otherwise_does_not_stop_a_run(trained):
+    run, last = trained("bpe")
+    out = last.parents[1]
+    saved = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps({**saved, "tokenizer": "what another release would have hashed to"}))
+    run.train(out, resume=True)  # the tokenizer beside the weights is the same one
+
+
+def test_a_tokenizer_that_cannot_be_written_is_an_os_error(tmp_path):
+    (tmp_path / "tokenizer.json").mkdir()  # as a full disk would be: what a checkpoint reports to all ranks
+    with pytest.raises(OSError, match=r"tokenizer\.json"):
+        sotu().data.tokenizer().save(tmp_path)

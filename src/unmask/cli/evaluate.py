@@ -62,17 +62,19 @@ class EvaluateOptions:
     """Folder of the models' tokenizer: for bits per character, and for generation. None: the one that the first run
     saved, if its data are text."""
     judge: str | None = None
-    """generation: folder of a causal Hugging Face model with its tokenizer."""
+    """generation: folder of a causal Hugging Face model with its tokenizer, or package:NAME."""
     texts: int = 64
     """generation: how many texts."""
-    length: int = 128
-    """generation: tokens of each text."""
+    length: int | None = None
+    """generation: tokens of each text. None: 128, or as many as the model reads."""
     decoding: Decoding = field(default_factory=lambda: Decoding(policy="random", temperature=1.0))
     """generation: how texts are decoded."""
 
     def __post_init__(self) -> None:
-        for name in ("rows", "samples", "batch_size", "texts", "length"):
+        for name in ("rows", "samples", "batch_size", "texts"):
             positive_int(name, getattr(self, name))
+        if self.length is not None:
+            positive_int("length", self.length)
         if "generation" in self.what:
             require(self.judge is not None, "generation needs --judge FOLDER (a causal model)")
 

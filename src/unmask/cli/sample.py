@@ -19,7 +19,7 @@ from unmask.cli.options import chosen_device
 from unmask.config import positive_int, require
 from unmask.data.sudoku import is_solved
 from unmask.data.tokenizers import TextTokenizer
-from unmask.evaluation.generative import sample_tokens
+from unmask.evaluation.generative import sample_tokens, text_length
 from unmask.evaluation.tasks import SudokuTask
 from unmask.recipes.base import Tokenized, load_model, load_run
 from unmask.report.board import board, story
@@ -81,8 +81,7 @@ def _write(tokenizer: TextTokenizer, options: SampleOptions, folder: Path, devic
     prompt = tokenizer.encode(options.prompt or "").tolist()
     require(bool(prompt) or not options.prompt, f"--prompt {options.prompt!r} has no token in the run's vocabulary")
     model = load_model(folder).to(device).eval()
-    longest = getattr(model.config, "max_position_embeddings", None) or 128
-    length = options.length or min(128, longest - model.shifted)
+    length = options.length or text_length(model)
     began = time.perf_counter()
     with torch.no_grad():
         tokens, steps = sample_tokens(

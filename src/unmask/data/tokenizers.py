@@ -110,7 +110,9 @@ class TextTokenizer:
             config["eos_token"] = self._spelt(self.eos_token_id)
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self.tokenizer.save(str(folder / TOKENIZER_FILE))
+        (folder / TOKENIZER_FILE).write_text(
+            self.tokenizer.to_str(pretty=True), encoding="utf-8"
+        )  # an OSError, if any
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     @classmethod

@@ -23,7 +23,7 @@ from unmask.evaluation.estimate import Estimate, ratio
 from unmask.evaluation.likelihood import RowNats
 from unmask.evaluation.records import weights_hash
 from unmask.model import MaskedDiffusionLM
-from unmask.pretrained import located
+from unmask.pretrained import located, unpacked
 from unmask.sampling import Decoding, generate
 
 
@@ -67,7 +67,7 @@ def generative_perplexity(
     judge: str | Path,
     *,
     texts: int = 64,
-    length: int = 128,
+    length: int | None = None,
     decoding: Decoding | None = None,
     seed: int = 0,
     batch_size: int = 16,
@@ -80,7 +80,7 @@ def generative_perplexity(
         tokenizer: its tokenizer.
         judge: a folder (or Hugging Face name) of a causal language model with its own tokenizer.
         texts: how many, at least 2.
-        length: tokens of each.
+        length: tokens of each; None: see `text_length`.
         decoding: by default one token a step in random order at temperature 1: samples of the order mixture.
         seed: of the sampling.
         batch_size: texts at a time; changes no text.
@@ -90,11 +90,12 @@ def generative_perplexity(
         The figures and the texts.
     """
     positive_int("texts", texts, least=2)
+    length = text_length(model) if length is None else length
     positive_int("length", length)
     decoding = decoding or Decoding(policy="random", temperature=1.0)
     tokens, steps = sample_tokens(model, tokenizer, texts, length, decoding, seed, batch_size, progress)
     written = [tokenizer.decode(row) for row in tokens.tolist()]
-    nats, name = judge_texts(written, judge, batch_size)
+    nats, name = judge_texts(written, judge, batch_size, next(model.parameters()).device)
     found = GenerativePerplexity(
         perplexity=nats.perplexity,
         unigram_entropy=unigram_entropy(tokens),
@@ -107,6 +108,12 @@ def generative_perplexity(
         judge=name,
     )
     return found, written
+
+
+def text_length(model: MaskedDiffusionLM) -> int:
+    """Tokens of a text unless asked otherwise: 128, or as many as the model reads in a row."""
+    longest = getattr(model.config, "max_position_embeddings", None) or 128
+    return min(128, longest - model.shifted)
 
 
 def sample_tokens(
@@ -146,7 +153,9 @@ def sample_tokens(
 
 
 @torch.no_grad()
-def judge_texts(texts: Sequence[str], judge: str | Path, batch_size: int = 16) -> tuple[RowNats, str]:
+def judge_texts(
+    texts: Sequence[str], judge: str | Path, batch_size: int = 16, device: torch.device | str = "cpu"
+) -> tuple[RowNats, str]:
     """Nats of each text under a causal model, in the judge's own tokens, and the judge's `weights_hash`.
 
     The judge is on the hub, a folder, or package:NAME (see `unmask.pretrained.located`). One with a BOS token scores
@@ -157,7 +166,7 @@ def judge_texts(texts: Sequence[str], judge: str | Path, batch_size: int = 16) -
     """
     place, options = located(str(judge))
     reader = AutoTokenizer.from_pretrained(place, **options)
-    network = AutoModelForCausalLM.from_pretrained(place, **options).eval()
+    network = AutoModelForCausalLM.from_pretrained(place, **unpacked(options)).to(device).eval()
     start = [] if reader.bos_token_id is None else [reader.bos_token_id]
     rows = [torch.tensor(start + reader.encode(text, add_special_tokens=False)) for text in texts]
     longest = getattr(network.config, "max_position_embeddings", None)
@@ -172,8 +181,8 @@ def judge_texts(texts: Sequence[str], judge: str | Path, batch_size: int = 16) -
         length = torch.tensor([len(rows[i]) for i in part.tolist()])
         tokens = torch.nn.utils.rnn.pad_sequence([rows[i] for i in part.tolist()], batch_first=True)
         real = torch.arange(tokens.shape[1]) < length[:, None]
-        logits = network(input_ids=tokens, attention_mask=real.long()).logits[:, :-1].float()
-        nll = -logits.log_softmax(-1).gather(-1, tokens[:, 1:, None])[..., 0].double()
+        logits = network(input_ids=tokens.to(device), attention_mask=real.long().to(device)).logits[:, :-1]
+        nll = -logits.float().log_softmax(-1).cpu().gather(-1, tokens[:, 1:, None])[..., 0].double()
         nats[part] = (nll * real[:, 1:]).sum(1)
     return RowNats("negative log-likelihood of a causal judge", nats, torch.tensor([len(r) - 1 for r in rows])), (
         weights_hash(network)

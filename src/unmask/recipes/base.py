@@ -46,7 +46,7 @@ class Tokenized(DataConfig, Protocol):
         ...
 
     def check(self) -> None:
-        """Raise ValueError for texts of which none is left to train on or to hold out, before any is tokenized."""
+        """Raise ValueError for texts of which none can be held out, before any is tokenized."""
         ...
 
 

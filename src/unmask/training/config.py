@@ -42,7 +42,7 @@ class TrainingConfig:
     processor or the GPU has it."""
     attention: Literal["auto", "plain", "eager", "sdpa"] = "auto"
     """Attention kernel: plain products (eager: the backbone's own version of them) or torch's fused kernels. auto:
-    plain or sdpa, the faster one for device, precision and longest row."""
+    plain where it is faster for device and precision and rows are short, else sdpa."""
     compile: bool = False
     """Compile the backbone's layers (torch.compile) for training steps. The first steps take far longer, the others
     less: it pays on long runs (`python -m benchmarks step` measures both)."""

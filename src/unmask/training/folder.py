@@ -11,6 +11,8 @@ from typing import Any
 from filelock import BaseFileLock, FileLock, Timeout
 
 from unmask.config import completed, differences, to_json
+from unmask.data.tokenizers import TextTokenizer
+from unmask.training.checkpoint import newest
 from unmask.training.config import TrainingConfig
 
 CONFIG_FILE = "config.json"
@@ -70,7 +72,9 @@ def check_folder(
         changed += differences({name: before.get(name) for name in fixed}, fixed)
         if changed:
             raise ValueError(f"{out} holds another run, it cannot be resumed: {'; '.join(changed)}")
-        if saved.get("tokenizer") not in (None, tokenizer):  # None: of a version that did not save it
+        if saved.get("tokenizer") is not None and tokenizer is None:
+            raise ValueError(f"{out} was trained with a tokenizer: give the trainer the same one")
+        if saved.get("tokenizer") not in (None, tokenizer) and _kept_tokenizer(out) != tokenizer:
             raise ValueError(
                 f"{out} was trained with another tokenizer than the data give now: the files that it was learnt from "
                 "have changed, or the pretrained one has. Put them back to go on with --resume; or start anew with "
@@ -80,6 +84,12 @@ def check_folder(
         raise ValueError(
             f"{out} already holds a run; use --resume to go on with it, --overwrite to lose it, or another --out"
         )
+
+
+def _kept_tokenizer(out: Path) -> str | None:
+    """Fingerprint of the tokenizer in the run's newest checkpoint, as the library at hand writes it."""
+    last = newest(out / "checkpoints")
+    return None if last is None else TextTokenizer.load(last / "model").fingerprint
 
 
 def lock_folder(out: Path) -> BaseFileLock:

@@ -14,8 +14,9 @@ from transformers import PreTrainedModel
 from unmask.model import MaskedDiffusionLM
 
 FUSED_ATTENTION_FROM = 512
-"""Row length from which SDPA's CPU kernel is faster than plain products in bf16; in single precision it is rarely
-slower (benchmarks/attention.py measures both)."""
+"""Row length from which SDPA's CPU kernel is used in bf16. Plain products may still be faster there, but keep
+[B, H, L, L] weights of every layer for the backward: a fifth of a GiB in a step of benchmarks/large.py. In single
+precision SDPA is rarely slower (benchmarks/attention.py measures both)."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -47,7 +48,7 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 
 
 def attention_kernel(device: torch.device, dtype: torch.dtype | None, length: int) -> str:
-    """The faster attention: "plain" (products, see `unmask.attention`) or "sdpa". See `set_attention`."""
+    """Attention for rows so long: "plain" (products, see `unmask.attention`) or "sdpa". See `set_attention`."""
     plain = device.type == "cpu" and dtype == torch.bfloat16 and length < FUSED_ATTENTION_FROM
     return "plain" if plain else "sdpa"
 
@@ -59,8 +60,9 @@ def set_attention(
 
     Args:
         model: the denoiser. One that is not a Hugging Face model has no kernel to choose.
-        setting: "plain", "eager", "sdpa", or "auto" for the faster of "plain" and "sdpa". "auto" leaves a model
-            alone that came with another kernel (flash attention), or that does not take a kernel from outside.
+        setting: "plain", "eager", "sdpa", or "auto": "plain" where it is faster and rows are short, else "sdpa".
+            "auto" leaves a model alone that came with another kernel (flash attention), or that does not take a
+            kernel from outside.
         device: where it will run.
         dtype: that of matrix products under autocast; None for none.
         length: longest row.
