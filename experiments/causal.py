@@ -49,7 +49,10 @@ def train(
     every: int | None = None,
     evaluate: Callable[[LlamaForCausalLM], dict[str, Any]] = lambda model: {},
 ) -> list[dict[str, Any]]:
-    """Train with AdamW, warm-up and cosine, under bf16 autocast, as the masked models are; return the curve."""
+    """Train with AdamW, warm-up and cosine, under bf16 autocast; return the curve.
+
+    The masked models' trainer differs in little: its cosine begins after the warm-up, and it decays no vectors.
+    """
     stream, curve = RowStream(rows, seed), []
     optimizer = torch.optim.AdamW(model.parameters(), learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     rate = torch.optim.lr_scheduler.LambdaLR(
@@ -99,7 +102,8 @@ def solved(model: LlamaForCausalLM, task: AnswerTask, questions: Dataset) -> flo
 def row_variance(model: LlamaForCausalLM, rows: Dataset, batch_size: int, row_sets: int, seed: int) -> dict[str, Any]:
     """C of the gradient, which is all the noise there is: variance over batches times their rows, and the signal.
 
-    The same estimates as those of `unmask.evaluation.variance`, with nothing drawn but rows.
+    The estimates of `unmask.evaluation.variance`, with nothing drawn but rows. The loss is a mean over the batch's
+    learnt tokens, whose number varies a little.
     """
     stream, gradients = RowStream(rows, seed), []
     parameters = list(model.parameters())

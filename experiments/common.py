@@ -71,7 +71,10 @@ def mean_curve(of_seed: Mapping[int, dict[str, Any]], key: str) -> tuple[np.ndar
 
 
 def plot_curves(runs: Runs, key: str, label: str, path: Path, top: float | None = None, scale: float = 1) -> None:
-    """Draw the mean curve of every arm over steps and over seconds; single seeds are faint."""
+    """Draw the mean curve of every arm over steps and over seconds; single seeds are faint.
+
+    The machine may have been shared with other runs: seconds compare roughly.
+    """
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for number, (arm, of_seed) in enumerate(runs.items()):
@@ -83,7 +86,7 @@ def plot_curves(runs: Runs, key: str, label: str, path: Path, top: float | None 
                 steps, [scale * point[key] for point in run["curve"]], color=f"C{number}", alpha=0.25, lw=0.8
             )
     panels[0].set(xlabel="steps", ylabel=label)
-    panels[1].set(xlabel="seconds of training, one core")
+    panels[1].set(xlabel="seconds of training, one core of a shared machine")
     if top is not None:
         panels[0].set_ylim(top=top)
     for panel in panels:

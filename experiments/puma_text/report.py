@@ -19,8 +19,9 @@ TARGETS = (0.25, 0.5, 0.75, 0.9)
 def main() -> None:
     """Read the records, write the page and the figure."""
     records = read(HERE / "records.jsonl")
-    runs = grouped(record for record in records if record["arm"] != "causal")
-    start = next(record for record in records if record["arm"] == "causal")
+    last = [record for record in records if record["arm"] != "causal"][-1]["steps"]
+    runs = grouped(record for record in records if record["arm"] != "causal" and record["steps"] == last)
+    start = [record for record in records if record["arm"] == "causal"][-1]
     some = next(iter(runs["standard"].values()))
     final, reached = [], []
     for arm, of_seed in runs.items():

@@ -37,8 +37,7 @@ class RandomStart(PretrainedModel):
     def build(self) -> MaskedDiffusionLM:
         """Same size, tokens and read-out; no weight is kept."""
         model = super().build()
-        again = MaskedDiffusionLM.from_config(model.hugging_face.config, model.mask_token_id, model.shifted)
-        return again
+        return MaskedDiffusionLM.from_config(model.hugging_face.config, model.mask_token_id, model.shifted)
 
 
 def train(arm: str, seed: int, steps: int, rows: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ python -m experiments.sotu_bell.report
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean
 
@@ -48,17 +49,26 @@ def generated_table(runs: Runs) -> list[str]:
 
 def crossing_table(runs: Runs) -> list[str]:
     """When the mean curve of an arm reaches the last point of standard's, interpolated between evaluations."""
-    steps, seconds, control = mean_curve(runs[CONTROL], "nats_per_token")
+    steps, _, control = mean_curve(runs[CONTROL], "nats_per_token")
     rows = []
     for arm, of_seed in runs.items():
-        x, time, value = mean_curve(of_seed, "nats_per_token")
-        best = np.minimum.accumulate(value)
-        if best[-1] > control[-1]:
-            rows.append([arm, "", "", ""])
-            continue
-        at, when = (float(np.interp(-control[-1], -best, axis)) for axis in (x, time))
-        rows.append([arm, round(at), f"{steps[-1] / at:.2f}x", f"{seconds[-1] / when:.2f}x"])
-    return table(["arm", f"steps to {CONTROL}'s end", "fewer steps", "fewer seconds"], rows)
+        x, _, value = mean_curve(of_seed, "nats_per_token")
+        best, cells = np.minimum.accumulate(value), ["", ""]
+        if best[-1] <= control[-1]:
+            at = float(np.interp(-control[-1], -best, x))
+            cells = [str(round(at)), f"{steps[-1] / at:.2f}x"]
+        rows.append([arm, *cells, f"{1e3 * fastest_step(of_seed):.0f}"])
+    return table(["arm", f"steps to {CONTROL}'s end", "fewer steps", "ms a step"], rows)
+
+
+def fastest_step(of_seed: dict[int, dict]) -> float:
+    """Seconds of a step where the machine was least busy: runs shared it with others, so whole times say nothing."""
+    curves = [run["curve"] for run in of_seed.values()]
+    return min(
+        (after["seconds"] - before["seconds"]) / (after["step"] - before["step"])
+        for curve in curves
+        for before, after in pairwise(curve)
+    )
 
 
 def main() -> None:
@@ -67,7 +77,8 @@ def main() -> None:
     lines = ["# Bell-shaped rates and the others on State of the Union addresses", ""]
     lines += [
         "Letters, rows of 128, 16 rows a step; negative ELBO in nats per letter, lower is better. Every run's "
-        "learning rate is annealed over its own steps.",
+        "learning rate is annealed over its own steps. Unweighted: uniform rates, stratified, without the 1/t "
+        "weight; bell: the same with bell-shaped rates; best: bell with exact counts.",
         "",
     ]
     screen = grouped(r for r in records if r["screen"])
@@ -84,7 +95,11 @@ def main() -> None:
             continue
         lines += [f"## Fresh paired seeds, {steps} steps, test addresses", ""]
         lines += [*final_table(runs, runs, corpora, CONTROL), ""]
-        lines += ["Steps and seconds until the mean learning curve reaches the end of standard's:", ""]
+        lines += [
+            "Steps until the mean learning curve, on validation rows, reaches the end of standard's. A step's time "
+            "is the least between two evaluations: the machine was shared.",
+            "",
+        ]
         lines += [*crossing_table(runs), "", "Generated texts (48 rows, random order, two tokens a step):", ""]
         lines += [*generated_table(runs), ""]
     for short in budgets:
