@@ -92,9 +92,7 @@ def examples(task: str, count: int, seed: int) -> list[dict[str, str]]:
 
 def data(task: str, ending: Ending) -> tuple[Dataset, Dataset]:
     """What is fine-tuned on, and the rows that P-POTS is fitted to."""
-    rows = questions.rows(
-        getattr(questions, task)(TRAINED_ON, seed=1), questions.alphabet(), LENGTHS[task][0], ending
-    )
+    rows = questions.rows(examples(task, TRAINED_ON, seed=1), questions.alphabet(), LENGTHS[task][0], ending)
     return rows.select(range(256, len(rows))), rows.select(range(256))
 
 

@@ -28,8 +28,8 @@ def main() -> None:
         "",
         f"State of the Union addresses in SmolLM2's own tokens; negative ELBO in nats per token on held-out rows of "
         f"{some['length']} tokens, common noise, after so many steps of {some['rows']} rows. "
-        "One seed. All arms train at one learning rate, which was chosen for the pretrained ones; and the addresses are public, so SmolLM2 may have read them: the start "
-        "counts for more here than on text that is new to it.",
+        "One seed. All arms train at one learning rate, which was chosen for the pretrained ones; and the addresses "
+        "are public, so SmolLM2 may have read them: the start counts for more here than on text that is new to it.",
         "",
         *table(["arm", *map(str, points), "95% over rows", "seconds"], rows),
         "",
