@@ -15,6 +15,7 @@ from experiments.common import against, grouped, read, table
 
 HERE = Path(__file__).parent
 CONTROL = "standard"
+PARTS = ("masks", "rates", "rows")
 TITLES = {"chain_sums": "Sums of three digits, worked out", "word_problems": "gsm_symbolic, worked out"}
 
 
@@ -51,18 +52,22 @@ def jumps(norms: list[float]) -> float:
 
 
 def variance(records: list[dict]) -> list[str]:
-    """A, B and C of the gradient over its squared mean: how many rows a batch needs for noise to equal the signal."""
+    """A, B and C of the gradient over standard's sum of the three at the same step, and the noise over the signal."""
+    units = {r["step"]: sum(r[part]["value"] for part in PARTS) for r in records if r["arm"] == CONTROL}
     rows = []
     for record in records:
-        cells = []
-        for part in ("masks", "rates", "rows", "total"):
-            if part not in record:
+        cells, parts = [], [part for part in PARTS if part in record]
+        for part in PARTS:
+            if record["arm"] == "causal":  # its gradient is another model's
                 cells.append("")
                 continue
-            value, low, high = (record[part][key] / record["signal"] for key in ("value", "low", "high"))
-            cells.append(f"{value:.1f} ({low:.1f} to {high:.1f})")
-        rows.append([record["step"], record["arm"], *cells])
-    return table(["fine-tuning steps", "arm", "A, masks", "B, rates", "C, rows", "total"], rows)
+            value, low, high = (record[part][key] / units[record["step"]] for key in ("value", "low", "high"))
+            cells.append(f"{value:.2f} ({low:.2f} to {high:.2f})")
+        noise = sum(record[part]["value"] for part in parts) / record["signal"]
+        rows.append([record["step"], record["arm"], *cells, f"{noise:.1f}" if 0 < noise < 1000 else ""])
+    return table(
+        ["fine-tuning steps", "arm", "A, masks", "B, rates", "C, rows", "A + B + C over the squared mean"], rows
+    )
 
 
 def main() -> None:
@@ -79,10 +84,11 @@ def main() -> None:
         lines += [*accuracy([r for r in records if (r["task"], r["steps"]) == (task, steps)]), ""]
     if (HERE / "variance.jsonl").exists():
         lines += [
-            "## The gradient's variance over its squared mean",
+            "## The gradient's variance",
             "",
-            "Times the rows of a batch: so many rows make a batch's noise as large as its signal. With 95% intervals "
-            "over row sets.",
+            "Times the forwards of a batch, over standard's sum at the same step, with 95% intervals over row sets. "
+            "Last column: so many forwards make a batch's noise as large as its signal; empty where the signal is "
+            "too weak to be told from nothing.",
             "",
             *variance([r for r in read(HERE / "variance.jsonl") if r["task"] == "chain_sums"]),
         ]
