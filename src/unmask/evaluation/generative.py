@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -166,7 +167,8 @@ def judge_texts(
     """
     place, options = located(str(judge))
     reader = AutoTokenizer.from_pretrained(place, **options)
-    network = AutoModelForCausalLM.from_pretrained(place, **unpacked(options)).to(device).eval()
+    network: Any = AutoModelForCausalLM.from_pretrained(place, **unpacked(options)).eval()
+    network.to(device)
     start = [] if reader.bos_token_id is None else [reader.bos_token_id]
     rows = [torch.tensor(start + reader.encode(text, add_special_tokens=False)) for text in texts]
     longest = getattr(network.config, "max_position_embeddings", None)
