@@ -31,17 +31,6 @@ SMALL = {
 TINY = [f"--{name}={value}" for name, value in SMALL.items()]
 
 
-def _run(capsys, *words: str) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error, in plain words without boxes and line breaks."""
-    code = 0
-    try:
-        main(list(words))
-    except SystemExit as ended:
-        code = int(ended.code or 0)
-    said = capsys.readouterr()
-    return code, *(" ".join(re.sub(r"[│╭╮╰╯─]", " ", text).split()) for text in (said.out, said.err))
-
-
 def _config(folder: Path) -> dict:
     return json.loads((folder / "config.json").read_text())
 
@@ -62,9 +51,9 @@ def _typed(prefix: str, value) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("masking", ["standard", "puma"])
-def test_help_names_every_field_with_its_default(capsys, monkeypatch, masking):
+def test_help_names_every_field_with_its_default(command, monkeypatch, masking):
     monkeypatch.setenv("COLUMNS", "80")  # one column of panels: wider, tyro sets them side by side
-    code, out, _ = _run(capsys, "train", "sudoku", "--masking", masking, "--help")
+    code, out, _ = command("train", "sudoku", "--masking", masking, "--help")
     assert code == 0
     assert "--masking NAME" in out
     assert "--out PATH" in out
@@ -80,17 +69,17 @@ def test_help_names_every_field_with_its_default(capsys, monkeypatch, masking):
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
-def test_bare_command_lists_the_commands(capsys, words):
-    code, out, _ = _run(capsys, *words)
+def test_bare_command_lists_the_commands(command, words):
+    code, out, _ = command(*words)
     assert code == (0 if words else 2)
     assert all(name in out for name in ("train", "compare", "sample"))
 
 
-@pytest.mark.parametrize("command", ["train", "compare"])
-def test_command_without_a_recipe_lists_the_recipes(capsys, command):
-    assert "sudoku" in _run(capsys, command)[1]
-    assert _run(capsys, command)[0] == 2
-    assert _run(capsys, command, "--help")[0] == 0
+@pytest.mark.parametrize("name", ["train", "compare"])
+def test_command_without_a_recipe_lists_the_recipes(command, name):
+    assert "sudoku" in command(name)[1]
+    assert command(name)[0] == 2
+    assert command(name, "--help")[0] == 0
 
 
 MISTAKES = {
@@ -143,8 +132,8 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("words", "message"), MISTAKES.values(), ids=MISTAKES)
-def test_mistake_is_explained_before_anything_is_made(capsys, tmp_path, words, message):
-    code, _, err = _run(capsys, *words, "--out", str(tmp_path / "run"))
+def test_mistake_is_explained_before_anything_is_made(command, tmp_path, words, message):
+    code, _, err = command(*words, "--out", str(tmp_path / "run"))
     assert code == 2
     assert re.search(message, err), err
     assert "Traceback" not in err
@@ -164,25 +153,25 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize(("text", "message"), CONFIGS.values(), ids=CONFIGS)
-def test_bad_config_file_is_explained_before_anything_is_made(capsys, tmp_path, text, message):
+def test_bad_config_file_is_explained_before_anything_is_made(command, tmp_path, text, message):
     (tmp_path / "config.json").write_text(text)
-    code, _, err = _run(capsys, "train", str(tmp_path / "config.json"), "--out", str(tmp_path / "run"))
+    code, _, err = command("train", str(tmp_path / "config.json"), "--out", str(tmp_path / "run"))
     assert code == 2
     assert re.search(message, err), err
     assert str(tmp_path / "config.json") in err or "the saved" in err
     assert not (tmp_path / "run").exists()
 
 
-def test_config_file_trains_the_run_that_it_came_from(capsys, tmp_path):
+def test_config_file_trains_the_run_that_it_came_from(command, tmp_path):
     first, again = tmp_path / "first", tmp_path / "again"
-    assert _run(capsys, "train", "sudoku", "--masking", "puma", *TINY, "--out", str(first))[0] == 0
-    assert _run(capsys, "train", str(first / "config.json"), "--out", str(again))[0] == 0
+    assert command("train", "sudoku", "--masking", "puma", *TINY, "--out", str(first))[0] == 0
+    assert command("train", str(first / "config.json"), "--out", str(again))[0] == 0
     assert _config(first) == _config(again)
     weights = [folder / "checkpoints" / "step-00000003" / "model" / "model.safetensors" for folder in (first, again)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     renamed = GOOD | {"recipe": "my own"}
     (tmp_path / "own.json").write_text(json.dumps(renamed))
-    assert _run(capsys, "train", str(tmp_path / "own.json"), *TINY, "--out", str(tmp_path / "own"))[0] == 0
+    assert command("train", str(tmp_path / "own.json"), *TINY, "--out", str(tmp_path / "own"))[0] == 0
 
 
 def test_own_messages_are_one_line(capsys, tmp_path):
@@ -191,51 +180,51 @@ def test_own_messages_are_one_line(capsys, tmp_path):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_messages_keep_brackets_in_names(capsys, tmp_path):
+def test_messages_keep_brackets_in_names(command, tmp_path):
     folder = tmp_path / "in [red] [dim]"
     folder.mkdir()
     (folder / "file").touch()
-    code, _, err = _run(capsys, "train", "sudoku", "--data.limit=9", "--tracker=none", "--out", str(folder))
+    code, _, err = command("train", "sudoku", "--data.limit=9", "--tracker=none", "--out", str(folder))
     assert code == 2
     assert str(folder) in err
-    code, _, err = _run(capsys, "train", "sudoku", "--masking", "[/red]", "--out", str(folder))
+    code, _, err = command("train", "sudoku", "--masking", "[/red]", "--out", str(folder))
     assert code == 2
     assert "unknown masking '[/red]'" in err
 
 
-def test_out_is_required(capsys):
-    code, _, err = _run(capsys, "train", "sudoku")
+def test_out_is_required(command):
+    code, _, err = command("train", "sudoku")
     assert code == 2
     assert "--out PATH" in err
 
 
 @pytest.mark.parametrize("masking", ["standard", "puma"])
-def test_train_then_refuse_then_resume_then_overwrite(capsys, tmp_path, masking):
+def test_train_then_refuse_then_resume_then_overwrite(command, tmp_path, masking):
     out = tmp_path / "run"
     words = ["train", "sudoku", "--masking", masking, *TINY, "--out", str(out)]
-    code, said, _ = _run(capsys, *words)
+    code, said, _ = command(*words)
     assert code == 0
     assert said == f"trained: {out / 'checkpoints' / 'step-00000003'}"
     assert [line["step"] for line in read_metrics(out, "evaluation")] == [0, 3]
 
-    code, _, err = _run(capsys, *words)
+    code, _, err = command(*words)
     assert code == 2
     assert f"{out} already holds a run" in err
 
-    code, _, err = _run(capsys, *words, "--resume", "--steps=4", "--model.width=18")
+    code, _, err = command(*words, "--resume", "--steps=4", "--model.width=18")
     assert code == 2
     assert "steps: 3 -> 4" in err
     assert "model.width: 16 -> 18" in err
 
-    assert _run(capsys, *words, "--resume")[0] == 0
-    assert _run(capsys, *words, "--overwrite", "--steps=2")[0] == 0
+    assert command(*words, "--resume")[0] == 0
+    assert command(*words, "--overwrite", "--steps=2")[0] == 0
     assert [line["step"] for line in read_metrics(out, "evaluation")] == [0, 2]
 
 
-def test_nested_fields_can_be_overridden(capsys, tmp_path):
+def test_nested_fields_can_be_overridden(command, tmp_path):
     puma = ["--masking", "puma", "--masking.stages", "4", "--masking.threshold", "None", "--masking.policy", "margin"]
     puma += ["--masking.until=0.25"]
-    assert _run(capsys, "train", "sudoku", *puma, *TINY, "--out", str(tmp_path / "puma"))[0] == 0
+    assert command("train", "sudoku", *puma, *TINY, "--out", str(tmp_path / "puma"))[0] == 0
     assert _config(tmp_path / "puma")["run"]["masking"] == {
         "type": "ProgressiveUnmasking",
         "stages": 4,
@@ -246,7 +235,7 @@ def test_nested_fields_can_be_overridden(capsys, tmp_path):
     }
     standard = ["--masking", "standard", "--masking.time", "Beta(a=2, b=1)", "--masking.mask", "Bernoulli()"]
     standard += ["--objective", "MaskedMean()", "--ema-decay", "0.9", "--data.clues", "30", "32", "--precision=fp32"]
-    assert _run(capsys, "train", "sudoku", *standard, *TINY, "--out", str(tmp_path / "standard"))[0] == 0
+    assert command("train", "sudoku", *standard, *TINY, "--out", str(tmp_path / "standard"))[0] == 0
     saved = _config(tmp_path / "standard")
     assert saved["run"]["masking"]["time"] == {"type": "Beta", "a": 2, "b": 1}
     assert saved["run"]["masking"]["mask"] == {"type": "Bernoulli"}
@@ -256,9 +245,9 @@ def test_nested_fields_can_be_overridden(capsys, tmp_path):
 
 
 @pytest.mark.slow
-def test_compare_trains_arms_alike_and_shows_the_tables(capsys, tmp_path):
+def test_compare_trains_arms_alike_and_shows_the_tables(command, tmp_path):
     words = ["compare", "sudoku", "--arms", "standard", "puma", *TINY, "--evaluate-every=1", "--out", str(tmp_path)]
-    code, out, _ = _run(capsys, *words)
+    code, out, _ = command(*words)
     assert code == 0
     assert "unseen puzzles solved at the end" in out
     assert "training cost to reach a target (ratio: standard's / arm's)" in out
@@ -272,14 +261,14 @@ def test_compare_trains_arms_alike_and_shows_the_tables(capsys, tmp_path):
     loss = [read_metrics(tmp_path / name, "evaluation")[0]["loss"] for name in ("standard", "puma")]
     assert loss[0] == loss[1], "the arms must start from one model under one validation noise"
 
-    assert _run(capsys, *words)[0] == 2
-    assert _run(capsys, *words, "--resume")[0] == 0
+    assert command(*words)[0] == 2
+    assert command(*words, "--resume")[0] == 0
 
 
-def test_compare_refuses_the_second_folder_before_the_first_arm_trains(capsys, tmp_path):
+def test_compare_refuses_the_second_folder_before_the_first_arm_trains(command, tmp_path):
     (tmp_path / "puma").mkdir()
     (tmp_path / "puma" / "file").touch()
-    code, _, err = _run(capsys, "compare", "sudoku", *TINY, "--overwrite", "--out", str(tmp_path))
+    code, _, err = command("compare", "sudoku", *TINY, "--overwrite", "--out", str(tmp_path))
     assert code == 2
     assert str(tmp_path / "puma") in err
     assert not (tmp_path / "standard").exists()
@@ -293,9 +282,9 @@ def trained(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("which", ["run", "checkpoint"])
-def test_sample_shows_every_cell_of_an_unseen_puzzle(capsys, trained, which):
+def test_sample_shows_every_cell_of_an_unseen_puzzle(command, trained, which):
     folder = trained if which == "run" else trained / "checkpoints" / "step-00000003"
-    code, out, _ = _run(capsys, "sample", str(folder), "--number", "2", "--policy", "margin")
+    code, out, _ = command("sample", str(folder), "--number", "2", "--policy", "margin")
     assert code == 0
     clues = int(re.search(r"An unseen puzzle with (\d+) clues", out)[1])
     story = out[out.index("Every cell in the order") :]
@@ -316,15 +305,15 @@ def test_sample_shows_every_cell_of_an_unseen_puzzle(capsys, trained, which):
         ([], "PATH"),
     ],
 )
-def test_sample_explains_mistakes(capsys, trained, words, message):
-    code, _, err = _run(capsys, "sample", *(word.format(run=trained) for word in words))
+def test_sample_explains_mistakes(command, trained, words, message):
+    code, _, err = command("sample", *(word.format(run=trained) for word in words))
     assert code == 2
     assert re.search(message, err), err
 
 
-def test_sample_of_a_run_without_a_checkpoint_or_with_a_foreign_config(capsys, trained, tmp_path):
+def test_sample_of_a_run_without_a_checkpoint_or_with_a_foreign_config(command, trained, tmp_path):
     (tmp_path / "config.json").write_text((trained / "config.json").read_text())
-    code, _, err = _run(capsys, "sample", str(tmp_path))
+    code, _, err = command("sample", str(tmp_path))
     assert code == 2
     assert "has no checkpoint yet" in err
 
