@@ -19,8 +19,8 @@ SIZES = {
 SQUARE, CALLS = 2048, 8
 NOTE = """Operations are those of the matrix products of forward and backward, counted by torch. The rate of the
 machine is that of products of square bf16 matrices, measured in turn with the steps. `products` are those of the
-layers' weights alone, forward and backward, on tensors that are there already: a step cannot do better. On a
-processor without bf16 the step runs in fp32, and the share says little."""
+layers' weights alone, forward and backward, on tensors that are there already: about what a step would reach whose
+other work cost nothing. On a processor without bf16 the step runs in fp32, and the share says little."""
 
 
 def products(size: Size) -> tuple[Step, int]:

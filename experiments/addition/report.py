@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import mean
 
-from experiments.common import paired, read, table
+from experiments.common import grouped, paired, read, table
 
 HERE = Path(__file__).parent
 CONTROL = "standard"
@@ -19,10 +19,7 @@ def main() -> None:
     records = read(HERE / "records.jsonl")
     lines = ["# Five-digit addition", ""]
     for steps in sorted({record["steps"] for record in records}):
-        runs: dict[str, dict[int, dict]] = {}
-        for record in records:
-            if record["steps"] == steps:
-                runs.setdefault(record["arm"], {})[record["seed"]] = record
+        runs = grouped(record for record in records if record["steps"] == steps)
         some = next(iter(runs[CONTROL].values()))
         strata, policies = sorted(some["policies"]["confidence"]["strata"]), list(some["policies"])
         seeds = len(runs[CONTROL])
