@@ -47,14 +47,16 @@ def _shown(cell: Cell) -> str:
     return f"{cell:.0f}" if abs(cell) >= 100 else f"{cell:#.3g}"
 
 
-def interleaved(variants: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of `repeats` calls of each variant, in turn, after one round that is not timed."""
+def interleaved(
+    variants: Mapping[str, Callable[[], object]], repeats: int, settle: int = 1
+) -> dict[str, list[float]]:
+    """Seconds of `repeats` calls of each variant, in turn, after `settle` rounds that are not timed."""
     seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for turn in range(repeats + 1):
+    for turn in range(-settle, repeats):
         for name, call in variants.items():
             began = time.perf_counter()
             call()
-            if turn:
+            if turn >= 0:
                 seconds[name].append(time.perf_counter() - began)
     return seconds
 
@@ -82,7 +84,7 @@ def _peak_above_state() -> int:
 
 
 def in_processes(
-    variants: Mapping[str, tuple[Any, ...]], repeats: int
+    variants: Mapping[str, tuple[Any, ...]], repeats: int, settle: int = 1
 ) -> tuple[dict[str, list[float]], dict[str, float], dict[str, int]]:
     """As `interleaved`, with a process of its own for each variant, so that none sees another's allocator.
 
@@ -90,6 +92,7 @@ def in_processes(
         variants: by name a function and its arguments; it is called in the new process and returns the step and
             the bytes that the process must hold in any case. Peaks are counted from there on.
         repeats: timed steps of each.
+        settle: steps of each before them. A process takes some ten steps to gather the memory that it then reuses.
 
     Returns:
         Seconds of the steps, of each variant's first step, which is not among them, and by how many bytes each
@@ -105,13 +108,13 @@ def in_processes(
             )
             for name, variant in variants.items()
         }
-        for turn in range(repeats + 1):
+        for turn in range(-settle, repeats):
             for name, pool in pools.items():
                 took = pool.submit(_timed).result()
-                if turn:
-                    seconds[name].append(took)
-                else:
+                if turn == -settle:
                     first[name] = took
+                if turn >= 0:
+                    seconds[name].append(took)
         return seconds, first, {name: pool.submit(_peak_above_state).result() for name, pool in pools.items()}
 
 

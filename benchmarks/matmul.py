@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.harness import Table, interleaved, median_ms
 from benchmarks.steps import Size, Step, ours
 
-REPEATS = 6
+REPEATS, SETTLE = 6, 6
 SIZES = {
     "d 256": Size(layers=6, width=256, inner=768, heads=4, vocabulary=8192, length=162, batch=16),
     "d 512": Size(layers=6, width=512, inner=1536, heads=8, vocabulary=8192, length=162, batch=16),
@@ -58,7 +58,7 @@ def measure(repeats: int) -> Table:
         for _ in range(CALLS):
             one @ other
 
-    seconds = interleaved({"square product": square, **runs}, repeats)
+    seconds = interleaved({"square product": square, **runs}, repeats, SETTLE)
     operations["square product"] = CALLS * 2 * SQUARE**3
     rate = {name: operations[name] / (1e6 * median_ms(values)) for name, values in seconds.items()}
     rows = [

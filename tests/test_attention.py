@@ -21,7 +21,7 @@ from transformers import (
 from transformers.models.llama.modeling_llama import LlamaAttention, eager_attention_forward
 
 from unmask import ELBO, Blockwise, ExactCount, IndependentMasking, MaskedDiffusionLM, RowMean, RowStream
-from unmask.attention import BlockLayout, plain_attention
+from unmask.attention import BlockLayout, _Products, plain_attention
 
 V, MASK, L = 23, 22, 9
 SIZES = {
@@ -307,6 +307,16 @@ def test_plain_products_are_torchs_attention_with_its_gradients(groups, masked):
     blind = torch.zeros(2, 1, 7, 7, dtype=torch.bool)
     lost, _ = plain_attention(nn.Identity(), query, key, value, blind)
     assert all(g.isfinite().all() for g in torch.autograd.grad(lost, leaves, upstream))
+
+
+def test_the_gradient_of_the_keys_is_laid_out_as_the_keys_are_and_can_be_differentiated_again():
+    query, key = torch.randn((2, 1, 2, 3, 4), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    leaves = (query.requires_grad_(), key.requires_grad_())
+    (gradient,) = torch.autograd.grad(_Products.apply(*leaves).square().sum(), key)
+    assert gradient.is_contiguous()
+    (others,) = torch.autograd.grad((query @ key.transpose(2, 3)).square().sum(), key)
+    assert not others.is_contiguous()  # or the function has become needless
+    assert torch.autograd.gradgradcheck(_Products.apply, leaves)
 
 
 def test_plain_products_in_half_precision_are_as_near_to_exact_as_the_librarys_own():

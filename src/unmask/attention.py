@@ -23,6 +23,24 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 LAYERS = {"full_attention", "sliding_attention"}
 
 
+class _Products(torch.autograd.Function):
+    """query keyᵀ, whose gradient with respect to the keys is laid out as the keys are.
+
+    Autograd's own is that of keyᵀ, [B, H, d, L]: all that is done to it on the way back to the hidden states would
+    walk over it element by element.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor) -> Tensor:
+        ctx.save_for_backward(query, key)
+        return query @ key.transpose(2, 3)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        query, key = ctx.saved_tensors
+        return gradient @ key, gradient.transpose(2, 3) @ query
+
+
 def plain_attention(
     module: nn.Module,
     query: Tensor,
@@ -53,7 +71,9 @@ def plain_attention(
     if key.shape[1] != query.shape[1]:
         shared = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
-    weights = query.mul(query.shape[-1] ** -0.5 if scaling is None else scaling) @ key.transpose(2, 3)
+    # A rotary embedding leaves queries and keys in fp32 under autocast, the values are as the products are to be.
+    scaled = query.mul(query.shape[-1] ** -0.5 if scaling is None else scaling).to(value.dtype)
+    weights: Tensor = _Products.apply(scaled, key.to(value.dtype))
     if attention_mask is not None:  # not -inf: padding may see nothing at all
         weights = weights.masked_fill_(~attention_mask, torch.finfo(weights.dtype).min)
     weights = nn.functional.dropout(weights.softmax(-1), dropout, module.training)

@@ -48,8 +48,8 @@ class _MaskedCrossEntropy(torch.autograd.Function):
         d_bias = torch.zeros_like(bias) if with_gradients and bias is not None and bias.requires_grad else None
 
         step = max(1, CHUNK_ELEMENTS // size, 0 if d_weight is None else hidden.shape[1] // 2)
-        # Products are cast to or added in fp32 a part of the vocabulary at a time: a second tensor of the logits' or
-        # the gradient's size would set the peak.
+        # What is cast or added in fp32 is a part of the vocabulary at a time: a second tensor of the logits' or the
+        # gradient's size would set the peak, and be mapped anew by the system every time.
         each = max(1, CHUNK_ELEMENTS // hidden.shape[1])
         parts = [slice(start, start + each) for start in range(0, size, each)]
         buffer = hidden.new_empty(min(step, count), size, dtype=wide)
@@ -77,17 +77,15 @@ class _MaskedCrossEntropy(torch.autograd.Function):
             d_logits.scatter_add_(1, target, -weights)
             if d_bias is not None:
                 d_bias += d_logits.sum(0)
-            d_logits = d_logits.to(dtype)
-            d_hidden[rows] = (d_logits @ w).to(d_hidden.dtype)
+            d_state = torch.zeros_like(h, dtype=wide)
+            for part in parts:
+                d_part = d_logits[:, part].to(dtype)
+                d_state += d_part @ w[part]
+                if d_weight is not None:
+                    d_weight[part] += d_part.T @ h
+            d_hidden[rows] = d_state.to(d_hidden.dtype)
             if "gradient" in found:
                 found["gradient"][rows] = d_hidden[rows].to(wide).norm(dim=-1)
-            if d_weight is None:
-                continue
-            if dtype == d_weight.dtype:
-                d_weight.addmm_(d_logits.T, h)
-            else:
-                for part in parts:
-                    d_weight[part] += d_logits[:, part].T @ h
         ctx.gradients = (d_hidden, d_weight, d_bias) if with_gradients else None
         extra = tuple(found[name] for name in _names(needs))
         ctx.mark_non_differentiable(nll, *extra)

@@ -152,15 +152,16 @@ def test_the_state_of_another_stream_is_refused(stream_of):
         stream.load_state_dict(stream_of([1, 2]).state_dict())
 
 
-def test_check_rows_finds_the_longest_of_the_rows_chosen_not_of_the_table_behind_them():
+def test_check_rows_finds_the_shortest_and_the_longest_of_the_rows_chosen_not_of_the_table_behind_them():
     lengths = [3, 9, 5, 7] * 6
     data = datasets.Dataset.from_dict(
         {"tokens": [[1] * n for n in lengths], "maskable": [[True] * n for n in lengths]}
     )
     for chunk in (1, 5, 100):
-        assert check_rows(data, 9, 10, chunk=chunk) == 9
-        assert check_rows(data.select([0, 2, 4, 14]), 9, 10, chunk=chunk) == 5
-        assert check_rows(data.filter(lambda row: len(row["tokens"]) != 9).shuffle(seed=0), 9, 10, chunk=chunk) == 7
+        assert check_rows(data, 9, 10, chunk=chunk) == (3, 9)
+        assert check_rows(data.select([0, 2, 4, 14]), 9, 10, chunk=chunk) == (3, 5)
+        others = data.filter(lambda row: len(row["tokens"]) != 9).shuffle(seed=0)
+        assert check_rows(others, 9, 10, chunk=chunk) == (3, 7)
 
 
 def test_check_rows_names_the_first_row_that_cannot_be_trained_on(dataset_of):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import shutil
+
 import pytest
 import torch
 from datasets import Dataset
@@ -9,8 +12,15 @@ from torch import nn
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig
 from transformers.modeling_outputs import BaseModelOutput
 
-from unmask import MaskedDiffusionLM, TrainingConfig
-from unmask.training.platform import FUSED_ATTENTION_FROM, attention_kernel, compile_layers, set_attention
+from unmask import Clipped, IndependentMasking, MaskedDiffusionLM, TrainingConfig
+from unmask.training.platform import (
+    COMPILE_FROM,
+    FUSED_ATTENTION_FROM,
+    attention_kernel,
+    compile_layers,
+    set_attention,
+    should_compile,
+)
 
 CPU = torch.device("cpu")
 
@@ -119,25 +129,67 @@ def test_a_saved_model_does_not_remember_the_kernel(build, tmp_path):
 
 def test_compile_is_refused_where_it_cannot_work_before_anything_is_trained(build, monkeypatch):
     with pytest.raises(ValueError, match="_Mean has no list of layers to compile"):
-        compile_layers(MaskedDiffusionLM(_Mean(), nn.Linear(4, 9), 8), CPU)
+        compile_layers(MaskedDiffusionLM(_Mean(), nn.Linear(4, 9), 8), CPU, dynamic=False)
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ValueError, match="needs the C\\+\\+ compiler no-such-compiler"):
-        compile_layers(build(), CPU)
+        compile_layers(build(), CPU, dynamic=False)
+
+
+def test_a_refusal_to_compile_leaves_the_run_that_is_there(trainer, monkeypatch):
+    first = trainer()
+    saved = first.train()
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ValueError, match="needs the C\\+\\+ compiler"):
+        trainer(compile=True).train(overwrite=True)
+    assert saved.is_dir()
+
+
+def test_layers_are_compiled_where_a_run_is_long_enough_to_gain_by_it(build, monkeypatch):
+    monkeypatch.setenv("CXX", "true")  # some program that is there
+    model = build(n_layer=2)
+    weights = sum(p.numel() for p in model.backbone.get_submodule("h").parameters())
+    enough = math.ceil(torch.get_num_threads() * COMPILE_FROM["cpu"] / (6 * weights))
+    bf16 = torch.bfloat16
+    assert should_compile(None, model, CPU, bf16, enough)
+    assert not should_compile(None, model, CPU, bf16, enough - 1)
+    assert not should_compile(None, model, CPU, None, enough)
+    assert not should_compile(None, model, torch.device("mps"), bf16, enough)
+    assert not should_compile(None, MaskedDiffusionLM(_Mean(), nn.Linear(4, 9), 8), CPU, bf16, 1 << 60)
+    assert not should_compile(False, model, CPU, bf16, enough)
+    assert should_compile(True, model, CPU, None, 1)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert not should_compile(None, model, CPU, bf16, enough)
+
+
+def test_the_trainer_counts_all_tokens_of_the_run(trainer, monkeypatch):
+    """Six steps of eight rows of 81, and one layer of the model: the bound is set to just that."""
+    monkeypatch.setenv("CXX", "true")
+    weights = sum(p.numel() for p in trainer().model.backbone.get_submodule("h").parameters())
+    for less, expected in ((0, True), (1, False)):
+        monkeypatch.setitem(COMPILE_FROM, "cpu", 6 * weights * 6 * 8 * 81 + less)
+        assert trainer(precision="bf16").compiled is expected
+        assert not trainer(precision="bf16", compile=False).compiled
+
+
+_UNEQUAL = [3 + 5 * (i % 4) for i in range(8)]
 
 
 @pytest.mark.slow
-def test_compiled_layers_train_the_same_weights(trainer, build, weights_in):
-    """Rows of unequal length and micro-batches give many shapes; in float64; evaluations run uncompiled."""
+@pytest.mark.parametrize("lengths", [_UNEQUAL, [7] * 8], ids=["unequal", "equal"])
+def test_compiled_layers_train_the_same_weights(lengths, trainer, build, weights_in):
+    """In float64, with many shapes or with one, some rows of which have no mask; evaluations run uncompiled."""
     rows = Dataset.from_dict(
-        {"tokens": [[(3 * i + j) % 8 for j in range(3 + 5 * (i % 4))] for i in range(8)]}
-        | {"maskable": [[True] * (3 + 5 * (i % 4)) for i in range(8)]}
+        {"tokens": [[(3 * i + j) % 8 for j in range(n)] for i, n in enumerate(lengths)]}
+        | {"maskable": [[True] * n for n in lengths]}
     )
     found = {}
     for compiled in (False, True):
         run = trainer(
-            str(compiled), model=build(double=True, n_layer=2), dataset=rows, compile=compiled, micro_batch_size=3
-        )
+            str(compiled), model=build(double=True, n_layer=2), masking=IndependentMasking(Clipped(0.0, 0.2)),
+            dataset=rows, compile=compiled, micro_batch_size=3,
+        )  # fmt: skip
         found[compiled] = weights_in(run.train())
+        assert all(layer._compiled_call_impl is None for layer in run.model.backbone.get_submodule("h"))
     assert found[True].keys() == found[False].keys()
     for name, weight in found[True].items():
         torch.testing.assert_close(weight, found[False][name], rtol=1e-9, atol=1e-9)
@@ -147,3 +199,22 @@ def test_compiled_layers_train_the_same_weights(trainer, build, weights_in):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu_the_trainer_takes_sdpa(trainer):
     assert _used(trainer().model) == "sdpa"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lengths", [_UNEQUAL, [7] * 8], ids=["unequal", "equal"])
+def test_a_compiled_run_resumes_to_the_same_bits(lengths, trainer, build, weights_in):
+    """Other shapes came before the checkpoint than after it, and must not matter."""
+    rows = Dataset.from_dict(
+        {"tokens": [[(3 * i + j) % 8 for j in range(n)] for i, n in enumerate(lengths)]}
+        | {"maskable": [[True] * n for n in lengths]}
+    )
+    shared = {"dataset": rows, "compile": True, "checkpoint_every": 3, "masking": IndependentMasking()}
+    whole = trainer("whole", model=build(n_layer=2), **shared)
+    expected = weights_in(whole.train())
+    shutil.copytree(whole.out, whole.out.with_name("part"))
+    shutil.rmtree(whole.out.with_name("part") / "checkpoints" / "step-00000006")
+    torch.compiler.reset()  # as in a new process
+    found = weights_in(trainer("part", model=build(n_layer=2), **shared).train(resume=True))
+    for name, weight in expected.items():
+        assert torch.equal(found[name], weight), name

@@ -182,11 +182,11 @@ def check_rows(
     shifted: bool = False,
     longest: int | None = None,
     chunk: int = 10_000,
-) -> int:
+) -> tuple[int, int]:
     """Look through a whole data set before training: every row must be trainable.
 
     Returns:
-        The number of tokens of the longest row.
+        The number of tokens of the shortest row and of the longest.
 
     Raises:
         ValueError: naming the first row that has no maskable position, holds the mask token or a token
@@ -194,7 +194,7 @@ def check_rows(
             maskable first position.
     """
     view = dataset.select_columns(["tokens", "maskable"]).with_format("numpy")
-    length = 0
+    lengths = []
     for start in range(0, len(view), chunk):
         columns = view[start : start + chunk]
         tokens, real = _pad(columns["tokens"], np.int64)
@@ -216,5 +216,5 @@ def check_rows(
             where = where.any(1) if where.dim() == 2 else where
             if where.any():
                 raise ValueError(f"row {start + int(where.nonzero()[0])} of the data set {what}")
-        length = max(length, tokens.shape[1])
-    return length
+        lengths += [int(real.sum(1).min()), tokens.shape[1]]
+    return min(lengths), max(lengths)

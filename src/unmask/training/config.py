@@ -43,9 +43,10 @@ class TrainingConfig:
     attention: Literal["auto", "plain", "eager", "sdpa"] = "auto"
     """Attention kernel: plain products (eager: the backbone's own version of them) or torch's fused kernels. auto:
     plain where it is faster for device and precision and rows are short, else sdpa."""
-    compile: bool = False
-    """Compile the backbone's layers (torch.compile) for training steps. The first steps take far longer, the others
-    less: it pays on long runs (`python -m benchmarks step` measures both)."""
+    compile: bool | None = None
+    """Compile the backbone's layers (torch.compile) for training steps. The first steps take up to a minute longer,
+    the others less (`python -m benchmarks step` measures both). None: where the run is long enough to gain by it
+    (`unmask.training.platform`)."""
     threads: int | None = None
     """CPU threads. None: what torch chooses."""
     seed: int = 0

@@ -9,29 +9,36 @@ import shutil
 
 import torch
 from torch import nn
+from torch.utils._triton import has_triton
 from transformers import PreTrainedModel
 
 from unmask.model import MaskedDiffusionLM
+from unmask.training.state import is_sharded
 
 FUSED_ATTENTION_FROM = 512
 """Row length from which SDPA's CPU kernel is used in bf16. Plain products may still be faster there, but keep
 [B, H, L, L] weights of every layer for the backward: a fifth of a GiB in a step of benchmarks/large.py. In single
 precision SDPA is rarely slower (benchmarks/attention.py measures both)."""
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+COMPILE_FROM = {"cpu": 1e14, "cuda": 1e17}
+"""Operations (6 for each weight of the layers and token) from which a run gains by compiling its layers; on a CPU for
+each thread. There it saves .7 to 4 ms of a thread's time in 1e9 operations, the less the wider the layers
+(benchmarks/results/matmul.md), and costs 15 to 60 s. For CUDA the figure is set by that of compiling, a minute, and
+was not measured."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def keep_freed_memory() -> bool:
     """Tell glibc to keep freed memory for the next step instead of returning it to the system.
 
-    Activations of a few MiB are otherwise mapped anew at each step, and every page of them faults. Returns
-    whether it was done; a C library without `mallopt` is left alone.
+    Activations and gradients of a few MiB and more are otherwise mapped anew at each step, and every page of them
+    faults. Returns whether it was done; a C library without `mallopt` is left alone.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
     libc = ctypes.CDLL(None)
-    largest = 32 << 20  # glibc accepts no higher threshold
-    return bool(libc.mallopt(_M_MMAP_THRESHOLD, largest) and libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1))
+    return bool(libc.mallopt(_M_MMAP_MAX, 0) and libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1))
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
@@ -85,17 +92,68 @@ def set_attention(
     backbone.set_attn_implementation(setting)
 
 
-def compile_layers(model: MaskedDiffusionLM, device: torch.device) -> None:
+def should_compile(
+    setting: bool | None, model: MaskedDiffusionLM, device: torch.device, dtype: torch.dtype | None, tokens: int
+) -> bool:
+    """Whether a training run compiles its layers.
+
+    A run's settings and its machine decide, so a resumed run does as its first part did.
+
+    Args:
+        setting: True, False, or None: where the run is long enough to gain by it, the layers are those of a Hugging
+            Face model, whole on each rank, products are in bf16, and there is a compiler.
+        model: the denoiser, as it will run.
+        device: where it will run.
+        dtype: that of matrix products under autocast; None for none.
+        tokens: of the whole run on this rank.
+    """
+    if setting is not None:
+        return setting
+    layers = _layers(model.backbone)
+    if dtype != torch.bfloat16 or not isinstance(model.backbone, PreTrainedModel) or device.type not in COMPILE_FROM:
+        return False
+    if is_sharded(model):
+        return False
+    if not (has_triton() if device.type == "cuda" else shutil.which(_compiler())):
+        return False
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    weights = sum(parameter.numel() for layer in layers for parameter in layer.parameters())
+    return 6 * weights * tokens / threads >= COMPILE_FROM[device.type]
+
+
+def compile_layers(model: MaskedDiffusionLM, device: torch.device, dynamic: bool) -> None:
     """Compile the backbone's repeated layers in place: names and weights stay, and all share one compilation.
+
+    Args:
+        model: the denoiser.
+        device: where it will run.
+        dynamic: whether rows differ in number or length from step to step. One compilation then serves them all, a
+            few per cent slower than one for a single shape. What runs does not depend on what ran before, so a
+            resumed run goes on with the same numbers.
 
     Raises:
         ValueError: for a backbone without a list of layers, or a CPU without a C++ compiler.
     """
-    layers = [layer for module in model.backbone.modules() if isinstance(module, nn.ModuleList) for layer in module]
+    layers = _layers(model.backbone)
     if not layers:
         raise ValueError(f"{type(model.backbone).__name__} has no list of layers to compile; train without compile")
-    compiler = os.environ.get("CXX", "g++")  # where torch looks
-    if device.type == "cpu" and shutil.which(compiler) is None:
-        raise ValueError(f"compile needs the C++ compiler {compiler}: install it, or train without compile")
+    if device.type == "cpu" and shutil.which(_compiler()) is None:
+        raise ValueError(f"compile needs the C++ compiler {_compiler()}: install it, or train without compile")
     for layer in layers:
-        layer.compile()
+        layer.compile(dynamic=dynamic)
+
+
+def restore_layers(model: MaskedDiffusionLM) -> None:
+    """Undo `compile_layers`: what comes after training has other shapes, each of which would be compiled."""
+    for layer in _layers(model.backbone):
+        layer._compiled_call_impl = None
+
+
+def _layers(backbone: nn.Module) -> list[nn.Module]:
+    """The list of modules that holds most of a model's weights; empty where it has none."""
+    lists = [list(module) for module in backbone.modules() if isinstance(module, nn.ModuleList)]
+    return max(lists, key=lambda modules: sum(p.numel() for m in modules for p in m.parameters()), default=[])
+
+
+def _compiler() -> str:
+    return os.environ.get("CXX", "g++")  # where torch looks

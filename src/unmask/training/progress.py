@@ -67,6 +67,11 @@ class TrainingProgress:
         self._text |= {name: f"{name.replace('_', ' ')} {value:.3f}" for name, value in shown.items()}
         self.display.bars.update(self._task, completed=step, text=self._line(step))
 
+    def note(self, text: str) -> None:
+        """Print a line above the bars."""
+        if self.display.visible:
+            self.display.console.print(f"{self.name}: {text}", highlight=False)
+
     def evaluated(self, step: int, **shown: float) -> None:
         """Show the figures of an evaluation."""
         self.step(step, **shown)

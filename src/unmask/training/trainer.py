@@ -30,15 +30,14 @@ from unmask.data.tokenizers import TextTokenizer
 from unmask.evaluation.profile import refit_time, time_of
 from unmask.model import MaskedDiffusionLM, MaskedOutput
 from unmask.objectives import Objective, RowMean
-from unmask.processes import Masking
-from unmask.training import checkpoint
+from unmask.processes import Blockwise, Masking
+from unmask.training import checkpoint, platform
 from unmask.training.checks import check_start, not_finite
 from unmask.training.config import TrainingConfig
 from unmask.training.diagnostics import BINS, by_rate, draw_rates, summary, weight_sums
 from unmask.training.ema import WeightAverage
 from unmask.training.folder import begin_run, check_folder, lock_folder
 from unmask.training.metrics import MetricsLog
-from unmask.training.platform import autocast_dtype, compile_layers, keep_freed_memory, set_attention
 from unmask.training.progress import Display, TrainingProgress, shown_of
 from unmask.training.state import is_sharded, load_training, raise_together, save_training, whole
 
@@ -91,18 +90,16 @@ class Trainer:
         if tokenizer is not None:
             tokenizer.check_model(model.mask_token_id, model.head.vocab_size)
         positions = getattr(model.config, "max_position_embeddings", None)
-        longest = check_rows(dataset, model.mask_token_id, model.head.vocab_size, model.shifted, positions)
+        shortest, longest = check_rows(dataset, model.mask_token_id, model.head.vocab_size, model.shifted, positions)
 
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        keep_freed_memory()
+        platform.keep_freed_memory()
         tracker = None if config.tracker == "none" else config.tracker
         self.accelerator = _accelerator(tracker, self.out)
         device = self.accelerator.device
-        self.dtype = autocast_dtype(config.precision, device)
-        set_attention(model, config.attention, device, self.dtype, longest)
-        if config.compile:
-            compile_layers(model, device)
+        self.dtype = platform.autocast_dtype(config.precision, device)
+        platform.set_attention(model, config.attention, device, self.dtype, longest)
         rows = RowStream(dataset, config.seed, self.accelerator.process_index, self.accelerator.num_processes)
         self.process = masking.start(rows, config.batch_size, config.seed, device)
         self.held_out, self.masking = held_out, masking
@@ -117,6 +114,9 @@ class Trainer:
         )
         self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.model: MaskedDiffusionLM = self.accelerator.unwrap_model(self.wrapped)
+        tokens = config.steps * config.batch_size * longest // self.accelerator.num_processes
+        self.compiled = platform.should_compile(config.compile, self.model, device, self.dtype, tokens)
+        self.one_shape = shortest == longest and not isinstance(masking, Blockwise)
         if wanted is not None and wanted.moment == "gradient" and is_sharded(self.model):
             raise ValueError(
                 f"{masking} measures gradients row by row, and under FSDP a rank has only "
@@ -147,7 +147,11 @@ class Trainer:
                 but something else.
             FloatingPointError: where the loss stops being finite; names step, rows and last good checkpoint.
         """
-        with self._claimed_folder(resume, overwrite):
+        with ExitStack() as held:
+            if self.compiled:
+                platform.compile_layers(self.model, self.accelerator.device, dynamic=not self.one_shape)
+                held.callback(platform.restore_layers, self.model)
+            held.enter_context(self._claimed_folder(resume, overwrite))
             return self._train(resume)
 
     def _train(self, resume: bool) -> Path:
@@ -161,6 +165,8 @@ class Trainer:
         last_saved = self.step if self.step else -1
         with Display(visible=main) as display:
             progress = TrainingProgress(display, self.name, config.steps, self.step)
+            if self.compiled:
+                progress.note("layers are compiled, so the first steps take up to a minute")
             if self.step == 0:
                 self._evaluate(log, progress)
             while self.step < config.steps:
@@ -205,7 +211,7 @@ class Trainer:
     @contextmanager
     def _measuring(self) -> Iterator[None]:
         """The training steps' precision; compiled layers run as written, as their shapes would be new ones."""
-        eager = torch.compiler.set_stance("force_eager") if self.config.compile else nullcontext()
+        eager = torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
         with eager, torch.autocast(self.accelerator.device.type, self.dtype, enabled=self.dtype is not None):
             yield
 
@@ -268,8 +274,8 @@ class Trainer:
     ) -> tuple[Tensor, Scores | None, Tensor | None]:
         """Run the micro-batches. Returns nll, scores and gradient lengths of the step, each [B, L].
 
-        Rows without a mask cost no forward. The others run in the order of their length, each micro-batch cut to its
-        longest row: less padding is computed, and nothing else changes.
+        Rows without a mask cost no forward, unless layers are compiled for so many rows. The others run in the order
+        of their length, each micro-batch cut to its longest row: less padding is computed, and nothing else changes.
         """
         place = torch.arange(1, batch.clean.length + 1, device=batch.masked.device)
         lengths = (batch.clean.attention * place).amax(1)
@@ -277,7 +283,7 @@ class Trainer:
         kind = self.accelerator.device.type
         runs, outputs = [], []
         for i, rows in enumerate(parts):
-            run = rows[batch.masked[rows].any(1)]
+            run = rows if self.compiled and self.one_shape else rows[batch.masked[rows].any(1)]
             # A rank without any mask takes part all the same, with weight zero: others wait for its gradient.
             run = run if len(run) else rows[:1]
             length = int(lengths[run[-1]])
