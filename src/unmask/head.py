@@ -81,7 +81,11 @@ class _MaskedCrossEntropy(torch.autograd.Function):
             for part in parts:
                 d_part = d_logits[:, part].to(dtype)
                 d_state += d_part @ w[part]
-                if d_weight is not None:
+                if d_weight is None:
+                    continue
+                if dtype == d_weight.dtype:
+                    d_weight[part].addmm_(d_part.T, h)
+                else:
                     d_weight[part] += d_part.T @ h
             d_hidden[rows] = d_state.to(d_hidden.dtype)
             if "gradient" in found:

@@ -33,7 +33,8 @@ def keep_freed_memory() -> bool:
     """Tell glibc to keep freed memory for the next step instead of returning it to the system.
 
     Activations and gradients of a few MiB and more are otherwise mapped anew at each step, and every page of them
-    faults. Returns whether it was done; a C library without `mallopt` is left alone.
+    faults. The price is a somewhat higher peak, as the heap has holes (docs/LOG.md has both figures). Returns
+    whether it was done; a C library without `mallopt` is left alone.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
