@@ -23,6 +23,13 @@ from unmask.training.platform import (
 )
 
 CPU = torch.device("cpu")
+_UNEQUAL = [3 + 5 * (i % 4) for i in range(8)]
+
+
+def _rows(lengths: list[int]) -> Dataset:
+    """Rows of so many tokens below 8, all of them maskable."""
+    tokens = [[(3 * i + j) % 8 for j in range(length)] for i, length in enumerate(lengths)]
+    return Dataset.from_dict({"tokens": tokens, "maskable": [[True] * length for length in lengths]})
 
 
 def _used(model: MaskedDiffusionLM) -> str | None:
@@ -82,13 +89,9 @@ def test_a_backbone_of_another_kind_has_no_kernel_to_choose():
 
 def test_the_trainer_trains_the_same_weights_with_either_kernel(trainer, build, weights_in):
     """Rows of unequal length, so that padding is masked; in float64."""
-    rows = Dataset.from_dict(
-        {"tokens": [[(3 * i + j) % 8 for j in range(3 + 5 * (i % 4))] for i in range(8)]}
-        | {"maskable": [[True] * (3 + 5 * (i % 4)) for i in range(8)]}
-    )
     found = {}
     for setting in ("auto", "plain", "eager", "sdpa"):
-        run = trainer(setting, model=build(double=True), dataset=rows, attention=setting)
+        run = trainer(setting, model=build(double=True), dataset=_rows(_UNEQUAL), attention=setting)
         assert _used(run.model) == ("sdpa" if setting == "auto" else setting)
         found[setting] = weights_in(run.train())
     for name, weight in found["eager"].items():
@@ -165,28 +168,21 @@ def test_the_trainer_counts_all_tokens_of_the_run(trainer, monkeypatch):
     """Six steps of eight rows of 81, and one layer of the model: the bound is set to just that."""
     monkeypatch.setenv("CXX", "true")
     weights = sum(p.numel() for p in trainer().model.backbone.get_submodule("h").parameters())
-    for less, expected in ((0, True), (1, False)):
-        monkeypatch.setitem(COMPILE_FROM, "cpu", 6 * weights * 6 * 8 * 81 + less)
+    for more, expected in ((0, True), (1, False)):
+        monkeypatch.setitem(COMPILE_FROM, "cpu", 6 * weights * 6 * 8 * 81 + more)
         assert trainer(precision="bf16").compiled is expected
         assert not trainer(precision="bf16", compile=False).compiled
-
-
-_UNEQUAL = [3 + 5 * (i % 4) for i in range(8)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lengths", [_UNEQUAL, [7] * 8], ids=["unequal", "equal"])
 def test_compiled_layers_train_the_same_weights(lengths, trainer, build, weights_in):
     """In float64, with many shapes or with one, some rows of which have no mask; evaluations run uncompiled."""
-    rows = Dataset.from_dict(
-        {"tokens": [[(3 * i + j) % 8 for j in range(n)] for i, n in enumerate(lengths)]}
-        | {"maskable": [[True] * n for n in lengths]}
-    )
     found = {}
     for compiled in (False, True):
         run = trainer(
             str(compiled), model=build(double=True, n_layer=2), masking=IndependentMasking(Clipped(0.0, 0.2)),
-            dataset=rows, compile=compiled, micro_batch_size=3,
+            dataset=_rows(lengths), compile=compiled, micro_batch_size=3,
         )  # fmt: skip
         found[compiled] = weights_in(run.train())
         assert all(layer._compiled_call_impl is None for layer in run.model.backbone.get_submodule("h"))
@@ -205,11 +201,7 @@ def test_on_a_gpu_the_trainer_takes_sdpa(trainer):
 @pytest.mark.parametrize("lengths", [_UNEQUAL, [7] * 8], ids=["unequal", "equal"])
 def test_a_compiled_run_resumes_to_the_same_bits(lengths, trainer, build, weights_in):
     """Other shapes came before the checkpoint than after it, and must not matter."""
-    rows = Dataset.from_dict(
-        {"tokens": [[(3 * i + j) % 8 for j in range(n)] for i, n in enumerate(lengths)]}
-        | {"maskable": [[True] * n for n in lengths]}
-    )
-    shared = {"dataset": rows, "compile": True, "checkpoint_every": 3, "masking": IndependentMasking()}
+    shared = {"dataset": _rows(lengths), "compile": True, "checkpoint_every": 3, "masking": IndependentMasking()}
     whole = trainer("whole", model=build(n_layer=2), **shared)
     expected = weights_in(whole.train())
     shutil.copytree(whole.out, whole.out.with_name("part"))
