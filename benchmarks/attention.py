@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.harness import Table, interleaved, median_ms
-from unmask.attention import plain_attention
+from unmask.models.attention import plain_attention
 
 REPEATS = 7
 TOKENS, WIDTH, HEAD = 4096, 256, 64

@@ -14,7 +14,7 @@ from transformers import LlamaConfig
 from benchmarks.harness import Table, interleaved, median_ms
 from unmask import Decoding, MaskedDiffusionLM, RowStream, SudokuTask, TokenBatch, generate, noise
 from unmask.config import to_json
-from unmask.recipes.base import load_model, load_run
+from unmask.runs.config import load_model, load_run
 from unmask.training.platform import autocast_dtype, keep_freed_memory
 
 REPEATS = 4

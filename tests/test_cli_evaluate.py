@@ -17,7 +17,7 @@ from unmask.data.tokenizers import character_tokenizer
 from unmask.evaluation.likelihood import likelihood
 from unmask.evaluation.records import load_records
 from unmask.recipes import SudokuData
-from unmask.recipes.base import load_model, load_run
+from unmask.runs.config import load_model, load_run
 
 SMALL = {
     "model.layers": 1,

@@ -13,7 +13,7 @@ from unmask.cli import main
 from unmask.data.tokenizers import EOS_TOKEN, UNKNOWN_TOKEN
 from unmask.evaluation.records import load_records
 from unmask.recipes import TextData
-from unmask.recipes.base import load_run
+from unmask.runs.config import load_run
 
 SMALL = {
     "model.layers": 1,

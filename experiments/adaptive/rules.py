@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from unmask.ppots import Tabulated
+from unmask.processes.ppots import Tabulated
 from unmask.times import Beta
 
 BINS = 64

@@ -37,7 +37,7 @@ from unmask.data.text import load_text
 from unmask.data.tokenizers import character_tokenizer
 from unmask.evaluation.tasks import SudokuTask
 from unmask.masks import ExactCount
-from unmask.model import MaskedDiffusionLM
+from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.objectives import MaskedMean, Objective, RowMean
 from unmask.processes import IndependentMasking
 from unmask.recipes import TextModel

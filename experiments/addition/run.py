@@ -27,7 +27,7 @@ from unmask.data.arithmetic import MASK_TOKEN, VOCAB_SIZE, load_addition
 from unmask.evaluation.speedup import Arm
 from unmask.evaluation.tasks import AdditionTask
 from unmask.processes import Masking, Mixture, ProgressiveUnmasking
-from unmask.recipes.base import load_model
+from unmask.runs.config import load_model
 from unmask.sampling import Decoding
 
 DIGITS, WIDTH = 5, 128

@@ -35,9 +35,9 @@ from unmask.data import character_tokenizer, load_text
 from unmask.evaluation.exact import order_likelihood
 from unmask.evaluation.likelihood import likelihood
 from unmask.recipes import TextModel
-from unmask.recipes.base import load_model
 from unmask.recipes.text import first_token_given
-from unmask.training.metrics import read_metrics
+from unmask.runs.config import load_model
+from unmask.runs.metrics import read_metrics
 
 BLOCK, LENGTH = 16, 128
 INDEPENDENT = IndependentMasking(mask=ExactCount())

@@ -24,8 +24,8 @@ from unmask.evaluation.speedup import Arm
 from unmask.evaluation.tasks import SudokuTask
 from unmask.masks import ExactCount
 from unmask.processes import IndependentMasking, Masking, Mixture, ProgressiveUnmasking
-from unmask.recipes.base import load_model
 from unmask.recipes.sudoku import CLUES, sudoku
+from unmask.runs.config import load_model
 from unmask.times import Clipped
 
 STANDARD = IndependentMasking(mask=ExactCount())

@@ -28,10 +28,10 @@ from unmask.data import load_text
 from unmask.evaluation.generative import distinct, judge_texts, sample_tokens, unigram_entropy
 from unmask.evaluation.likelihood import likelihood
 from unmask.recipes import TextData, sotu
-from unmask.recipes.base import load_model
 from unmask.recipes.text import MASKINGS, spread
+from unmask.runs.config import load_model
+from unmask.runs.metrics import read_metrics
 from unmask.sampling import Decoding
-from unmask.training.metrics import read_metrics
 
 SAMPLED = Decoding(policy="random", temperature=1.0, tokens_per_step=2)
 

@@ -26,7 +26,7 @@ import torch
 from models import MODELS
 
 from unmask import ELBO, ExactCount, IndependentMasking, RowStream
-from unmask.evaluation.profile import evaluation_field, loss_and_gradient
+from unmask.processes.refit import evaluation_field, loss_and_gradient
 
 HERE = Path(__file__).parent
 PARTS = ("A", "main", "pair", "rows", "second")

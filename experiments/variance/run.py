@@ -23,7 +23,6 @@ from ways import BASE, WAYS, uneven
 
 from unmask import Bernoulli, ExactCount
 from unmask.config import to_json
-from unmask.evaluation.profile import measure_profile
 from unmask.evaluation.variance import (
     ARMS,
     Nested,
@@ -32,6 +31,7 @@ from unmask.evaluation.variance import (
     mirrored_covariance,
     save_variance,
 )
+from unmask.processes.refit import measure_profile
 from unmask.report.figures import plot_variance
 from unmask.report.tables import variance_table
 

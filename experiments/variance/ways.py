@@ -10,7 +10,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from unmask import ELBO, PPOTS, ExactCount, IndependentMasking, MaskedDiffusionLM, RowImportance, RowStream, noise
-from unmask.evaluation.profile import evaluation_field, loss_and_gradient, row_losses
+from unmask.processes.refit import evaluation_field, loss_and_gradient, row_losses
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,14 @@ from unmask.data.stream import RowStream
 from unmask.evaluation.likelihood import LikelihoodConfig
 from unmask.evaluation.locality import LocalityConfig
 from unmask.evaluation.tasks import AdditionTask, AnswerTask, ChoiceTask, ReasoningTask, SudokuTask
-from unmask.head import MaskedHead
-from unmask.lora import LoRA, add_lora
 from unmask.masks import Bernoulli, ExactCount
-from unmask.model import MaskedDiffusionLM, MaskedOutput
+from unmask.models.denoiser import MaskedDiffusionLM, MaskedOutput
+from unmask.models.head import MaskedHead
+from unmask.models.lora import LoRA, add_lora
+from unmask.models.pretrained import Pretrained, from_pretrained, save_pretrained
 from unmask.objectives import ELBO, MaskedMean, RowMean
-from unmask.ppots import PPOTS
-from unmask.pretrained import Pretrained, from_pretrained, save_pretrained
 from unmask.processes import Blockwise, ForwardProcess, IndependentMasking, Mixture, ProgressiveUnmasking
+from unmask.processes.ppots import PPOTS
 from unmask.sampling import Decoding, Generation, generate
 from unmask.schedules import Ramp
 from unmask.times import Bell, Beta, Clipped, Uniform

@@ -24,10 +24,10 @@ from unmask import (
 )
 from unmask.data.sudoku import MASK_TOKEN, load_sudoku
 from unmask.evaluation.likelihood import likelihood
-from unmask.evaluation.profile import time_of
 from unmask.integrations import MaskedDiffusionTrainer
+from unmask.processes.refit import time_of
 from unmask.recipes import SudokuModel
-from unmask.training.checkpoint import load_state
+from unmask.runs.checkpoint import load_state
 
 CASES = {
     "puma": (ProgressiveUnmasking(stages=4, threshold=0.15), RowMean()),

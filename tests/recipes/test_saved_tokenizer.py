@@ -17,7 +17,7 @@ from unmask import Trainer
 from unmask.data import TextTokenizer
 from unmask.data.documents import split_of
 from unmask.recipes import RECIPES, PretrainedModel, TextData, TextModel, sotu, sudoku
-from unmask.recipes.base import Tokenized, load_model, load_run
+from unmask.runs.config import Tokenized, load_model, load_run
 
 VOCABULARIES = ["letters", "characters", "bpe", "words"]
 TEXT = "the zzz cat sat on mat 7"

@@ -12,7 +12,7 @@ from unmask import ExactCount, IndependentMasking, ProgressiveUnmasking, RowMean
 from unmask.data.sudoku import MASK_TOKEN, VOCAB_SIZE
 from unmask.evaluation.tasks import SudokuTask
 from unmask.recipes import RECIPES, SudokuData, SudokuModel, sudoku
-from unmask.recipes.base import load_model, load_run
+from unmask.runs.config import load_model, load_run
 
 TINY = SudokuModel(layers=1, width=16, heads=2)
 

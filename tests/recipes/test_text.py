@@ -12,7 +12,7 @@ from unmask import ELBO, Bell, LikelihoodConfig, MaskedMean, ProgressiveUnmaskin
 from unmask.config import from_json, to_json
 from unmask.evaluation.likelihood import likelihood
 from unmask.recipes import RECIPES, CorpusData, PretrainedModel, TextData, TextModel, sotu
-from unmask.recipes.base import load_model, load_run
+from unmask.runs.config import load_model, load_run
 from unmask.training import read_metrics
 
 TINY = TextModel(layers=1, width=16, heads=2, positions=32)

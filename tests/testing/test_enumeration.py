@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from unmask import ELBO, PPOTS, Bell, Bernoulli, Beta, Clipped, ExactCount, IndependentMasking, MaskedMean, RowMean
-from unmask.ppots import Tabulated
+from unmask.processes.ppots import Tabulated
 from unmask.testing import TabularWorld, check_unbiased, claims_unbiased, exact_elbo, expectation
 from unmask.times import RateProfile, Uniform
 

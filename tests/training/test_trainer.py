@@ -24,8 +24,8 @@ from unmask import (
     TrainingConfig,
 )
 from unmask.data.sudoku import MASK_TOKEN, VOCAB_SIZE
+from unmask.runs.checkpoint import newest
 from unmask.training import read_metrics
-from unmask.training.checkpoint import newest
 
 SPARSE = IndependentMasking(time=Beta(a=1.0, b=80.0), mask=Bernoulli())  # many rows without a mask
 STANDARD = IndependentMasking(mask=ExactCount())

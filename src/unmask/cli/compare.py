@@ -9,9 +9,9 @@ from rich.console import Console
 
 from unmask.cli.options import about, configured, flag, named_recipe, take_option
 from unmask.evaluation.speedup import Arm
-from unmask.recipes.parallel import train_side_by_side
 from unmask.report.figures import plot_curves
 from unmask.report.tables import final_table, speed_table
+from unmask.runs.launch import train_side_by_side
 
 
 def compare(words: list[str]) -> None:

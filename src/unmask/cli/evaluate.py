@@ -24,10 +24,10 @@ from unmask.evaluation.likelihood import LikelihoodConfig, RowNats, characters, 
 from unmask.evaluation.locality import Curve, LocalityConfig, locality
 from unmask.evaluation.records import Protocol, Record, data_hash, save_records, weights_hash
 from unmask.evaluation.tasks.base import Task
-from unmask.model import MaskedDiffusionLM
+from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.recipes import RunConfig
-from unmask.recipes.base import Tokenized, load_model, load_run
 from unmask.report.records import plot_locality, records_table
+from unmask.runs.config import Tokenized, load_model, load_run
 from unmask.sampling import Decoding
 
 What = Literal["likelihood", "tasks", "locality", "generation"]

@@ -21,8 +21,8 @@ from unmask.data.sudoku import is_solved
 from unmask.data.tokenizers import TextTokenizer
 from unmask.evaluation.generative import sample_tokens, text_length
 from unmask.evaluation.tasks import SudokuTask
-from unmask.recipes.base import Tokenized, load_model, load_run
 from unmask.report.board import board, story
+from unmask.runs.config import Tokenized, load_model, load_run
 from unmask.sampling import Decoding
 
 

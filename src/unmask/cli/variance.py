@@ -12,9 +12,9 @@ from unmask.cli.options import chosen_device
 from unmask.config import nearest, to_json
 from unmask.evaluation.variance import ARMS, Nested, compare_variance, save_variance
 from unmask.recipes import RECIPES
-from unmask.recipes.base import load_model, load_run
 from unmask.report.figures import plot_variance
 from unmask.report.tables import variance_table
+from unmask.runs.config import load_model, load_run
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from unmask.data.tokenizers import TextTokenizer
 from unmask.evaluation.estimate import Estimate, ratio
 from unmask.evaluation.likelihood import RowNats
 from unmask.evaluation.records import weights_hash
-from unmask.model import MaskedDiffusionLM
-from unmask.pretrained import located, unpacked
+from unmask.models.denoiser import MaskedDiffusionLM
+from unmask.models.pretrained import located, unpacked
 from unmask.sampling import Decoding, generate
 
 
@@ -159,8 +159,8 @@ def judge_texts(
 ) -> tuple[RowNats, str]:
     """Nats of each text under a causal model, in the judge's own tokens, and the judge's `weights_hash`.
 
-    The judge is on the hub, a folder, or package:NAME (see `unmask.pretrained.located`). One with a BOS token scores
-    every token; without, the first token of a text is given.
+    The judge is on the hub, a folder, or package:NAME (see `unmask.models.pretrained.located`). One with a BOS token
+    scores every token; without, the first token of a text is given.
 
     Raises:
         ValueError: for a text that is longer than the judge can read, or without a scored token.

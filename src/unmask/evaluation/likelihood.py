@@ -24,7 +24,7 @@ from unmask.data.stream import RowStream
 from unmask.data.tokenizers import TextTokenizer
 from unmask.evaluation.estimate import Estimate, ratio
 from unmask.masks import ExactCount
-from unmask.model import MaskedDiffusionLM, evaluating
+from unmask.models.denoiser import MaskedDiffusionLM, evaluating
 from unmask.objectives import ELBO
 from unmask.processes import Blockwise, IndependentMasking, Masking
 

@@ -28,7 +28,7 @@ from unmask.batch import MaskedBatch
 from unmask.config import positive_int
 from unmask.evaluation.estimate import Estimate, ratio
 from unmask.evaluation.likelihood import LikelihoodConfig, losses, masked_nll
-from unmask.model import MaskedDiffusionLM, evaluating
+from unmask.models.denoiser import MaskedDiffusionLM, evaluating
 from unmask.processes import IndependentMasking
 
 

@@ -19,12 +19,12 @@ from torch import Tensor
 from unmask.batch import MaskedBatch, TokenBatch
 from unmask.config import from_json, require
 from unmask.data.stream import RowStream
-from unmask.model import MaskedDiffusionLM
+from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.processes import Chains, Mixture, ProgressiveUnmasking
+from unmask.runs import checkpoint
+from unmask.runs.folder import read_config
 from unmask.sampling import Decoding, generate
 from unmask.schedules import integer_at
-from unmask.training import checkpoint
-from unmask.training.folder import read_config
 
 
 @dataclass(frozen=True)

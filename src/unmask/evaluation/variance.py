@@ -24,12 +24,12 @@ from unmask import noise
 from unmask.config import positive_int
 from unmask.data.stream import RowStream
 from unmask.evaluation.estimate import Estimate, bootstrap
-from unmask.evaluation.profile import evaluation_field, loss_and_gradient, measure_profile, row_losses
 from unmask.masks import ExactCount, MaskRule
-from unmask.model import MaskedDiffusionLM
+from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.objectives import ELBO, Objective
-from unmask.ppots import PPOTS
 from unmask.processes import IndependentMasking
+from unmask.processes.ppots import PPOTS
+from unmask.processes.refit import evaluation_field, loss_and_gradient, measure_profile, row_losses
 from unmask.times import Uniform
 
 ARMS: dict[str, IndependentMasking] = {

@@ -26,11 +26,11 @@ from unmask.batch import Scores
 from unmask.config import require
 from unmask.data.stream import RowStream, check_rows
 from unmask.evaluation.likelihood import LikelihoodConfig, likelihood
-from unmask.evaluation.profile import refit_time, time_of
-from unmask.model import MaskedDiffusionLM, MaskedOutput
+from unmask.models.denoiser import MaskedDiffusionLM, MaskedOutput
 from unmask.objectives import Objective, RowMean
 from unmask.processes import Masking
-from unmask.training.checkpoint import load_state, save_state
+from unmask.processes.refit import refit_time, time_of
+from unmask.runs.checkpoint import load_state, save_state
 
 
 class MaskedDiffusionTrainer(Trainer):

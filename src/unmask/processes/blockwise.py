@@ -1,8 +1,8 @@
 """Block diffusion (arXiv 2503.09573) as a forward process: each block of a row is masked by itself.
 
 A row is cut into blocks of `size` positions; block b is predicted from the clean blocks before it and its own
-noisy state (`unmask.attention`). Every block is a *unit* with a mask rate, or a chain, of its own. So blocks are
-folded into rows of their own, and what draws masks for rows draws them for blocks: noise, rates, mask rules,
+noisy state (`unmask.models.attention`). Every block is a *unit* with a mask rate, or a chain, of its own. So blocks
+are folded into rows of their own, and what draws masks for rows draws them for blocks: noise, rates, mask rules,
 couplings and chains are the same code. With `size` of at least L it is ordinary masked diffusion; with size 1, an
 exact count and a shifted read-out it is autoregressive training, and its ELBO the exact negative log-likelihood.
 """

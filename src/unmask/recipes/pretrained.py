@@ -14,11 +14,10 @@ from unmask.data import TextTokenizer
 from unmask.data.columns import check_name
 from unmask.data.corpora import GSM8K, LM1B, OPENWEBTEXT, TINYGSM
 from unmask.data.endings import Ending
-from unmask.lora import LoRA
-from unmask.model import MaskedDiffusionLM
-from unmask.pretrained import from_pretrained, located
+from unmask.models.denoiser import MaskedDiffusionLM
+from unmask.models.lora import LoRA
+from unmask.models.pretrained import from_pretrained, located
 from unmask.processes import ProgressiveUnmasking
-from unmask.recipes.base import RunConfig
 from unmask.recipes.text import (
     SAVED,
     Files,
@@ -31,6 +30,7 @@ from unmask.recipes.text import (
     pretrained_tokenizer,
     spread,
 )
+from unmask.runs.config import RunConfig
 from unmask.training import TrainingConfig
 
 CORPORA = {"lm1b": LM1B, "openwebtext": OPENWEBTEXT, "tinygsm": TINYGSM, "gsm8k": GSM8K}

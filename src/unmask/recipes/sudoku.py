@@ -14,10 +14,10 @@ from unmask.config import nearest, positive_int, require
 from unmask.data.sudoku import CELLS, MASK_TOKEN, VOCAB_SIZE, load_sudoku
 from unmask.evaluation.tasks import SudokuTask
 from unmask.masks import ExactCount
-from unmask.model import MaskedDiffusionLM
+from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.objectives import RowMean
 from unmask.processes import IndependentMasking, Masking, ProgressiveUnmasking
-from unmask.recipes.base import RunConfig
+from unmask.runs.config import RunConfig
 from unmask.times import Clipped
 from unmask.training import TrainingConfig
 

@@ -26,12 +26,12 @@ from unmask.data.endings import Ending
 from unmask.data.text import Packing
 from unmask.evaluation.likelihood import LikelihoodConfig, likelihood
 from unmask.masks import ExactCount
-from unmask.model import MaskedDiffusionLM
+from unmask.models.denoiser import MaskedDiffusionLM
+from unmask.models.pretrained import load_tokenizer, located
 from unmask.objectives import ELBO, MaskedMean, Objective, RowMean
-from unmask.ppots import PPOTS
-from unmask.pretrained import load_tokenizer, located
 from unmask.processes import IndependentMasking, Masking, ProgressiveUnmasking
-from unmask.recipes.base import RunConfig
+from unmask.processes.ppots import PPOTS
+from unmask.runs.config import RunConfig
 from unmask.times import Bell
 from unmask.training import TrainingConfig
 

@@ -13,7 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from unmask.ppots import EPRFit
+from unmask.processes.ppots import EPRFit
 
 if TYPE_CHECKING:  # the training loop draws too, and these lie above it
     from unmask.evaluation.speedup import Arm

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from unmask.model import MaskedDiffusionLM
+from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.testing.tabular import TabularWorld
 
 

@@ -1,7 +1,7 @@
 """The training loop and what it leaves behind."""
 
+from unmask.runs.metrics import read_metrics
 from unmask.training.config import TrainingConfig
-from unmask.training.metrics import read_metrics
 from unmask.training.trainer import Trainer
 
 __all__ = ["Trainer", "TrainingConfig", "read_metrics"]

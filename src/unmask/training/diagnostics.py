@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unmask.batch import MaskedBatch
 from unmask.report.figures import plot_times
-from unmask.training.metrics import read_metrics
+from unmask.runs.metrics import read_metrics
 
 BINS = 10
 

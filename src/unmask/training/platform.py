@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils._triton import has_triton
 from transformers import PreTrainedModel
 
-from unmask.model import MaskedDiffusionLM
+from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.training.state import is_sharded
 
 FUSED_ATTENTION_FROM = 512
@@ -56,7 +56,7 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 
 
 def attention_kernel(device: torch.device, dtype: torch.dtype | None, length: int) -> str:
-    """Attention for rows so long: "plain" (products, see `unmask.attention`) or "sdpa". See `set_attention`."""
+    """Attention for rows so long: "plain" (see `unmask.models.attention`) or "sdpa". See `set_attention`."""
     plain = device.type == "cpu" and dtype == torch.bfloat16 and length < FUSED_ATTENTION_FROM
     return "plain" if plain else "sdpa"
 

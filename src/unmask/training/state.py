@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 import unmask
-from unmask.lora import has_adapters
-from unmask.model import MaskedDiffusionLM
-from unmask.pretrained import model_card
-from unmask.training import checkpoint
+from unmask.models.denoiser import MaskedDiffusionLM
+from unmask.models.lora import has_adapters
+from unmask.models.pretrained import model_card
+from unmask.runs import checkpoint
 
 if TYPE_CHECKING:
     from unmask.training.trainer import Trainer

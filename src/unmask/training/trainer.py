@@ -27,18 +27,19 @@ from unmask.batch import MaskedBatch, Scores
 from unmask.config import to_json
 from unmask.data.stream import RowStream, check_rows
 from unmask.data.tokenizers import TextTokenizer
-from unmask.evaluation.profile import refit_time, time_of
-from unmask.model import MaskedDiffusionLM, MaskedOutput
+from unmask.models.denoiser import MaskedDiffusionLM, MaskedOutput
 from unmask.objectives import Objective, RowMean
 from unmask.processes import Blockwise, Masking
-from unmask.training import checkpoint, platform
+from unmask.processes.refit import refit_time, time_of
+from unmask.runs import checkpoint
+from unmask.runs.folder import begin_run, check_folder, lock_folder
+from unmask.runs.metrics import MetricsLog
+from unmask.runs.progress import Display, TrainingProgress, shown_of
+from unmask.training import platform
 from unmask.training.checks import check_start, not_finite
 from unmask.training.config import TrainingConfig
 from unmask.training.diagnostics import BINS, by_rate, draw_rates, summary, weight_sums
 from unmask.training.ema import WeightAverage
-from unmask.training.folder import begin_run, check_folder, lock_folder
-from unmask.training.metrics import MetricsLog
-from unmask.training.progress import Display, TrainingProgress, shown_of
 from unmask.training.state import is_sharded, load_training, raise_together, save_training, whole
 
 Evaluation = Callable[[MaskedDiffusionLM, bool], dict[str, Any]]

@@ -16,7 +16,7 @@ from unmask.batch import TokenBatch
 from unmask.config import positive_int
 from unmask.data.stream import RowStream
 from unmask.masks import ExactCount
-from unmask.model import MaskedDiffusionLM
+from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.objectives import RowMean
 from unmask.processes import IndependentMasking
 from unmask.sampling import Decoding, generate

@@ -14,7 +14,7 @@ from unmask.data.tokenizers import TextTokenizer
 from unmask.evaluation.likelihood import LikelihoodConfig, likelihood
 from unmask.evaluation.tasks.base import Task, shares
 from unmask.evaluation.tasks.text import check_prompt, prompt_tokens, read_rows
-from unmask.model import MaskedDiffusionLM
+from unmask.models.denoiser import MaskedDiffusionLM
 
 
 @dataclass(frozen=True, kw_only=True)

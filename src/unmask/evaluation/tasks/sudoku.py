@@ -15,7 +15,7 @@ from unmask.batch import TokenBatch
 from unmask.data.stream import RowStream
 from unmask.data.sudoku import CELLS, is_solved, load_sudoku, puzzle_of
 from unmask.evaluation.tasks.base import DecodingTask
-from unmask.model import MaskedDiffusionLM
+from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.sampling import Decoding, Generation, generate
 
 

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from unmask import MaskedDiffusionLM, from_pretrained, save_pretrained
-from unmask.pretrained import check_bidirectional
+from unmask.models.pretrained import check_bidirectional
 
 WORDS = ["<pad>", "<bos>", "<eos>", "<free>", *"abcdefghijklmnop"]
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}

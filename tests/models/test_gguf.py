@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from unmask import from_pretrained, save_pretrained
 from unmask.evaluation.generative import judge_texts
-from unmask.pretrained import unpacked
+from unmask.models.pretrained import unpacked
 
 gguf = pytest.importorskip("gguf")
 WORDS = ["<|endoftext|>", "<unk>", *(chr(c) for c in range(33, 127)), "ab"]

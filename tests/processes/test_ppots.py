@@ -6,7 +6,7 @@ import scipy.stats
 import torch
 
 from unmask import PPOTS, ExactCount, IndependentMasking, RowStream, Scores
-from unmask.ppots import Tabulated, fit_epr
+from unmask.processes.ppots import Tabulated, fit_epr
 from unmask.times import RateProfile
 
 T = torch.arange(1, 31, dtype=torch.float64) / 30

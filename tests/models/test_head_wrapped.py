@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from unmask.head import masked_cross_entropy
+from unmask.models.head import masked_cross_entropy
 
 D, V, MASK = 8, 12, 11
 NEEDS = ("log_confidence", "margin")

@@ -18,9 +18,9 @@ import torch
 from rich.console import Console
 
 from unmask.config import positive_int, to_json
-from unmask.recipes.base import RunConfig
-from unmask.training.metrics import read_metrics
-from unmask.training.progress import Display, TrainingProgress, shown_of
+from unmask.runs.config import RunConfig
+from unmask.runs.metrics import read_metrics
+from unmask.runs.progress import Display, TrainingProgress, shown_of
 
 POLL_SECONDS = 0.5
 

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from unmask import MaskedHead, Scores, head
-from unmask.head import masked_cross_entropy
+from unmask import MaskedHead, Scores
+from unmask.models import head
+from unmask.models.head import masked_cross_entropy
 
 D, V, MASK = 5, 11, 4
 NEEDS = ("log_confidence", "margin", "entropy")

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from unmask.config import positive_int, require
 
 if TYPE_CHECKING:
-    from unmask.model import MaskedDiffusionLM
+    from unmask.models.denoiser import MaskedDiffusionLM
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 ADAPTER = "default"

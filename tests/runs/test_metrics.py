@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from unmask.training import read_metrics
-from unmask.training.metrics import MetricsLog
+from unmask.runs.metrics import MetricsLog
 
 
 def _log(folder, steps=(1, 2, 3)):

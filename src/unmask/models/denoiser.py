@@ -27,11 +27,11 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import logging as hf_logging
 
-from unmask.attention import BlockLayout
 from unmask.batch import MaskedBatch, Scores, Tensors
-from unmask.head import MaskedHead
-from unmask.lora import WEIGHTS_FILE as ADAPTERS_FILE
-from unmask.lora import has_adapters, load_adapters, save_adapters
+from unmask.models.attention import BlockLayout
+from unmask.models.head import MaskedHead
+from unmask.models.lora import WEIGHTS_FILE as ADAPTERS_FILE
+from unmask.models.lora import has_adapters, load_adapters, save_adapters
 
 
 @dataclass(frozen=True)

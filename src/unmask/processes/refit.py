@@ -15,7 +15,7 @@ from unmask.batch import MaskedBatch, TokenBatch
 from unmask.config import require
 from unmask.data.stream import RowStream
 from unmask.masks import MaskRule
-from unmask.model import MaskedDiffusionLM
+from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.objectives import ELBO, Objective
 from unmask.processes import ForwardProcess, IndependentMasking, Masking
 from unmask.times import Measurement, RateProfile, TimeDistribution, Uniform

@@ -18,7 +18,8 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from unmask import LoRA, from_pretrained, layouts, save_pretrained
+from unmask import LoRA, from_pretrained, save_pretrained
+from unmask.models import layouts
 
 WORDS = ["<pad>", "<bos>", "<eos>", "<mask>", *"abcdefgh"]
 MASK = 3

@@ -5,7 +5,7 @@ import torch
 
 from unmask import ELBO, PPOTS, Bernoulli, ExactCount, IndependentMasking, RowStream, Uniform
 from unmask.data import load_sudoku
-from unmask.evaluation.profile import evaluation_field, loss_and_gradient, measure_profile
+from unmask.processes.refit import evaluation_field, loss_and_gradient, measure_profile
 from unmask.recipes import SudokuModel
 from unmask.times import Measurement
 

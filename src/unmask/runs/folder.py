@@ -12,7 +12,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from unmask.config import completed, differences, to_json
 from unmask.data.tokenizers import TextTokenizer
-from unmask.training.checkpoint import newest
+from unmask.runs.checkpoint import newest
 from unmask.training.config import TrainingConfig
 
 CONFIG_FILE = "config.json"

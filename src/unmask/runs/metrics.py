@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from unmask.training.folder import replace_text
+from unmask.runs.folder import replace_text
 
 FILE_NAME = "metrics.jsonl"
 

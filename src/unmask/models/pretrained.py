@@ -27,9 +27,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from unmask.layouts import Layout, known_layout
-from unmask.lora import ADAPTER, LoRA, add_lora, has_adapters, merge_adapters
-from unmask.model import MaskedDiffusionLM, auto_class
+from unmask.models.denoiser import MaskedDiffusionLM, auto_class
+from unmask.models.layouts import Layout, known_layout
+from unmask.models.lora import ADAPTER, LoRA, add_lora, has_adapters, merge_adapters
 
 DEFAULT_MASK_TOKEN = "<|mask|>"
 WHERE = ("gguf_file", "revision", "token", "cache_dir", "local_files_only", "subfolder")

@@ -21,7 +21,7 @@ from transformers import (
 from transformers.models.llama.modeling_llama import LlamaAttention, eager_attention_forward
 
 from unmask import ELBO, Blockwise, ExactCount, IndependentMasking, MaskedDiffusionLM, RowMean, RowStream
-from unmask.attention import BlockLayout, _Products, plain_attention
+from unmask.models.attention import BlockLayout, _Products, plain_attention
 
 V, MASK, L = 23, 22, 9
 SIZES = {

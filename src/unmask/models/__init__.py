@@ -1,0 +1,1 @@
+"""Hugging Face backbones with a masked head: loading, changing and saving them."""
