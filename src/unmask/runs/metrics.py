@@ -25,7 +25,7 @@ class MetricsLog:
         replace_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def write(self, kind: str, step: int, **values: Any) -> None:
-        """Add a line: `kind` is "train" or "evaluation", `step` the number of steps done."""
+        """Add a line: `kind` is "start", "train", "time" or "evaluation", `step` the number of steps done."""
         try:
             with self.path.open("a") as file:
                 file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")

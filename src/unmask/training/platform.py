@@ -55,6 +55,11 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     return None
 
 
+def name_of(dtype: torch.dtype | None) -> str:
+    """The precision setting that gives this dtype of matrix products."""
+    return {None: "fp32", torch.bfloat16: "bf16"}[dtype]
+
+
 def attention_kernel(device: torch.device, dtype: torch.dtype | None, length: int) -> str:
     """Attention for rows so long: "plain" (see `unmask.models.attention`) or "sdpa". See `set_attention`."""
     plain = device.type == "cpu" and dtype == torch.bfloat16 and length < FUSED_ATTENTION_FROM

@@ -18,6 +18,7 @@ from typing import Any, cast
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import GradientAccumulationPlugin
 from datasets import Dataset
 from torch import Tensor
 
@@ -133,6 +134,18 @@ class Trainer:
         """Folder of the checkpoints."""
         return self.out / "checkpoints"
 
+    @property
+    def machine(self) -> dict[str, Any]:
+        """What the settings came to on this machine: device, precision, attention kernel, compiled or not, ranks."""
+        kernel = getattr(self.model.config, "_attn_implementation", None)
+        return {
+            "device": self.accelerator.device.type,
+            "precision": platform.name_of(self.dtype),
+            "attention": kernel,
+            "compiled": self.compiled,
+            "ranks": self.accelerator.num_processes,
+        }
+
     def train(self, resume: bool = False, overwrite: bool = False) -> Path:
         """Run to the last step.
 
@@ -164,6 +177,8 @@ class Trainer:
             self.accelerator.init_trackers("tracker")
         self.wrapped.train()
         last_saved = self.step if self.step else -1
+        if self.step < config.steps:
+            self._log(log, "start", self.machine)
         with Display(visible=main) as display:
             progress = TrainingProgress(display, self.name, config.steps, self.step)
             if self.compiled:
@@ -349,7 +364,14 @@ def _accelerator(tracker: str | None, out: Path) -> Accelerator:
     # One process may train several runs after one another; accelerate keeps the first one's settings.
     AcceleratorState._reset_state()
     try:
-        accelerator = Accelerator(log_with=tracker, project_dir=str(out))
+        # Whatever `accelerate config` or the environment says of these, the run's own settings decide.
+        accelerator = Accelerator(
+            mixed_precision="no",
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+            dynamo_backend="no",
+            log_with=tracker,
+            project_dir=str(out),
+        )
     except ValueError as error:
         raise ValueError(f"tracker '{tracker}': {error}") from None
     if tracker is not None and not accelerator.log_with:
