@@ -271,3 +271,59 @@ def test_scores_leave_the_logits_as_they_were():
     before = logits.clone()
     Scores.from_logits(logits, needs=NEEDS)
     assert torch.equal(logits, before)
+
+
+def _error(ours, theirs):
+    return float((ours.double() - theirs.double()).norm() / theirs.double().norm())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("z", [1, 65_536, 1_000_000])
+@pytest.mark.parametrize("spread", [1, 1000])
+def test_half_precision_gradients_do_not_depend_on_how_small_the_weights_are(dtype, z, spread):
+    """Weights are 1 / (t Z): small, and rounded only after the loss scale, which the head's backward alone knows."""
+    generator = torch.Generator().manual_seed(0)
+    count, width, size = 300, 32, 200
+    hidden = torch.randn(count, width, generator=generator).to(dtype).requires_grad_()
+    weight = (torch.randn(size, width, generator=generator) / 8).requires_grad_()
+    bias = torch.zeros(size, requires_grad=True)
+    targets = torch.randint(0, MASK, (count,), generator=generator)
+    weights = spread ** torch.rand(count, generator=generator) / z
+    scale = 65_536.0
+    exact = [leaf.detach().double().requires_grad_() for leaf in (hidden, weight, bias)]
+    expected = gradients(plain(*exact, targets, weights.double())[0], exact)
+    with torch.autocast("cpu", dtype):
+        loss, _, found = masked_cross_entropy(hidden, weight, bias, targets, weights, MASK, ("gradient",))
+    tolerance = {torch.float16: 1e-3, torch.bfloat16: 1e-2}[dtype]
+    for ours, theirs in zip(gradients(loss * min(scale, z), (hidden, weight, bias)), expected, strict=True):
+        assert _error(ours.double() / min(scale, z), theirs) < tolerance
+    assert _error(found["gradient"], expected[0].norm(dim=-1)) < tolerance
+
+
+def test_sums_over_many_rows_stay_in_the_range_of_half_precision(monkeypatch):
+    """A weight's gradient adds up over thousands of rows, whatever the loss is divided by afterwards."""
+    count, width, size = 20_000, 4, 6
+    hidden = torch.full((count, width), 8.0, requires_grad=True)
+    weight = torch.zeros(size, width, requires_grad=True)
+    targets, weights = torch.zeros(count, dtype=torch.int64), torch.full((count,), 1 / count)
+    with torch.autocast("cpu", torch.float16):
+        loss, _, _ = masked_cross_entropy(hidden, weight, None, targets, weights, MASK)
+    loss.backward()
+    assert weight.grad.isfinite().all()
+    torch.testing.assert_close(weight.grad[0], torch.full((width,), 8 * (0.2 - 1)), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_gradient_of_a_half_precision_weight_is_summed_in_single_precision(monkeypatch, dtype):
+    """Many chunks: each adds less than the rounding of what is there already."""
+    monkeypatch.setattr(head, "CHUNK_ELEMENTS", 1)
+    count, width, size = 4000, 2, 3
+    hidden = torch.ones(count, width, dtype=dtype)
+    weight = torch.zeros(size, width, dtype=dtype, requires_grad=True)
+    bias = torch.zeros(size, dtype=dtype, requires_grad=True)
+    targets, weights = torch.zeros(count, dtype=torch.int64), torch.full((count,), 1 / count)
+    loss, _, _ = masked_cross_entropy(hidden, weight, bias, targets, weights, 2)
+    loss.backward()
+    assert weight.grad.dtype == bias.grad.dtype == dtype
+    torch.testing.assert_close(weight.grad[0].float(), torch.full((width,), -0.5), rtol=1e-2, atol=0)
+    torch.testing.assert_close(bias.grad.float(), torch.tensor([-0.5, 0.5, 0]), rtol=1e-2, atol=0)

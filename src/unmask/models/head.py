@@ -22,7 +22,12 @@ large as that gradient."""
 
 
 class _MaskedCrossEntropy(torch.autograd.Function):
-    """Σ weight · nll with the gradients computed in the forward, while each chunk's logits are at hand."""
+    """Σ weight · nll with the gradients computed in the forward, while each chunk's logits are at hand.
+
+    What is kept for the backward is free of the loss's scale: each row's gradient is that of its nll alone, and the
+    weight's that of a loss whose largest token weight is 1. So half precision holds them however small 1/Z is, and
+    they are rounded to it once more only after the backward has multiplied them by token weights and loss scale.
+    """
 
     @staticmethod
     def forward(
@@ -44,8 +49,12 @@ class _MaskedCrossEntropy(torch.autograd.Function):
         w = weight.to(dtype)
         d_hidden = torch.empty_like(hidden) if with_gradients else None
         # A frozen output layer, as under LoRA, costs neither the product nor the memory of its gradient.
-        d_weight = torch.zeros_like(weight) if with_gradients and weight.requires_grad else None
-        d_bias = torch.zeros_like(bias) if with_gradients and bias is not None and bias.requires_grad else None
+        d_weight, d_bias = (
+            torch.zeros_like(leaf, dtype=wide) if with_gradients and leaf is not None and leaf.requires_grad else None
+            for leaf in (weight, bias)
+        )
+        largest = token_weights.abs().max() if count else token_weights.new_ones(())
+        relative = (token_weights / torch.where(largest > 0, largest, 1))[:, None]
 
         step = max(1, CHUNK_ELEMENTS // size, 0 if d_weight is None else hidden.shape[1] // 2)
         # What is cast or added in fp32 is a part of the vocabulary at a time: a second tensor of the logits' or the
@@ -59,7 +68,7 @@ class _MaskedCrossEntropy(torch.autograd.Function):
             target = targets[rows, None]
             logits = buffer[: len(h)]
             for part in parts:
-                logits[:, part] = h @ w[part].T
+                logits[:, part] = _product(h, w[part].T, wide)
             if bias is not None:
                 logits += bias
             logits[:, mask_token_id] = -torch.inf
@@ -72,25 +81,26 @@ class _MaskedCrossEntropy(torch.autograd.Function):
                     found[name][rows] = value
             if d_hidden is None:
                 continue
-            weights = token_weights[rows, None]
-            d_logits = others.scatter_(1, index, 1.0).mul_(weights / (1 + rest[:, None]))  # weighted softmax
-            d_logits.scatter_add_(1, target, -weights)
+            d_logits = others.scatter_(1, index, 1.0).mul_(1 / (1 + rest[:, None]))  # the softmax
+            d_logits.scatter_add_(1, target, -torch.ones_like(truth))
             if d_bias is not None:
-                d_bias += d_logits.sum(0)
-            d_state = torch.zeros_like(h, dtype=wide)
+                d_bias += (d_logits.T @ relative[rows])[:, 0]
+            d_state, scaled = torch.zeros_like(h, dtype=wide), (hidden[rows] * relative[rows]).to(dtype)
             for part in parts:
                 d_part = d_logits[:, part].to(dtype)
-                d_state += d_part @ w[part]
+                d_state += _product(d_part, w[part], wide)
                 if d_weight is None:
                     continue
-                if dtype == d_weight.dtype:
-                    d_weight[part].addmm_(d_part.T, h)
+                if dtype == wide:
+                    d_weight[part].addmm_(d_part.T, scaled)
                 else:
-                    d_weight[part] += d_part.T @ h
+                    d_weight[part] += _product(d_part.T, scaled, wide)
             d_hidden[rows] = d_state.to(d_hidden.dtype)
             if "gradient" in found:
-                found["gradient"][rows] = d_hidden[rows].to(wide).norm(dim=-1)
+                found["gradient"][rows] = d_state.norm(dim=-1) * token_weights[rows].abs()
         ctx.gradients = (d_hidden, d_weight, d_bias) if with_gradients else None
+        ctx.token_weights, ctx.largest = token_weights, largest
+        ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
         extra = tuple(found[name] for name in _names(needs))
         ctx.mark_non_differentiable(nll, *extra)
         return ((nll * token_weights).sum(), nll, *extra)
@@ -103,10 +113,21 @@ class _MaskedCrossEntropy(torch.autograd.Function):
                 "the masked head computes its gradients in the forward and gives them up in the first backward; "
                 "run the forward again for a second one"
             )
-        scale = upstream[0]
-        d_hidden, d_weight, d_bias = (None if g is None else g.mul_(scale.to(g.dtype)) for g in ctx.gradients)
+        d_hidden, *rest = ctx.gradients
         ctx.gradients = None
+        d_hidden.mul_((ctx.token_weights * upstream[0])[:, None])  # in the scale's precision, then rounded
+        d_weight, d_bias = (
+            None if g is None else g.mul_(ctx.largest * upstream[0]).to(dtype)
+            for g, dtype in zip(rest, ctx.dtypes, strict=True)
+        )
         return d_hidden, d_weight, d_bias, None, None, None, None, None, None
+
+
+def _product(a: Tensor, b: Tensor, wide: torch.dtype) -> Tensor:
+    """a @ b; of fp16 factors in `wide`, for sums over many rows or tokens leave the range of fp16."""
+    if a.dtype != torch.float16:
+        return a @ b
+    return torch.mm(a, b, out_dtype=wide) if a.is_cuda else a.to(wide) @ b.to(wide)
 
 
 def _names(needs: tuple[str, ...] | None) -> tuple[str, ...]:

@@ -37,9 +37,9 @@ class TrainingConfig:
     """Gradients are scaled down to this norm; what is logged is the norm before."""
     ema_decay: float | None = None
     """Decay of the weights' moving average, used for evaluation and saved beside the weights. None: off."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Matrix products in bf16 (weights and statistics stay fp32), or everything in fp32. auto: bf16 where the
-    processor or the GPU has it."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Matrix products in bf16 or fp16 (weights and statistics stay fp32; fp16 with a loss scale), or everything in
+    fp32. auto: bf16 where the processor or the GPU has it, fp16 on a GPU without, fp32 elsewhere."""
     attention: Literal["auto", "plain", "eager", "sdpa"] = "auto"
     """Attention kernel: plain products (eager: the backbone's own version of them) or torch's fused kernels. auto:
     plain where it is faster for device and precision and rows are short, else sdpa."""
@@ -72,7 +72,7 @@ class TrainingConfig:
             positive_int(name, getattr(self, name), least=0)
         choices = {
             "schedule": ("cosine", "constant"),
-            "precision": ("auto", "bf16", "fp32"),
+            "precision": ("auto", "bf16", "fp16", "fp32"),
             "attention": ("auto", "plain", "eager", "sdpa"),
         }
         for name, known in choices.items():

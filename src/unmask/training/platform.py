@@ -42,22 +42,25 @@ def keep_freed_memory() -> bool:
     return bool(libc.mallopt(_M_MMAP_MAX, 0) and libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1))
 
 
+DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""The dtype of matrix products by precision setting; None for plain fp32."""
+
+
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """The dtype of matrix products for a precision setting ("auto", "bf16", "fp32"); None for plain fp32."""
-    if precision == "fp32":
-        return None
-    if precision == "bf16":
-        return torch.bfloat16
+    """The dtype of matrix products for a precision setting: one of `DTYPES`, or "auto", which looks at the device.
+
+    A GPU older than Ampere (T4, V100) emulates bf16 slowly and has fp16.
+    """
+    if precision != "auto":
+        return DTYPES[precision]
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
-    if device.type == "cpu":
-        return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else None
-    return None
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return torch.bfloat16 if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported() else None
 
 
 def name_of(dtype: torch.dtype | None) -> str:
     """The precision setting that gives this dtype of matrix products."""
-    return {None: "fp32", torch.bfloat16: "bf16"}[dtype]
+    return next(name for name, known in DTYPES.items() if known == dtype)
 
 
 def attention_kernel(device: torch.device, dtype: torch.dtype | None, length: int) -> str:

@@ -42,6 +42,8 @@ def save_training(trainer: Trainer) -> None:
         if average is not None:
             _write_model(trainer, folder / "ema", average)
         progress = {"seconds": trainer.seconds, "tokens": trainer.tokens, "ranks": accelerator.num_processes}
+        if trainer.loss_scale is not None:
+            progress["loss_scale"] = trainer.loss_scale.state_dict()
         checkpoint.save_state(folder / "optimizer", {"moments": moments, **progress})
         checkpoint.save_state(folder / rank_file, rank_state)
 
@@ -109,6 +111,8 @@ def load_training(trainer: Trainer, folder: Path) -> None:
     trainer.process.load_state_dict(checkpoint.load_state(folder / rank_file)["process"])
     trainer.step = checkpoint.check(folder)["step"]
     trainer.seconds, trainer.tokens = saved["seconds"], saved["tokens"]
+    if trainer.loss_scale is not None and "loss_scale" in saved:
+        trainer.loss_scale.load_state_dict(saved["loss_scale"])
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -41,6 +41,7 @@ from unmask.training.checks import check_start, not_finite
 from unmask.training.config import TrainingConfig
 from unmask.training.diagnostics import BINS, by_rate, draw_rates, summary, weight_sums
 from unmask.training.ema import WeightAverage
+from unmask.training.loss_scale import LossScale
 from unmask.training.state import is_sharded, load_training, raise_together, save_training, whole
 
 Evaluation = Callable[[MaskedDiffusionLM, bool], dict[str, Any]]
@@ -101,6 +102,9 @@ class Trainer:
         self.accelerator = _accelerator(tracker, self.out)
         device = self.accelerator.device
         self.dtype = platform.autocast_dtype(config.precision, device)
+        self.loss_scale = LossScale() if self.dtype == torch.float16 else None
+        if self.loss_scale is not None:
+            self.loss_scale.check(model.parameters())
         platform.set_attention(model, config.attention, device, self.dtype, longest)
         rows = RowStream(dataset, config.seed, self.accelerator.process_index, self.accelerator.num_processes)
         self.process = masking.start(rows, config.batch_size, config.seed, device)
@@ -221,14 +225,15 @@ class Trainer:
         def mean(measured: Tensor) -> Tensor:
             return self._sum(measured.to(accelerator.device)).cpu() / accelerator.num_processes
 
-        with self._measuring():
+        # Gradients of single rows have no loss scale: where the steps are in fp16, they are measured in fp32.
+        with self._measuring(self.dtype if self.dtype != torch.float16 else None):
             return refit_time(self.process, self.masking, self.model, self.held_out, self.config.seed, mean)
 
     @contextmanager
-    def _measuring(self) -> Iterator[None]:
-        """The training steps' precision; compiled layers run as written, as their shapes would be new ones."""
+    def _measuring(self, dtype: torch.dtype | None) -> Iterator[None]:
+        """Matrix products in `dtype`; compiled layers run as written, as their shapes would be new ones."""
         eager = torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
-        with eager, torch.autocast(self.accelerator.device.type, self.dtype, enabled=self.dtype is not None):
+        with eager, torch.autocast(self.accelerator.device.type, dtype, enabled=dtype is not None):
             yield
 
     def _train_step(self) -> dict[str, Any]:
@@ -250,18 +255,24 @@ class Trainer:
             needs = (*(needs or ()), "gradient")
         nll, scores, gradient = self._forward_backward(batch, weights * scale, needs)
         loss = float(self._sum((nll * weights).sum().double()) / normaliser)
+        if self.loss_scale is not None:
+            self.loss_scale.unscale(self.wrapped.parameters())
         norm = accelerator.clip_grad_norm_(self.wrapped.parameters(), config.clip_norm)
         assert norm is not None  # only DeepSpeed, which clips by itself, returns none
         norm = float(whole(norm))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
+        skipped = self.loss_scale is not None and self.loss_scale.skips(norm)
+        if not (math.isfinite(loss) and (math.isfinite(norm) or skipped)):
             raise not_finite(self.step, loss, norm, batch, nll, checkpoint.newest(self.checkpoints))
-        self.optimizer.step()
+        if not skipped:
+            self.optimizer.step()
+            if self.average is not None:
+                self.average.update(self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        if self.average is not None:
-            self.average.update(self.step)
         if self.process.needs is not None:
             self.process.observe(scores)
         extra = dict(getattr(self.process, "metrics", {}))
+        if self.loss_scale is not None:
+            extra["loss_scale"] = self.loss_scale.value
         if looks:
             assert gradient is not None  # it was asked for
             sums = by_rate(batch, nll, gradient / accelerator.num_processes).flatten()
@@ -275,7 +286,7 @@ class Trainer:
         return {
             "loss": loss,
             "nll": counts[2] / max(1.0, counts[1]),
-            "grad_norm": norm,
+            "grad_norm": None if skipped else norm,
             "learning_rate": config.learning_rate_at(self.step),
             "masked_share": counts[1] / counts[0],
             **extra,
@@ -307,7 +318,9 @@ class Trainer:
             with nullcontext() if i == len(parts) - 1 else self.accelerator.no_sync(self.wrapped):
                 with torch.autocast(kind, self.dtype, enabled=self.dtype is not None):
                     output = self.wrapped(part, weights[run, :length], needs)
-                self.accelerator.backward(output.loss)
+                # Only the head's backward knows the loss scale, and it rounds to fp16 last.
+                scale = 1.0 if self.loss_scale is None else self.loss_scale.value
+                self.accelerator.backward(output.loss * scale)
             runs.append(run)
             outputs.append(output)
         return _join(runs, outputs, batch.masked.shape)
@@ -315,7 +328,7 @@ class Trainer:
     def _evaluate(self, log: MetricsLog | None, progress: TrainingProgress) -> None:
         if self.evaluate is None:
             return
-        with self.average.applied() if self.average else nullcontext(), self._measuring():
+        with self.average.applied() if self.average else nullcontext(), self._measuring(self.dtype):
             self.wrapped.eval()
             results = self.evaluate(self.model, self.step == self.config.steps)
             self.wrapped.train()
