@@ -103,6 +103,8 @@ def configured(
         kind: Any = type(value)
         if isinstance(value, Objective):
             kind = about(Objective, "Weights of the masked tokens' losses: RowMean(), MaskedMean() or ELBO().")
+        if f.name == "start":
+            kind = about(str | None, "Folder of a run of the same model whose weights this one starts from.")
         if f.name == "training":  # its fields are typed without a prefix: --steps, not --training.steps
             kind = Annotated[kind, tyro.conf.arg(name="")]
         options.append((f.name, kind, field(default=value)))

@@ -157,6 +157,27 @@ def newest(root: Path) -> Path | None:
     return None
 
 
+def steps_of(root: Path) -> int:
+    """Steps done at the newest checkpoint, 0 without one; its content is not looked at."""
+    folders = _folders(root)
+    return int(folders[-1].name.removeprefix("step-")) if folders else 0
+
+
+def reduce(folder: Path, kept: tuple[str, ...]) -> None:
+    """Delete a checkpoint's files but for those below the folders `kept`: it can be read, and not resumed."""
+    manifest = check(folder)
+    gone = [name for name in manifest["files"] if name.split("/")[0] not in kept]
+    if not gone:
+        return
+    manifest["files"] = {name: facts for name, facts in manifest["files"].items() if name not in gone}
+    aside = folder / f".{MANIFEST}.new"
+    aside.write_text(json.dumps(manifest, indent=1))
+    _sync(aside)
+    aside.replace(folder / MANIFEST)  # before the files go: the checkpoint is whole at every moment
+    for name in gone:
+        (folder / name).unlink()
+
+
 def clear_unfinished(root: Path) -> None:
     """Delete what an interrupted `write` left."""
     for folder in root.glob(".writing-*"):

@@ -79,6 +79,7 @@ class RunConfig:
         objective: weights of the masked tokens' losses.
         training: settings of the loop.
         evaluation: what is evaluated along the way.
+        start: folder of a run of the same model, or one of its checkpoints, whose weights this one starts from.
     """
 
     recipe: str
@@ -88,6 +89,7 @@ class RunConfig:
     objective: Objective
     training: TrainingConfig
     evaluation: EvaluationConfig
+    start: str | None = None
 
     def __post_init__(self) -> None:
         trained, evaluated = (getattr(part, "form", None) for part in (self.data, self.evaluation))
@@ -148,6 +150,8 @@ class RunConfig:
         self.check(out, resume=resume, overwrite=overwrite)
         torch.manual_seed(self.training.seed)
         model, tokenizer = self.model.build(), None
+        if self.start is not None:
+            _put_weights(model, Path(self.start))
         if isinstance(self.data, Tokenized):
             tokenizer = self.data.tokenizer()
             tokenizer.check_model(model.mask_token_id, model.head.vocab_size)
@@ -180,21 +184,34 @@ def load_run(folder: str | Path) -> tuple[RunConfig, Path]:
     Raises:
         ValueError: for a folder that is neither, or a run without a checkpoint.
     """
-    folder = Path(folder)
-    root = folder.parent.parent if (folder / checkpoint.MANIFEST).is_file() else folder
-    if read_config(root) is None:
-        raise ValueError(f"{folder} is neither a run's folder nor a checkpoint: there is no config.json")
-    if root == folder:
-        newest = checkpoint.newest(root / "checkpoints")
-        if newest is None:
-            raise ValueError(f"the run in {folder} has no checkpoint yet")
-        folder = newest
-    else:
-        checkpoint.check(folder)
-    config = RunConfig.load(root / CONFIG_FILE)
+    folder = _checkpoint_of(Path(folder))
+    config = RunConfig.load(folder.parent.parent / CONFIG_FILE)
     if isinstance(config.data, Tokenized) and (folder / "model" / TOKENIZER_FILE).is_file():
         config = replace(config, data=config.data.with_tokenizer(folder / "model"))
     return config, folder
+
+
+def _checkpoint_of(folder: Path) -> Path:
+    """The checkpoint itself, or a run's newest; ValueError for a folder that is neither, or has none."""
+    root = folder.parent.parent if (folder / checkpoint.MANIFEST).is_file() else folder
+    if read_config(root) is None:
+        raise ValueError(f"{folder} is neither a run's folder nor a checkpoint: there is no config.json")
+    if root != folder:
+        checkpoint.check(folder)
+        return folder
+    newest = checkpoint.newest(root / "checkpoints")
+    if newest is None:
+        raise ValueError(f"the run in {folder} has no checkpoint yet")
+    return newest
+
+
+def _put_weights(model: MaskedDiffusionLM, run: Path) -> None:
+    """Put the weights of a run's newest checkpoint into a model: the averaged ones where there are some."""
+    folder = _checkpoint_of(run)
+    try:
+        model.load_state_dict(model.load_weights(folder / "ema" if (folder / "ema").is_dir() else folder / "model"))
+    except RuntimeError as error:
+        raise ValueError(f"the weights in {folder} are of another model: {error}") from None
 
 
 def load_model(folder: Path) -> MaskedDiffusionLM:

@@ -1,14 +1,13 @@
-"""Train several runs side by side, each in a process of its own, and show them all."""
+"""Do many jobs, several at a time, each in a process of its own, and show them all."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -17,17 +16,26 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from unmask.config import positive_int, to_json
+from unmask.config import positive_int, require
 from unmask.runs.config import RunConfig
+from unmask.runs.job import Job
 from unmask.runs.metrics import read_metrics
-from unmask.runs.progress import Display, TrainingProgress, shown_of
+from unmask.runs.progress import Display, StudyProgress, TrainingProgress, shown_of
 
 POLL_SECONDS = 0.5
 
 
-def default_jobs(count: int) -> int:
-    """Runs at a time: all of them on a CPU, where one thread each wastes least; one after another on a GPU."""
-    return 1 if torch.cuda.is_available() else count
+def default_jobs(count: int, devices: Sequence[int] = ()) -> int:
+    """Runs at a time: one for each device; without one, a core each, and a few runs share the cores all at once."""
+    if devices:
+        return len(devices)
+    cores = os.cpu_count() or 1
+    return count if count < 2 * cores else cores
+
+
+def default_devices() -> tuple[int, ...]:
+    """Numbers of the GPUs that can be seen."""
+    return tuple(range(torch.cuda.device_count()))
 
 
 def train_side_by_side(
@@ -42,7 +50,7 @@ def train_side_by_side(
     """Train every run in `out`/its name, with its output in `out`/its name.log.
 
     Args:
-        runs: by name. Where a run does not say how many threads it takes, the cores are shared evenly.
+        runs: by name.
         out: folder of the comparison.
         jobs: runs at a time; by default see `default_jobs`.
         resume: go on with runs that were interrupted; a finished one is left as it is.
@@ -50,83 +58,140 @@ def train_side_by_side(
         console: of the display; standard error by default.
 
     Raises:
-        ValueError: for anything that a run refuses, before the first one starts; or where a run fails: the
-            others are stopped, and their last checkpoints stay.
+        ValueError: for anything that a run refuses, before the first one starts; or where a run fails, once the
+            others are done.
     """
-    jobs = default_jobs(len(runs)) if jobs is None else jobs
-    positive_int("jobs", jobs)
-    threads = max(1, (os.cpu_count() or 1) // min(jobs, len(runs)))
     for name, run in runs.items():
         run.check(out / name, resume=resume, overwrite=overwrite)
-    out.mkdir(parents=True, exist_ok=True)
-    waiting = []
-    for name, run in runs.items():
+    for name in runs:
         if overwrite and (out / name).exists():
             shutil.rmtree(out / name)
-        training = run.training if run.training.threads else replace(run.training, threads=threads)
-        waiting.append(_Child(name, replace(run, training=training), out, resume))
+    failed = run_jobs([Job(name, run, out / name) for name, run in runs.items()], workers=jobs, console=console)
+    if failed:
+        raise ValueError("; ".join(failed.values()))
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    *,
+    workers: int | None = None,
+    devices: Sequence[int] | None = None,
+    console: Console | None = None,
+) -> dict[str, str]:
+    """Do the jobs in order, several at a time; those that are whole are passed over. One that fails stops no other.
+
+    A job's output goes to a file beside its folder, NAME.log. All jobs end with this process.
+
+    Args:
+        jobs: each with a name and a folder of its own. One that comes `after` another waits for it.
+        workers: jobs at a time; by default see `default_jobs`. On a CPU the cores are shared evenly by those jobs that
+            do not say how many threads they take.
+        devices: numbers of the GPUs to use, in turn; by default all.
+        console: of the display; standard error by default.
+
+    Returns:
+        What went wrong, by the names of the jobs that failed.
+
+    Raises:
+        ValueError: for anything that a run refuses, before the first one starts.
+    """
+    for name, values in (("names", [job.name for job in jobs]), ("folders", [job.out for job in jobs])):
+        require(len(set(values)) == len(values), f"jobs need {name} of their own, got {', '.join(map(str, values))}")
+    for job in jobs:
+        job.check()
+    waiting = [job for job in jobs if not job.is_whole]
+    devices = default_devices() if devices is None else devices
+    workers = default_jobs(len(waiting), devices) if workers is None else workers
+    if not waiting:
+        return {}
+    positive_int("jobs", workers)
+    threads = max(1, (os.cpu_count() or 1) // min(workers, len(waiting)))
+    free = [devices[i % len(devices)] if devices else None for i in range(workers)]
     running: list[_Child] = []
+    failed: dict[str, str] = {}
     with Display(console) as display, ExitStack() as stack:
-        bars = {child.name: TrainingProgress(display, child.name, child.run.training.steps) for child in waiting}
+        total = StudyProgress(display, {job.name: job.config.training.steps - job.steps_done for job in waiting})
         while waiting or running:
-            while waiting and len(running) < jobs:
-                running.append(waiting.pop(0))
-                running[-1].start()
-                stack.callback(running[-1].stop)
+            unfinished = {job.out for job in waiting} | {child.job.out for child in running}
+            for job in [job for job in waiting if job.after not in unfinished][: len(free)]:
+                waiting.remove(job)
+                if missing := next((other.name for other in jobs if other.out == job.after and not other.is_whole), None):
+                    failed[job.name] = f"the run '{job.name}' was not started: it needs '{missing}', which is not whole"
+                    total.ended(job.name, "not started")
+                else:
+                    running.append(_Child(job, free.pop(0), threads, display))
+                    stack.callback(running[-1].stop)
             time.sleep(POLL_SECONDS)
             for child in list(running):
-                ended = child.ended()
-                for line in child.news():
-                    bar = bars[child.name]
-                    if line["kind"] == "evaluation":
-                        bar.evaluated(line["step"], **shown_of(line))
-                    elif line["kind"] == "train":
-                        bar.step(line["step"], loss=line["loss"])
-                if ended:
+                code = child.process.poll()
+                total.trained(child.job.name, child.show())
+                if code is not None:
                     running.remove(child)
+                    free.append(child.device)
+                    child.bar.close()
+                    if code:
+                        failed[child.job.name] = child.complaint(code)
+                    total.ended(child.job.name, "FAILED" if code else child.result)
+    return failed
 
 
 class _Child:
-    """One run in a process of its own."""
+    """A job in a process of its own, from now on."""
 
-    def __init__(self, name: str, run: RunConfig, out: Path, resume: bool) -> None:
-        self.name, self.run, self.folder, self.resume = name, run, out / name, resume
-        self.log = out / f"{name}.log"
-        self._seen = 0
-
-    def start(self) -> None:
-        config = self.log.with_suffix(".json")
-        config.write_text(json.dumps(to_json(self.run), indent=2) + "\n")
-        command = [sys.executable, "-m", "unmask.cli", "train", str(config), "--out", str(self.folder)]
-        # Libraries that make thread pools of their own read the environment.
-        environment = os.environ | {"OMP_NUM_THREADS": str(self.run.training.threads)}
+    def __init__(self, job: Job, device: int | None, threads: int, display: Display) -> None:
+        training = job.config.training
+        if training.threads is None and device is None:
+            job = replace(job, config=replace(job.config, training=replace(training, threads=threads)))
+        self.job, self.device, self.result = job, device, "done"
+        self.log = job.out.with_name(f"{job.out.name}.log")
+        self._first, self._seen = job.steps_done, 0
+        self.bar = TrainingProgress(display, job.name, training.steps, self._first)
+        job.out.parent.mkdir(parents=True, exist_ok=True)
+        path = self.log.with_suffix(".json")
+        job.save(path)
+        # A child imports what this process can. Libraries with thread pools of their own read the environment.
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        if job.config.training.threads:
+            environment["OMP_NUM_THREADS"] = str(job.config.training.threads)
+        if device is not None:
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+            environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[device] if visible else str(device)
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                command + ["--resume"] * self.resume,
-                stdin=subprocess.DEVNULL,
+                [sys.executable, "-m", "unmask.runs.job", str(path)],
+                stdin=subprocess.PIPE,  # closes with this process, and the child ends
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
             )
 
-    def news(self) -> Iterator[dict[str, Any]]:
+    def show(self) -> int:
+        """Show what is new in its metrics; returns the steps done by this process."""
+        for line in self._news():
+            if line["step"] < self._first:  # of the process that was interrupted
+                continue
+            if line["kind"] == "evaluation":
+                shown = shown_of(line)
+                self.result = "  ".join(["done", *(f"{name} {value:.3f}" for name, value in shown.items())])
+                self.bar.evaluated(line["step"], **shown)
+            elif line["kind"] == "train":
+                self.bar.step(line["step"], loss=line["loss"])
+        return max(0, self.bar.done - self._first)
+
+    def _news(self) -> Iterator[dict[str, Any]]:
         """Lines of its metrics that are new since the last call."""
-        if (self.folder / "metrics.jsonl").is_file():
-            lines = read_metrics(self.folder)
-            yield from lines[self._seen :]
+        if (self.job.out / "metrics.jsonl").is_file():
+            lines = read_metrics(self.job.out)
+            yield from lines[min(self._seen, len(lines)) :]  # a resumed run forgets what came after its checkpoint
             self._seen = len(lines)
 
-    def ended(self) -> bool:
-        """Whether it is done; raises ValueError if it failed."""
-        code = self.process.poll()
-        if code:
-            last = [line for line in self.log.read_text().splitlines() if line.strip()][-3:]
-            raise ValueError(
-                f"the run '{self.name}' failed (exit code {code}): {' '.join(last)} All of it: {self.log}"
-            )
-        return code is not None
+    def complaint(self, code: int) -> str:
+        """What its output ends with."""
+        last = [line for line in self.log.read_text().splitlines() if line.strip()][-3:]
+        return f"the run '{self.job.name}' failed (exit code {code}): {' '.join(last)} All of it: {self.log}"
 
     def stop(self) -> None:
+        """End it; its last checkpoint stays."""
         if self.process.poll() is None:
             self.process.terminate()
             self.process.wait()

@@ -59,13 +59,19 @@ class TrainingProgress:
     def __init__(self, display: Display, name: str, steps: int, done: int = 0) -> None:
         self.display, self.name, self.steps = display, name, steps
         self._began, self._first = time.perf_counter(), done
+        self.done = done
         self._text: dict[str, str] = {}
         self._task = display.bars.add_task(name, total=steps, completed=done, text="")
 
     def step(self, step: int, **shown: float) -> None:
         """Show that `step` steps are done, with numbers under their names."""
+        self.done = step
         self._text |= {name: f"{name.replace('_', ' ')} {value:.3f}" for name, value in shown.items()}
         self.display.bars.update(self._task, completed=step, text=self._line(step))
+
+    def close(self) -> None:
+        """Take its bar away."""
+        self.display.bars.remove_task(self._task)
 
     def note(self, text: str) -> None:
         """Print a line above the bars."""
@@ -82,3 +88,40 @@ class TrainingProgress:
         seconds = time.perf_counter() - self._began
         speed = (step - self._first) / seconds if seconds > 0 else 0.0
         return "  ".join([*self._text.values(), f"{speed:.1f} steps/s"])
+
+
+class StudyProgress:
+    """Many runs on a display: a bar over all their steps, and a line for each run that ends.
+
+    Args:
+        display: where it is shown.
+        steps: of each run by its name, those that are left.
+    """
+
+    def __init__(self, display: Display, steps: dict[str, int]) -> None:
+        self.display, self.steps = display, steps
+        self._done = dict.fromkeys(steps, 0)
+        self._ended = 0
+        self._began = time.perf_counter()
+        self._task = display.bars.add_task("all", total=sum(steps.values()), text=f"0 of {len(steps)} runs")
+
+    def trained(self, name: str, steps: int) -> None:
+        """Show that a run has done so many of its steps."""
+        self._done[name] = steps
+        self.display.bars.update(self._task, completed=sum(self._done.values()))
+
+    def ended(self, name: str, result: str) -> None:
+        """Show how a run ended, and how long the others will take at the speed so far."""
+        trained, seconds = sum(self._done.values()), time.perf_counter() - self._began
+        self.trained(name, self.steps[name])
+        self._ended += 1
+        count = f"{self._ended} of {len(self.steps)} runs"
+        self.display.bars.update(self._task, text=count)
+        left = sum(self.steps.values()) - sum(self._done.values())
+        rest = f", about {_duration(left * seconds / trained)} left" if trained and left else ""
+        self.display.console.print(f"{name}: {result}  ({count}{rest})", highlight=False)
+
+
+def _duration(seconds: float) -> str:
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{seconds:.0f} s"

@@ -86,9 +86,13 @@ def load_training(trainer: Trainer, folder: Path) -> None:
     """Put back what `save_training` wrote.
 
     Raises:
-        ValueError: where the number of ranks differs.
+        ValueError: where the number of ranks differs, or the checkpoint was reduced to its weights.
     """
     model, accelerator = trainer.model, trainer.accelerator
+    if not (folder / "optimizer.json").is_file():
+        raise ValueError(
+            f"{folder} holds weights alone, as runs of a study do once they are whole: nothing to resume"
+        )
     saved = checkpoint.load_state(folder / "optimizer")
     if saved["ranks"] != accelerator.num_processes:
         raise ValueError(

@@ -1,0 +1,93 @@
+"""unmask study: the runs of a study, as many as are left."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import tyro
+
+from unmask.config import require
+from unmask.runs.study import RECORDS, Study
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """Options of `unmask study`."""
+
+    file: tyro.conf.Positional[Path]
+    """Python file that defines `study = Study(...)`, or several studies under any names."""
+    out: Path | None = None
+    """Folder of the runs and records; by default runs/NAME. Of several studies each has one of its name in it."""
+    only: tuple[str, ...] | None = None
+    """These arms alone, and what they start from."""
+    seeds: tuple[int, ...] | None = None
+    """These seeds alone."""
+    budgets: tuple[int, ...] | None = None
+    """These budgets alone."""
+    screen: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Run the screening seeds, which arms are chosen by, instead of those that compare them."""
+    jobs: int | None = None
+    """Runs at a time. None: one for each GPU, or for each core."""
+    devices: tuple[int, ...] | None = None
+    """Numbers of the GPUs to use. None: all."""
+    list: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Only say which runs there are, and which are whole."""
+
+
+def study(words: list[str]) -> None:
+    """Run a study, or what is left of it: unmask study FILE.py [--jobs N] [--out DIR] [--only ARM ...]."""
+    options = tyro.cli(StudyOptions, prog="unmask study", args=words, description=study.__doc__)
+    found = load_studies(options.file)
+    problems = []
+    for one in found:
+        out = options.out or Path("runs") / one.name
+        out = out / one.name if options.out and len(found) > 1 else out
+        cells = one.cells(options.only, options.seeds, options.budgets, screen=options.screen)
+        require(len(cells) > 0, f"the study '{one.name}' has no runs {'to screen' if options.screen else 'of these'}")
+        if options.list:
+            for cell in cells:
+                print(f"{out / cell.name}: {'whole' if one.job(cell, out).is_whole else 'to do'}")
+            continue
+        try:
+            one.run(out, cells, workers=options.jobs, devices=options.devices)
+        except ValueError as error:  # the other studies of the file go on
+            problems.append(f"{one.name}: {error}")
+        print(f"Records: {out / RECORDS}")
+    if problems:
+        raise ValueError(" ".join(problems))
+
+
+def load_studies(file: Path) -> list[Study]:
+    """The studies that a Python file defines, in order.
+
+    The file is imported under the name by which it can be imported again, in other processes too: its path below the
+    current folder with dots, or else its own name.
+
+    Raises:
+        ValueError: for a file that cannot be read or defines none.
+    """
+    if file.suffix != ".py" or not file.is_file():
+        raise ValueError(f"{file} is no Python file; a study is a file that defines `study = Study(...)`")
+    module = _imported(file.resolve())
+    found = [value for value in vars(module).values() if isinstance(value, Study)]
+    if not found:
+        raise ValueError(f"{file} defines no study: write `study = Study(...)` in it")
+    return found
+
+
+def _imported(file: Path) -> ModuleType:
+    here = Path.cwd()
+    parts = file.with_suffix("").relative_to(here).parts if file.is_relative_to(here) else ()
+    root, name = (here, ".".join(parts)) if parts and all(map(str.isidentifier, parts)) else (file.parent, file.stem)
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
+    importlib.invalidate_caches()
+    module = importlib.import_module(name)
+    if Path(module.__file__ or "").resolve() != file:
+        raise ValueError(f"{file} cannot be imported: another module is called '{name}'; give the file another name")
+    return module

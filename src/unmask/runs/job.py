@@ -1,0 +1,168 @@
+"""A job: one run and what is evaluated once on its final model, made by a process of its own.
+
+    python -m unmask.runs.job JOB.json
+
+All that a job does is found in the run's folder again: the checkpoint of its last step, finals/NAME.json for each
+final evaluation, provenance.json. So a job that was killed is done again by the same call, and what is there stays.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unmask.config import completed, differences, from_json, to_json
+from unmask.runs import checkpoint
+from unmask.runs.config import EvaluationConfig, RunConfig, load_model
+from unmask.runs.folder import replace_text
+from unmask.training.platform import autocast_dtype
+
+FINALS, PROVENANCE = "finals", "provenance.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run with its final evaluations.
+
+    Attributes:
+        name: for people.
+        config: of the run.
+        out: the run's folder.
+        finals: by name, what is evaluated once, on the model of the last step.
+        after: folder of a run that must be whole before this one starts.
+        reduce: once all is there, keep only the weights of the last checkpoint.
+    """
+
+    name: str
+    config: RunConfig
+    out: Path
+    finals: Mapping[str, EvaluationConfig] = field(default_factory=dict)
+    after: Path | None = None
+    reduce: bool = False
+
+    @property
+    def last(self) -> Path:
+        """Folder of the last step's checkpoint."""
+        return checkpoint.folder_of(self.out / "checkpoints", self.config.training.steps)
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the last step is saved. A checkpoint is renamed into place, so that it is whole or absent."""
+        return (self.last / checkpoint.MANIFEST).is_file()
+
+    @property
+    def steps_done(self) -> int:
+        """Of the newest checkpoint."""
+        return checkpoint.steps_of(self.out / "checkpoints")
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.is_trained and all(self.final_path(name).is_file() for name in self.finals)
+
+    def final_path(self, name: str) -> Path:
+        """Where the result of a final evaluation lies."""
+        return self.out / FINALS / f"{name}.json"
+
+    def check(self) -> None:
+        """Raise ValueError where the folder holds another run, or another evaluation under one of the names."""
+        self.config.check(self.out, resume=True)
+        for name, final in self.finals.items():
+            path = self.final_path(name)
+            if path.is_file():
+                changed = differences(completed(json.loads(path.read_text())["config"]), to_json(final))
+                if changed:
+                    raise ValueError(
+                        f"{path} was measured in another way: {'; '.join(changed)}. Delete it to measure again, or "
+                        "give the evaluation another name"
+                    )
+
+    def run(self) -> None:
+        """Do what is left."""
+        if not self.is_trained:
+            self.config.train(self.out, name=self.name, resume=True)
+            replace_text(self.out / PROVENANCE, json.dumps(provenance(self.config), indent=2) + "\n")
+        for name, final in self.finals.items():
+            if not self.final_path(name).is_file():
+                result = {"config": to_json(final), "result": to_json(self._evaluate(final))}
+                self.final_path(name).parent.mkdir(exist_ok=True)
+                replace_text(self.final_path(name), json.dumps(result, indent=2) + "\n")
+        if self.reduce:
+            checkpoint.reduce(self.last, ("model", "ema"))
+
+    def _evaluate(self, final: EvaluationConfig) -> dict[str, Any]:
+        """In the precision of the training steps."""
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = autocast_dtype(self.config.training.precision, device)
+        model = load_model(self.last).to(device).eval()
+        evaluate = final.start(self.config.data.held_out())
+        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+            return evaluate(model, True)
+
+    def save(self, path: Path) -> None:
+        """Write what `load` reads."""
+        plain = {"name": self.name, "config": to_json(self.config), "out": str(self.out), "reduce": self.reduce}
+        plain |= {"finals": to_json(self.finals), "after": None if self.after is None else str(self.after)}
+        replace_text(path, json.dumps(plain, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Job:
+        """Read a job; what its configs name must be importable here."""
+        saved = json.loads(path.read_text())
+        after = None if saved["after"] is None else Path(saved["after"])
+        config, finals = from_json(saved["config"]), from_json(saved["finals"])
+        return cls(saved["name"], config, Path(saved["out"]), finals, after, saved["reduce"])
+
+
+def provenance(config: RunConfig) -> dict[str, Any]:
+    """What a run was made on and with: device, numbers' type, threads, versions."""
+    on_gpu = torch.cuda.is_available()
+    dtype = autocast_dtype(config.training.precision, torch.device("cuda" if on_gpu else "cpu"))
+    return {
+        "device": torch.cuda.get_device_name() if on_gpu else _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "dtype": str(dtype or torch.float32).removeprefix("torch."),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("unmask", "torch", "transformers", "numpy")},
+    }
+
+
+def _processor() -> str:
+    """The processor's name; where the system does not tell, its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _end_with_parent() -> None:
+    """End this process once standard input closes: its other end is the parent's, whatever the parent dies of."""
+
+    def watch() -> None:
+        while os.read(0, 1):  # not sys.stdin, which would hold a lock that Python's own end waits for
+            pass
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    _end_with_parent()
+    try:
+        Job.load(Path(sys.argv[1])).run()
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"unmask: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
