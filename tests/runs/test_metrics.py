@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from unmask.training import read_metrics
 from unmask.runs.metrics import MetricsLog
+from unmask.training import read_metrics
 
 
 def _log(folder, steps=(1, 2, 3)):

@@ -35,7 +35,7 @@ FINALS = {"kaidoku": SudokuTask(split="kaidoku", clues=(17, 45), puzzles=4, fina
 
 
 def _study(**changes) -> Study:
-    settings = {"name": "tiny", "base": BASE, "arms": {"standard": {}, "puma": {"masking": PUMA}}, "seeds": (1,)}
+    settings = {"name": "tiny", "base": BASE, "arms": {"standard": {}, "puma": {"masking": PUMA}, "seeds": (1,)}
     return Study(**{**settings, "control": "standard", **changes})
 
 
@@ -61,7 +61,12 @@ def test_a_study_has_every_arm_at_every_seed_and_budget():
 
 
 def test_arms_may_have_seeds_and_budgets_of_their_own():
-    arms = {"standard": {}, "few": Arm({"masking": PUMA}, seeds=(1,)), "long": Arm(budgets=(8,)), "tried": Arm(seeds=())}
+    arms = {
+        "standard": {},
+        "few": Arm({"masking": PUMA}, seeds=(1,)),
+        "long": Arm(budgets=(8,)),
+        "tried": Arm(seeds=()),
+    }
     study = _study(arms=arms, seeds=(1, 2), budgets=(2, 4), screening=(7,))
     assert len(study.cells(["standard"])) == 4
     assert _names(study.cells(["few"])) == ["few/seed-1/steps-2", "few/seed-1/steps-4"]
@@ -127,12 +132,12 @@ def test_changed_takes_fields_by_their_names():
         ({"seeds": (1, 2), "screening": (2, 3)}, r"seeds \[2\] both choose and judge"),
         ({"budgets": (0,)}, "budgets must be an integer of at least 1, got 0"),
         ({"warmup": 2}, r"warmup is a share of the budget in \[0, 1\], got 2"),
-        ({"arms": {"standard": {}, "a/b": {}}}, "an? arm's name is a folder's.* got 'a/b'"),
+        ({"arms": {"standard": {}, "a/b": {}}, "an? arm's name is a folder's.* got 'a/b'"),
         ({"name": ".."}, "a study's name is a folder's"),
-        ({"arms": {"standard": {"model.widht": 3}}}, "arm 'standard': SudokuModel has no field 'widht'"),
-        ({"arms": {"standard": {"training.steps": 3}}}, "arm 'standard' changes training.steps"),
-        ({"arms": {"standard": Arm(start="b"), "b": Arm(start="standard")}}, "start from one another in a circle"),
-        ({"arms": {"standard": Arm(start="b"), "b": Arm(seeds=(3, 4))}}, "cannot start from 'b' at seed 1"),
+        ({"arms": {"standard": {"model.widht": 3}}, "arm 'standard': SudokuModel has no field 'widht'"),
+        ({"arms": {"standard": {"training.steps": 3}}, "arm 'standard' changes training.steps"),
+        ({"arms": {"standard": Arm(start="b"), "b": Arm(start="standard")}, "start from one another in a circle"),
+        ({"arms": {"standard": Arm(start="b"), "b": Arm(seeds=(3, 4))}, "cannot start from 'b' at seed 1"),
     ],
 )
 def test_a_study_that_cannot_be_is_refused(changes, message):
@@ -183,7 +188,7 @@ def test_finals_are_measured_once_on_the_last_model(whole):
 
 
 def test_a_final_that_is_missing_is_measured_without_training(whole, tmp_path):
-    study, out, job = whole
+    study, out, _ = whole
     more = replace(study, finals={**FINALS, "random": replace(FINALS["kaidoku"], puzzles=5)})
     before = _files(out)
     new = more.job(more.cells()[0], out)
@@ -197,12 +202,12 @@ def test_a_final_that_is_missing_is_measured_without_training(whole, tmp_path):
 
 
 def test_a_changed_run_is_refused_with_what_differs(whole):
-    study, out, job = whole
+    study, out, _ = whole
     before = _files(out)
     for changes, message in (
         ({"base": replace(BASE, masking=PUMA)}, "holds another run.*masking"),
         ({"base": changed(BASE, {"training.batch_size": 4})}, "batch_size: 8 -> 4"),
-        ({"finals": {"kaidoku": replace(FINALS["kaidoku"], final_puzzles=5)}}, "final_puzzles: 4 -> 5.*Delete it"),
+        ({"finals": {"kaidoku": replace(FINALS["kaidoku"], final_puzzles=5)}, "final_puzzles: 4 -> 5.*Delete it"),
     ):
         other = replace(study, **changes)
         with pytest.raises(ValueError, match=message):
@@ -211,7 +216,7 @@ def test_a_changed_run_is_refused_with_what_differs(whole):
 
 
 def test_records_are_gathered_from_what_is_whole_and_are_the_same_again(whole):
-    study, out, job = whole
+    study, out, _ = whole
     records = study.gather(out)
     first = (out / "records.jsonl").read_bytes()
     assert study.gather(out) == records == [json.loads(line) for line in first.splitlines()]
@@ -255,9 +260,9 @@ def test_weights_of_another_model_are_refused(whole, tmp_path):
 
 @pytest.mark.slow
 def test_a_failing_arm_stops_no_other(tmp_path):
-    arms = {"standard": {}, "broken": {"model.positions": 3}, "after": Arm(start="broken"), "puma": {"masking": PUMA}}
+    arms = {"standard": {}, "broken": {"model.positions": 3}, "after": Arm(start="broken"), "puma": {"masking": PUMA}
     study = _study(arms=arms)
-    with pytest.raises(ValueError, match="2 of 4 runs failed.*'broken/seed-1/steps-4' failed.*positions"):
+    with pytest.raises(ValueError, match=r"2 of 4 runs failed.*'broken/seed-1/steps-4' failed.*positions"):
         study.run(tmp_path, workers=2)
     lines = (tmp_path / "records.jsonl").read_text().splitlines()
     assert [json.loads(line)["arm"] for line in lines] == ["standard", "puma"]
@@ -270,7 +275,7 @@ def test_a_failing_arm_stops_no_other(tmp_path):
 @pytest.mark.slow
 def test_a_study_killed_at_any_moment_is_finished_by_the_same_command(tmp_path):
     """The driver is killed, and its runs end with it; the same command leaves the weights of an unbroken run."""
-    source = f"""
+    source = """
 from dataclasses import replace
 from unmask import ProgressiveUnmasking
 from unmask.recipes import SudokuData, SudokuModel, sudoku
@@ -283,7 +288,7 @@ base = replace(
     training=TrainingConfig(steps=200, batch_size=8, evaluate_every=100, log_every=1, threads=1),
     evaluation=SudokuTask(clues=(40, 45), puzzles=4, final_puzzles=8),
 )
-arms = {{"standard": {{}}, "puma": {{"masking": ProgressiveUnmasking(stages=4)}}}}
+arms = {"standard": {}, "puma": {"masking": ProgressiveUnmasking(stages=4)}
 study = Study("tiny", base, arms, control="standard", seeds=(1,), checkpoint=0.02)
 """
     (tmp_path / "study.py").write_text(source)

@@ -12,13 +12,13 @@ from datasets import Dataset
 
 from unmask.config import from_json, to_json
 from unmask.data.tokenizers import TOKENIZER_FILE, TextTokenizer
-from unmask.models.lora import WEIGHTS_FILE as ADAPTERS_FILE
 from unmask.models.denoiser import MaskedDiffusionLM
+from unmask.models.lora import WEIGHTS_FILE as ADAPTERS_FILE
 from unmask.objectives import Objective
 from unmask.processes import Masking
 from unmask.runs import checkpoint
-from unmask.training import Trainer, TrainingConfig
 from unmask.runs.folder import CONFIG_FILE, check_folder, read_config
+from unmask.training import Trainer, TrainingConfig
 from unmask.training.trainer import Evaluation
 
 

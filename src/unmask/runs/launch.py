@@ -84,8 +84,8 @@ def run_jobs(
 
     Args:
         jobs: each with a name and a folder of its own. One that comes `after` another waits for it.
-        workers: jobs at a time; by default see `default_jobs`. On a CPU the cores are shared evenly by those jobs that
-            do not say how many threads they take.
+        workers: jobs at a time; by default see `default_jobs`. On a CPU the cores are shared evenly by those
+            jobs that do not say how many threads they take.
         devices: numbers of the GPUs to use, in turn; by default all.
         console: of the display; standard error by default.
 
@@ -115,8 +115,12 @@ def run_jobs(
             unfinished = {job.out for job in waiting} | {child.job.out for child in running}
             for job in [job for job in waiting if job.after not in unfinished][: len(free)]:
                 waiting.remove(job)
-                if missing := next((other.name for other in jobs if other.out == job.after and not other.is_whole), None):
-                    failed[job.name] = f"the run '{job.name}' was not started: it needs '{missing}', which is not whole"
+                if missing := next(
+                    (other.name for other in jobs if other.out == job.after and not other.is_whole), None
+                ):
+                    failed[job.name] = (
+                        f"the run '{job.name}' was not started: it needs '{missing}', which is not whole"
+                    )
                     total.ended(job.name, "not started")
                 else:
                     running.append(_Child(job, free.pop(0), threads, display))

@@ -66,8 +66,8 @@ class Cell:
         steps: the budget, which the schedule of the learning rate is laid over.
         config: of the run, without the weights that it starts from.
         start: the cell that it starts from, or the folder of a run.
-        role: what it is there for: "start" for others to start from, "screen" to choose by, "compare" to compare, with
-            the final evaluations.
+        role: what it is there for: "start" for others to start from, "screen" to choose by, "compare" to compare,
+            with the final evaluations.
     """
 
     arm: str
@@ -215,7 +215,9 @@ class Study:
         )
         records = self.gather(out)
         if failed:
-            raise ValueError(f"{len(failed)} of {len(cells)} runs failed, the others are whole. {next(iter(failed.values()))}")
+            raise ValueError(
+                f"{len(failed)} of {len(cells)} runs failed, the others are whole. {next(iter(failed.values()))}"
+            )
         return records
 
     def job(self, cell: Cell, out: Path) -> Job:
