@@ -35,7 +35,7 @@ FINALS = {"kaidoku": SudokuTask(split="kaidoku", clues=(17, 45), puzzles=4, fina
 
 
 def _study(**changes) -> Study:
-    settings = {"name": "tiny", "base": BASE, "arms": {"standard": {}, "puma": {"masking": PUMA}, "seeds": (1,)}
+    settings = {"name": "tiny", "base": BASE, "arms": {"standard": {}, "puma": {"masking": PUMA}}, "seeds": (1,)}
     return Study(**{**settings, "control": "standard", **changes})
 
 
@@ -132,12 +132,12 @@ def test_changed_takes_fields_by_their_names():
         ({"seeds": (1, 2), "screening": (2, 3)}, r"seeds \[2\] both choose and judge"),
         ({"budgets": (0,)}, "budgets must be an integer of at least 1, got 0"),
         ({"warmup": 2}, r"warmup is a share of the budget in \[0, 1\], got 2"),
-        ({"arms": {"standard": {}, "a/b": {}}, "an? arm's name is a folder's.* got 'a/b'"),
+        ({"arms": {"standard": {}, "a/b": {}}}, "an? arm's name is a folder's.* got 'a/b'"),
         ({"name": ".."}, "a study's name is a folder's"),
-        ({"arms": {"standard": {"model.widht": 3}}, "arm 'standard': SudokuModel has no field 'widht'"),
-        ({"arms": {"standard": {"training.steps": 3}}, "arm 'standard' changes training.steps"),
-        ({"arms": {"standard": Arm(start="b"), "b": Arm(start="standard")}, "start from one another in a circle"),
-        ({"arms": {"standard": Arm(start="b"), "b": Arm(seeds=(3, 4))}, "cannot start from 'b' at seed 1"),
+        ({"arms": {"standard": {"model.widht": 3}}}, "arm 'standard': SudokuModel has no field 'widht'"),
+        ({"arms": {"standard": {"training.steps": 3}}}, "arm 'standard' changes training.steps"),
+        ({"arms": {"standard": Arm(start="b"), "b": Arm(start="standard")}}, "start from one another in a circle"),
+        ({"arms": {"standard": Arm(start="b"), "b": Arm(seeds=(3, 4))}}, "cannot start from 'b' at seed 1"),
     ],
 )
 def test_a_study_that_cannot_be_is_refused(changes, message):
@@ -207,7 +207,7 @@ def test_a_changed_run_is_refused_with_what_differs(whole):
     for changes, message in (
         ({"base": replace(BASE, masking=PUMA)}, "holds another run.*masking"),
         ({"base": changed(BASE, {"training.batch_size": 4})}, "batch_size: 8 -> 4"),
-        ({"finals": {"kaidoku": replace(FINALS["kaidoku"], final_puzzles=5)}, "final_puzzles: 4 -> 5.*Delete it"),
+        ({"finals": {"kaidoku": replace(FINALS["kaidoku"], final_puzzles=5)}}, "final_puzzles: 4 -> 5.*Delete it"),
     ):
         other = replace(study, **changes)
         with pytest.raises(ValueError, match=message):
@@ -260,7 +260,7 @@ def test_weights_of_another_model_are_refused(whole, tmp_path):
 
 @pytest.mark.slow
 def test_a_failing_arm_stops_no_other(tmp_path):
-    arms = {"standard": {}, "broken": {"model.positions": 3}, "after": Arm(start="broken"), "puma": {"masking": PUMA}
+    arms = {"standard": {}, "broken": {"model.positions": 3}, "after": Arm(start="broken"), "puma": {"masking": PUMA}}
     study = _study(arms=arms)
     with pytest.raises(ValueError, match=r"2 of 4 runs failed.*'broken/seed-1/steps-4' failed.*positions"):
         study.run(tmp_path, workers=2)
@@ -288,7 +288,7 @@ base = replace(
     training=TrainingConfig(steps=200, batch_size=8, evaluate_every=100, log_every=1, threads=1),
     evaluation=SudokuTask(clues=(40, 45), puzzles=4, final_puzzles=8),
 )
-arms = {"standard": {}, "puma": {"masking": ProgressiveUnmasking(stages=4)}
+arms = {"standard": {}, "puma": {"masking": ProgressiveUnmasking(stages=4)}}
 study = Study("tiny", base, arms, control="standard", seeds=(1,), checkpoint=0.02)
 """
     (tmp_path / "study.py").write_text(source)
