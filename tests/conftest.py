@@ -127,30 +127,8 @@ def same():
 def joined():
     """Join token or masked batches along the rows, after padding all to one length."""
 
-    def pad(batch, length):
-        def widen(tensor):
-            wide = tensor.dim() == 2 and tensor.shape[1] > 1
-            return torch.nn.functional.pad(tensor, (0, length - tensor.shape[1])) if wide else tensor
-
-        return batch.map(widen)
-
     def join(parts):
-        clean = [getattr(part, "clean", part) for part in parts]
-        length = max(c.length for c in clean)
-        parts = [pad(part, length) for part in parts]
-
-        def cat(items):
-            first = items[0]
-            values = {}
-            for name in first.__dataclass_fields__:
-                column = [getattr(item, name) for item in items]
-                if isinstance(column[0], torch.Tensor):
-                    values[name] = torch.cat(column)
-                else:
-                    values[name] = cat(column) if hasattr(column[0], "__dataclass_fields__") else column[0]
-            return type(first)(**values)
-
-        return cat(parts)
+        return type(parts[0]).concatenated(parts)
 
     return join
 

@@ -204,6 +204,9 @@ def test_differences_name_the_path_of_each_changed_field():
 
 def test_nearest_names_a_close_one_and_lists_all():
     assert nearest("pume", ["standard", "puma"]) == "; did you mean 'puma'? Known: standard, puma"
+    assert (
+        nearest("eos", ["drop", "eos_as_padding"]) == "; did you mean 'eos_as_padding'? Known: drop, eos_as_padding"
+    )
     assert nearest("zzz", ["standard", "puma"]) == ". Known: standard, puma"
 
 

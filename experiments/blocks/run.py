@@ -37,7 +37,7 @@ from unmask.evaluation.likelihood import likelihood
 from unmask.recipes import TextModel
 from unmask.recipes.text import first_token_given
 from unmask.runs.config import load_model
-from unmask.runs.metrics import read_metrics
+from unmask.store.metrics import read_metrics
 
 BLOCK, LENGTH = 16, 128
 INDEPENDENT = IndependentMasking(mask=ExactCount())

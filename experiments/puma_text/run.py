@@ -25,8 +25,8 @@ from unmask.data.documents import split_of
 from unmask.evaluation.tasks import AnswerTask
 from unmask.processes import Masking, ProgressiveUnmasking
 from unmask.recipes import TextModel
-from unmask.runs.metrics import read_metrics
 from unmask.sampling import Decoding
+from unmask.store.metrics import read_metrics
 
 HERE, RUNS = Path(__file__).parent, Path("runs") / "puma_text"
 MASKINGS: dict[str, Masking] = {

@@ -33,9 +33,9 @@ from unmask.evaluation.tasks import AnswerTask
 from unmask.evaluation.variance import Nested, compare_variance
 from unmask.processes import Masking
 from unmask.recipes import TextModel
-from unmask.runs import checkpoint
 from unmask.runs.config import load_model
-from unmask.runs.metrics import read_metrics
+from unmask.store import checkpoint
+from unmask.store.metrics import read_metrics
 
 HERE, RUNS = Path(__file__).parent, Path("runs") / "sft_spread"
 MASKINGS: dict[str, IndependentMasking] = {

@@ -23,7 +23,7 @@ from experiments.common import append
 from unmask import MaskedDiffusionLM
 from unmask.config import to_json
 from unmask.recipes import HeldOutLikelihood, PretrainedModel, TextData, smollm2
-from unmask.runs.metrics import read_metrics
+from unmask.store.metrics import read_metrics
 
 STARTS = ("shifted", "unshifted", "random")
 MASKINGS = {"": "standard", "-bell": "bell"}

@@ -30,8 +30,8 @@ from unmask.evaluation.likelihood import likelihood
 from unmask.recipes import TextData, sotu
 from unmask.recipes.text import MASKINGS, spread
 from unmask.runs.config import load_model
-from unmask.runs.metrics import read_metrics
 from unmask.sampling import Decoding
+from unmask.store.metrics import read_metrics
 
 SAMPLED = Decoding(policy="random", temperature=1.0, tokens_per_step=2)
 

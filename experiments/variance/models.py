@@ -13,8 +13,8 @@ from unmask import ExactCount, IndependentMasking, MaskedDiffusionLM, RowMean, T
 from unmask.data.text import load_text
 from unmask.data.tokenizers import TextTokenizer, character_tokenizer
 from unmask.recipes import TextModel, sudoku
-from unmask.runs import checkpoint
 from unmask.runs.config import load_model
+from unmask.store import checkpoint
 
 RUNS = Path("runs")
 

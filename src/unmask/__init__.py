@@ -1,5 +1,7 @@
 """unmask: train masked diffusion models faster and more stably, and measure it on your own data."""
 
+__version__ = "0.1.0"
+
 from unmask.batch import MaskedBatch, Scores, TokenBatch
 from unmask.data.importance import RowImportance
 from unmask.data.stream import RowStream
@@ -9,8 +11,8 @@ from unmask.evaluation.tasks import AdditionTask, AnswerTask, ChoiceTask, Reason
 from unmask.masks import Bernoulli, ExactCount
 from unmask.models.denoiser import MaskedDiffusionLM, MaskedOutput
 from unmask.models.head import MaskedHead
-from unmask.models.lora import LoRA, add_lora
-from unmask.models.pretrained import Pretrained, from_pretrained, save_pretrained
+from unmask.models.lora import LoRA
+from unmask.models.pretrained import Pretrained, add_lora, from_pretrained, save_pretrained
 from unmask.objectives import ELBO, MaskedMean, RowMean
 from unmask.processes import Blockwise, ForwardProcess, IndependentMasking, Mixture, ProgressiveUnmasking
 from unmask.processes.ppots import PPOTS
@@ -18,8 +20,6 @@ from unmask.sampling import Decoding, Generation, generate
 from unmask.schedules import Ramp
 from unmask.times import Bell, Beta, Clipped, Uniform
 from unmask.training import Trainer, TrainingConfig
-
-__version__ = "0.1.0"
 
 __all__ = [
     "ELBO",

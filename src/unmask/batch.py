@@ -5,7 +5,7 @@ Shapes: B rows of a step on this rank, L positions, V tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -30,6 +30,31 @@ class Tensors:
     def __getitem__(self, rows: slice | Tensor) -> Self:
         """Return the rows that a slice, an index tensor or a boolean tensor [B] selects."""
         return self.map(lambda tensor: tensor[rows])
+
+    @classmethod
+    def concatenated(cls, parts: Sequence[Self]) -> Self:
+        """The rows of several values, one after another, as those of one.
+
+        Narrower columns are padded on the right with zeros, numbers become a vector, and a field that one part lacks
+        the whole lacks.
+
+        Args:
+            parts: at least one.
+        """
+
+        def join(values: list[Any]) -> Any:
+            if any(value is None for value in values):
+                return None
+            if isinstance(values[0], Tensors):
+                return type(values[0]).concatenated(values)
+            if values[0].dim() == 0:
+                return torch.stack(values)
+            if values[0].dim() == 1:
+                return torch.cat(values)
+            width = max(value.shape[1] for value in values)
+            return torch.cat([pad(value, (0, width - value.shape[1])) for value in values])
+
+        return cls(**{field.name: join([getattr(part, field.name) for part in parts]) for field in fields(cls)})
 
     def to(self, device: torch.device | str | None) -> Self:
         """Move every tensor to `device`; None leaves it where it is."""

@@ -96,10 +96,17 @@ def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean 'x'?" where a known name is close, and the list of known names."""
+    """Return "; did you mean 'x'?" where a known name is close or begins so, and the list of known names."""
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
+    close = difflib.get_close_matches(name, known, n=1) or [x for x in known if name and x.startswith(name)]
     return (f"; did you mean '{close[0]}'?" if close else ".") + f" Known: {', '.join(known)}"
+
+
+def check_name(what: str, name: str, known: Iterable[str]) -> None:
+    """Raise ValueError with the nearest known name unless `name` is known."""
+    known = list(known)
+    if name not in known:
+        raise ValueError(f"unknown {what} '{name}'{nearest(str(name), known)}")
 
 
 def require(condition: bool, message: str) -> None:

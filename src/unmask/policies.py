@@ -9,13 +9,13 @@ rests on that.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from unmask.batch import Scores
+from unmask.config import nearest
 from unmask.masks import smallest
 
 Policy = Callable[[Scores, Tensor], Tensor]
@@ -83,9 +83,7 @@ def resolve(policy: str | Policy) -> Policy:
     if callable(policy):
         return policy
     if policy not in POLICIES:
-        near = difflib.get_close_matches(str(policy), POLICIES, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise ValueError(f"unknown policy '{policy}'{hint} Known: {', '.join(POLICIES)}, or pass a function")
+        raise ValueError(f"unknown policy '{policy}'{nearest(str(policy), POLICIES)}, or pass a function")
     return POLICIES[policy]
 
 

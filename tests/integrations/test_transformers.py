@@ -27,7 +27,7 @@ from unmask.evaluation.likelihood import likelihood
 from unmask.integrations import MaskedDiffusionTrainer
 from unmask.processes.refit import time_of
 from unmask.recipes import SudokuModel
-from unmask.runs.checkpoint import load_state
+from unmask.store.checkpoint import load_state
 
 CASES = {
     "puma": (ProgressiveUnmasking(stages=4, threshold=0.15), RowMean()),

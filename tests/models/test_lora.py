@@ -26,10 +26,10 @@ from unmask import (
     TrainingConfig,
     add_lora,
     from_pretrained,
-    lora,
     save_pretrained,
 )
 from unmask.config import from_json, to_json
+from unmask.models import lora
 
 WORDS = ["<pad>", "<bos>", "<eos>", *"abcdefgh"]
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}

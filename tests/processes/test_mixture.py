@@ -150,7 +150,7 @@ def test_learned_rates_see_the_losses_of_their_own_rows(run, start):
 @pytest.mark.parametrize("share", SHARES, ids=str)
 @pytest.mark.parametrize("done", [0, 2, 5])
 def test_a_resumed_mix_continues_identically(run, start, same, share, done, tmp_path):
-    from unmask.runs.checkpoint import load_state, save_state
+    from unmask.store.checkpoint import load_state, save_state
 
     config = Mixture(
         ProgressiveUnmasking(stages=((0, 3), (4, 8)), policy="random"),

@@ -11,8 +11,9 @@ import pytest
 from rich.console import Console
 
 from unmask.evaluation.speedup import Arm
-from unmask.report.figures import plot_curves, plot_times
+from unmask.report.figures import draw_rates, plot_curves, plot_times
 from unmask.report.tables import final_table, speed_table
+from unmask.store.metrics import MetricsLog
 
 
 def _arm(name: str, *solved: float) -> Arm:
@@ -130,6 +131,31 @@ def test_density_without_a_fit_is_drawn(tmp_path):
     """A time distribution that learns need not fit anything."""
     plot_times(FITS[:1], [], tmp_path / "rates.png")
     assert (tmp_path / "rates.png").stat().st_size > 0
+
+
+def _log_of(folder: Path, *fits: dict) -> None:
+    log = MetricsLog(folder)
+    for fit in fits:
+        log.write(**fit)
+
+
+def test_rates_are_drawn_from_the_log_of_a_run_that_learnt_some(tmp_path):
+    _log_of(tmp_path, *({"kind": "time"} | fit for fit in FITS))
+    draw_rates(tmp_path)
+    assert (tmp_path / "rates.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_no_rates_are_drawn_where_none_were_learnt(tmp_path):
+    _log_of(tmp_path)
+    draw_rates(tmp_path)
+    assert not (tmp_path / "rates.png").exists()
+
+
+def test_rates_that_cannot_be_drawn_cost_a_warning_and_no_more(tmp_path):
+    _log_of(tmp_path, *({"kind": "time"} | fit for fit in FITS))
+    (tmp_path / "rates.png").mkdir()  # in the figure's place
+    with pytest.warns(UserWarning, match="could not draw"):
+        draw_rates(tmp_path)
 
 
 def test_likelihoods_are_shown_like_solved_shares(tmp_path):

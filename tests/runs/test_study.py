@@ -19,8 +19,8 @@ from unmask.cli.study import load_studies
 from unmask.evaluation.tasks import SudokuTask
 from unmask.recipes import SudokuData, SudokuModel, sudoku
 from unmask.runs.config import RunConfig, load_model
-from unmask.runs.metrics import read_metrics
 from unmask.runs.study import Arm, Study, changed
+from unmask.store.metrics import read_metrics
 from unmask.training import TrainingConfig
 
 BASE = replace(

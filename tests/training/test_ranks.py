@@ -61,8 +61,8 @@ from pathlib import Path
 from unmask import *
 from unmask.data.sudoku import load_sudoku
 from unmask.recipes import SudokuModel
-from unmask.runs.checkpoint import CheckpointError
-from unmask.runs.folder import lock_folder
+from unmask.store.checkpoint import CheckpointError
+from unmask.store.folder import lock_folder
 
 out, first = Path(sys.argv[1]), os.environ["RANK"] == "0"
 def train(name):

@@ -24,7 +24,7 @@ from unmask import (
     TrainingConfig,
 )
 from unmask.data.sudoku import MASK_TOKEN, VOCAB_SIZE
-from unmask.runs.checkpoint import newest
+from unmask.store.checkpoint import newest
 from unmask.training import read_metrics
 
 SPARSE = IndependentMasking(time=Beta(a=1.0, b=80.0), mask=Bernoulli())  # many rows without a mask
@@ -367,21 +367,8 @@ def test_padding_is_not_computed_and_changes_nothing(trainer, build, weights_in,
 LEARNS = IndependentMasking(PPOTS(refit_every=2, grid=4, rows=3, masks=2, moment="gradient"), ExactCount())
 
 
-def test_learnt_rates_are_drawn_at_the_end(trainer, tmp_path):
+def test_fits_of_the_time_distribution_are_logged_under_the_steps_they_served(trainer, tmp_path):
     trainer(masking=LEARNS).train()
-    assert (tmp_path / "run" / "rates.png").read_bytes().startswith(b"\x89PNG")
     fits = read_metrics(tmp_path / "run", "time")
     assert [line["step"] for line in fits] == [3, 5]
     assert all({"fit", "kl", "t", "mean", "variance", "density"} <= set(line) for line in fits)
-    trainer("fixed").train()
-    assert not (tmp_path / "fixed" / "rates.png").exists()
-
-
-def test_figure_that_cannot_be_drawn_does_not_cost_the_run(trainer, tmp_path):
-    def evaluate(model, last):
-        (tmp_path / "run" / "rates.png").mkdir(exist_ok=True)  # in the figure's place
-        return {}
-
-    with pytest.warns(UserWarning, match="could not draw"):
-        last = trainer(masking=LEARNS, evaluate=evaluate).train()
-    assert (last / "manifest.json").is_file()

@@ -13,7 +13,7 @@ from datasets import Dataset
 from rich.console import Console
 from rich.progress import Progress
 
-import unmask
+from unmask import __version__
 from unmask.cli.options import REGISTRY, chosen_device
 from unmask.config import positive_int, require, to_json
 from unmask.data.stream import check_rows
@@ -319,7 +319,7 @@ def _points(curves: tuple[Curve, ...], label: str, protocol: Protocol) -> list[R
 
 def _protocol(settings: Any, data: str, model: MaskedDiffusionLM, tokenizer: TextTokenizer | None = None) -> Protocol:
     fingerprint = None if tokenizer is None else tokenizer.fingerprint
-    return Protocol(to_json(settings), data, fingerprint, weights_hash(model), unmask.__version__)
+    return Protocol(to_json(settings), data, fingerprint, weights_hash(model), __version__)
 
 
 def _bar(progress: Progress, name: str, total: int) -> Callable[[int], None]:

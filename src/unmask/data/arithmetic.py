@@ -21,7 +21,8 @@ import torch
 from datasets import Dataset
 
 from unmask import noise
-from unmask.data.columns import check_name, list_column, to_numpy
+from unmask.config import check_name
+from unmask.data.columns import list_column, to_numpy
 
 VOCAB_SIZE = 13
 PLUS_TOKEN, EQUALS_TOKEN, MASK_TOKEN = 10, 11, 12

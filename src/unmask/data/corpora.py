@@ -15,8 +15,8 @@ from typing import Any, cast
 
 from datasets import Dataset, IterableDataset, load_dataset
 
-from unmask.config import require
-from unmask.data.columns import PathLike, check_name
+from unmask.config import check_name, require
+from unmask.data.columns import PathLike
 from unmask.data.documents import Source, Split, belongs, source_hash, stream_documents
 from unmask.data.endings import Ending
 from unmask.data.supervised import TooLong, prompt_rows

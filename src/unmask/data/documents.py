@@ -20,8 +20,8 @@ from datasets import Dataset, IterableDataset
 from rich.console import Console
 from rich.progress import Progress
 
-from unmask.config import require
-from unmask.data.columns import PathLike, check_name
+from unmask.config import check_name, require
+from unmask.data.columns import PathLike
 
 Split = Literal["train", "validation", "test", "all"]
 Source = PathLike | Sequence[PathLike]

@@ -19,7 +19,8 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 
-from unmask.data.columns import check_name, list_column, to_numpy
+from unmask.config import check_name
+from unmask.data.columns import list_column, to_numpy
 
 VOCAB_SIZE = 11
 MASK_TOKEN = 10

@@ -21,9 +21,9 @@ from datasets import Dataset, IterableDataset
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from unmask.config import positive_int, require
+from unmask.config import check_name, positive_int, require
 from unmask.data.cache import Rows, as_dataset, data_key
-from unmask.data.columns import PathLike, check_name
+from unmask.data.columns import PathLike
 from unmask.data.documents import batches
 from unmask.data.endings import Ending, with_ending
 from unmask.data.tokenizers import TextTokenizer

@@ -21,9 +21,9 @@ from typing import Literal, get_args
 import numpy as np
 from datasets import Dataset, IterableDataset
 
-from unmask.config import require
+from unmask.config import check_name, require
 from unmask.data.cache import Rows, as_dataset, data_key
-from unmask.data.columns import PathLike, check_name
+from unmask.data.columns import PathLike
 from unmask.data.documents import Source, Split, batches, load_documents, source_hash, stream_documents
 from unmask.data.endings import Ending, with_ending
 from unmask.data.tokenizers import TextTokenizer

@@ -14,8 +14,8 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase
 
-from unmask.config import require
-from unmask.data.columns import PathLike, check_name
+from unmask.config import check_name, require
+from unmask.data.columns import PathLike
 
 EOS_TOKEN = "<|endoftext|>"
 MASK_TOKEN = "<|mask|>"

@@ -21,10 +21,10 @@ from unmask.config import from_json, require
 from unmask.data.stream import RowStream
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.processes import Chains, Mixture, ProgressiveUnmasking
-from unmask.runs import checkpoint
-from unmask.runs.folder import read_config
 from unmask.sampling import Decoding, generate
 from unmask.schedules import integer_at
+from unmask.store import checkpoint
+from unmask.store.folder import read_config
 
 
 @dataclass(frozen=True)

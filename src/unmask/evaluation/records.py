@@ -16,7 +16,7 @@ from torch import nn
 
 from unmask.config import differences, require
 from unmask.evaluation.estimate import Estimate
-from unmask.runs.folder import replace_text
+from unmask.store.folder import replace_text
 
 FORMAT = "unmask-records-1"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unmask.runs.metrics import read_metrics
+from unmask.store.metrics import read_metrics
 
 TARGETS = (0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 

@@ -12,7 +12,6 @@ folder.
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,7 +29,7 @@ from unmask.models.denoiser import MaskedDiffusionLM, MaskedOutput
 from unmask.objectives import Objective, RowMean
 from unmask.processes import Masking
 from unmask.processes.refit import refit_time, time_of
-from unmask.runs.checkpoint import load_state, save_state
+from unmask.store.checkpoint import load_state, save_state
 
 
 class MaskedDiffusionTrainer(Trainer):
@@ -168,5 +167,4 @@ class MaskedDiffusionTrainer(Trainer):
 def _joined(parts: list[Scores | None]) -> Scores | None:
     """The scores of the micro-batches as those of the step."""
     known = [part for part in parts if part is not None]
-    names = [field.name for field in fields(Scores) if known and getattr(known[0], field.name) is not None]
-    return Scores(**{name: torch.cat([getattr(part, name) for part in known]) for name in names}) if known else None
+    return Scores.concatenated(known) if known else None

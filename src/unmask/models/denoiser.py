@@ -140,7 +140,7 @@ class MaskedDiffusionLM(nn.Module):
         """
         container, names = self.hugging_face, self._container_names()
         renamed = None if state is None else {names[name]: tensor for name, tensor in state.items()}
-        if has_adapters(container):
+        if self.has_adapters:
             save_adapters(container, folder, renamed)
             return
         with _quiet():
@@ -151,7 +151,7 @@ class MaskedDiffusionLM(nn.Module):
 
         With LoRA the folder gives the adapters, the model itself the rest.
         """
-        if has_adapters(self._container[0]):
+        if self.has_adapters:
             theirs = self._container[0].state_dict() | load_adapters(self._container[0], folder)
             return {name: theirs[there] for name, there in self._container_names().items()}
         with _quiet():
@@ -168,6 +168,11 @@ class MaskedDiffusionLM(nn.Module):
     def is_hugging_face(self) -> bool:
         """Whether it was made from a Hugging Face model, and so has a folder format."""
         return bool(self._container)
+
+    @property
+    def has_adapters(self) -> bool:
+        """Whether `add_lora` was called on it."""
+        return self.is_hugging_face and has_adapters(self.hugging_face)
 
     @property
     def hugging_face(self) -> PreTrainedModel:

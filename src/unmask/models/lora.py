@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,9 +19,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from unmask.config import positive_int, require
-
-if TYPE_CHECKING:
-    from unmask.models.denoiser import MaskedDiffusionLM
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 ADAPTER = "default"
@@ -48,14 +45,13 @@ class LoRA:
         require(0 <= self.dropout < 1, f"LoRA: dropout must be in [0, 1), got {self.dropout}")
 
 
-def add_lora(model: MaskedDiffusionLM, lora: LoRA | None = None) -> MaskedDiffusionLM:
-    """Freeze a Hugging Face denoiser and put LoRA adapters into it; returns the same model.
+def add_adapters(hf: PreTrainedModel, lora: LoRA, mask_token_id: int) -> None:
+    """Freeze a Hugging Face model and put LoRA adapters into it; the mask token's embedding is trained besides.
 
     Raises:
         ValueError: where peft is not installed, there are adapters already, no layer has a target's name, or the
             output layer or the token embedding has one.
     """
-    lora, hf = lora or LoRA(), model.hugging_face
     peft = _peft()
     require(not has_adapters(hf), "the model has adapters already")
     targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
@@ -64,19 +60,18 @@ def add_lora(model: MaskedDiffusionLM, lora: LoRA | None = None) -> MaskedDiffus
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=targets,
-        trainable_token_indices={_embedding_name(hf): [model.mask_token_id]},
+        trainable_token_indices={_embedding_name(hf): [mask_token_id]},
         base_model_name_or_path=hf.name_or_path or None,
     )
-    _check_targets(model, config)
+    _check_targets(hf, config)
     peft.inject_adapter_in_model(config, hf, ADAPTER)
     for parameter in hf.parameters():
         if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
             parameter.data = parameter.data.float()  # what is trained needs fp32; the frozen weights do not
-    return model
 
 
 def has_adapters(hf: PreTrainedModel) -> bool:
-    """Whether `add_lora` was called on a model."""
+    """Whether `add_adapters` was called on a model."""
     return hasattr(hf, "peft_config")
 
 
@@ -137,12 +132,12 @@ def merge_adapters(hf: PreTrainedModel) -> None:
     hf.requires_grad_(True)
 
 
-def _check_targets(model: MaskedDiffusionLM, config: Any) -> None:
+def _check_targets(hf: PreTrainedModel, config: Any) -> None:
     """Raise ValueError for targets whose weight is the output layer's or the token embedding's."""
     from peft.tuners.tuners_utils import check_target_module_exists
 
-    weights = model.head.output.weight, model.hugging_face.get_input_embeddings().weight
-    for name, module in model.hugging_face.named_modules():
+    weights = [cast(Any, layer).weight for layer in (hf.get_output_embeddings(), hf.get_input_embeddings())]
+    for name, module in hf.named_modules():
         if any(getattr(module, "weight", None) is w for w in weights) and check_target_module_exists(config, name):
             raise ValueError(
                 f"LoRA: targets match {name}; the output layer and the token embedding take no adapters (the masked "

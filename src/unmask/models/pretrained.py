@@ -29,7 +29,7 @@ from transformers import (
 
 from unmask.models.denoiser import MaskedDiffusionLM, auto_class
 from unmask.models.layouts import Layout, known_layout
-from unmask.models.lora import ADAPTER, LoRA, add_lora, has_adapters, merge_adapters
+from unmask.models.lora import ADAPTER, LoRA, add_adapters, merge_adapters
 
 DEFAULT_MASK_TOKEN = "<|mask|>"
 WHERE = ("gguf_file", "revision", "token", "cache_dir", "local_files_only", "subfolder")
@@ -165,7 +165,7 @@ def save_pretrained(
             "save the tokenizer that `from_pretrained` returned"
         )
     card = dict(card or {})
-    if has_adapters(model.hugging_face):
+    if model.has_adapters:
         model = copy.deepcopy(model)
         config = cast(Any, model.hugging_face).peft_config[ADAPTER]
         base = config.base_model_name_or_path or "the pretrained model"
@@ -174,6 +174,17 @@ def save_pretrained(
     model.save_pretrained(folder)
     tokenizer.save_pretrained(str(folder))
     (Path(folder) / "README.md").write_text(model_card(model, str(tokenizer.mask_token), card), encoding="utf-8")
+
+
+def add_lora(model: MaskedDiffusionLM, lora: LoRA | None = None) -> MaskedDiffusionLM:
+    """Freeze a Hugging Face denoiser and put LoRA adapters into it; returns the same model.
+
+    Raises:
+        ValueError: where peft is not installed, there are adapters already, no layer has a target's name, or the
+            output layer or the token embedding has one.
+    """
+    add_adapters(model.hugging_face, lora or LoRA(), model.mask_token_id)
+    return model
 
 
 def model_card(model: MaskedDiffusionLM, mask_token: str, card: Mapping[str, Any]) -> str:

@@ -9,9 +9,8 @@ from typing import Any, Literal
 
 from datasets import Dataset
 
-from unmask.config import positive_int
+from unmask.config import check_name, positive_int
 from unmask.data import TextTokenizer
-from unmask.data.columns import check_name
 from unmask.data.corpora import GSM8K, LM1B, OPENWEBTEXT, TINYGSM
 from unmask.data.endings import Ending
 from unmask.models.denoiser import MaskedDiffusionLM

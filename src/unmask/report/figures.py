@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -13,11 +14,10 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from unmask.evaluation.speedup import Arm
+from unmask.evaluation.variance import Decomposition
 from unmask.processes.ppots import EPRFit
-
-if TYPE_CHECKING:  # the training loop draws too, and these lie above it
-    from unmask.evaluation.speedup import Arm
-    from unmask.evaluation.variance import Decomposition
+from unmask.store.metrics import read_metrics
 
 
 def plot_curves(arms: list[Arm], path: str | Path, title: str = "") -> None:
@@ -163,3 +163,13 @@ def _plot_fit(axis: Axes, line: dict[str, Any]) -> None:
 def _colours(count: int) -> list[str]:
     cycle = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"]
     return [cycle[i % len(cycle)] for i in range(count)]
+
+
+def draw_rates(folder: Path) -> None:
+    """Draw rates.png from the metrics of a run whose time distribution learnt. A failure never costs the run."""
+    try:
+        fits = read_metrics(folder, "time")
+        if fits:
+            plot_times(fits, read_metrics(folder, "train"), folder / "rates.png", title=folder.name)
+    except Exception as error:
+        warnings.warn(f"could not draw {folder / 'rates.png'}: {error}", stacklevel=2)

@@ -1,1 +1,1 @@
-"""A run on disk: its config, folder, metrics and checkpoints; and many runs side by side."""
+"""Runs as values: the config that makes one, many trained side by side, a finished one opened again."""

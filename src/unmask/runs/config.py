@@ -16,8 +16,9 @@ from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.models.lora import WEIGHTS_FILE as ADAPTERS_FILE
 from unmask.objectives import Objective
 from unmask.processes import Masking
-from unmask.runs import checkpoint
-from unmask.runs.folder import CONFIG_FILE, check_folder, read_config
+from unmask.report.figures import draw_rates
+from unmask.store import checkpoint
+from unmask.store.folder import CONFIG_FILE, check_folder, read_config
 from unmask.training import Trainer, TrainingConfig
 from unmask.training.trainer import Evaluation
 
@@ -133,7 +134,7 @@ class RunConfig:
         if isinstance(self.data, Tokenized):
             self.data.check()
             tokenizer = self.data.tokenizer().fingerprint if resume else None
-        check_folder(Path(out), to_json(self.described), self.training, resume, overwrite, tokenizer)
+        check_folder(Path(out), to_json(self.described), self.training.resumable, resume, overwrite, tokenizer)
 
     def train(
         self, out: str | Path, *, name: str | None = None, resume: bool = False, overwrite: bool = False
@@ -169,7 +170,10 @@ class RunConfig:
             tokenizer=tokenizer,
             name=name or out.name,
         )
-        return trainer.train(resume=resume, overwrite=overwrite)
+        last = trainer.train(resume=resume, overwrite=overwrite)
+        if trainer.accelerator.is_main_process:
+            draw_rates(out)
+        return last
 
 
 def load_run(folder: str | Path) -> tuple[RunConfig, Path]:

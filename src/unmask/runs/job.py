@@ -22,9 +22,9 @@ from typing import Any
 import torch
 
 from unmask.config import completed, differences, from_json, to_json
-from unmask.runs import checkpoint
 from unmask.runs.config import EvaluationConfig, RunConfig, load_model
-from unmask.runs.folder import replace_text
+from unmask.store import checkpoint
+from unmask.store.folder import replace_text
 from unmask.training.platform import autocast_dtype
 
 FINALS, PROVENANCE = "finals", "provenance.json"

@@ -19,8 +19,8 @@ from rich.console import Console
 from unmask.config import positive_int, require
 from unmask.runs.config import RunConfig
 from unmask.runs.job import Job
-from unmask.runs.metrics import read_metrics
-from unmask.runs.progress import Display, StudyProgress, TrainingProgress, shown_of
+from unmask.store.metrics import read_metrics
+from unmask.training.progress import Display, StudyProgress, TrainingProgress, shown_of
 
 POLL_SECONDS = 0.5
 

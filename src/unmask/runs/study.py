@@ -26,10 +26,10 @@ from rich.console import Console
 
 from unmask.config import nearest, positive_int, require
 from unmask.runs.config import EvaluationConfig, RunConfig
-from unmask.runs.folder import CONFIG_FILE, replace_text
 from unmask.runs.job import PROVENANCE, Job
 from unmask.runs.launch import run_jobs
-from unmask.runs.metrics import read_metrics
+from unmask.store.folder import CONFIG_FILE, replace_text
+from unmask.store.metrics import read_metrics
 
 RECORDS = "records.jsonl"
 Role = Literal["start", "screen", "compare"]

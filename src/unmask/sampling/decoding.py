@@ -9,8 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from unmask.config import positive_int, require
-from unmask.data.columns import check_name
+from unmask.config import check_name, positive_int, require
 from unmask.policies import Policy, resolve
 
 

@@ -1,6 +1,6 @@
 """The training loop and what it leaves behind."""
 
-from unmask.runs.metrics import read_metrics
+from unmask.store.metrics import read_metrics
 from unmask.training.config import TrainingConfig
 from unmask.training.trainer import Trainer
 

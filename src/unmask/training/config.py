@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from unmask.config import positive_int, require
 
@@ -99,7 +99,7 @@ class TrainingConfig:
         return self.learning_rate * (self.final_learning_rate + (1 - self.final_learning_rate) * cosine)
 
     @property
-    def resumable(self) -> dict[str, object]:
+    def resumable(self) -> dict[str, Any]:
         """The settings that a resumed run must share; the others may change without changing the weights."""
         free = {"evaluate_every", "log_every", "checkpoint_every", "keep_checkpoints", "tracker", "threads"}
         return {name: value for name, value in vars(self).items() if name not in free}

@@ -1,17 +1,13 @@
-"""What a training step shows about mask rates and weights, at next to no cost, and its figure after the last one."""
+"""What a training step shows about mask rates and weights, at next to no cost."""
 
 from __future__ import annotations
 
-import warnings
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from unmask.batch import MaskedBatch
-from unmask.report.figures import plot_times
-from unmask.runs.metrics import read_metrics
 
 BINS = 10
 
@@ -61,13 +57,3 @@ def summary(rates: Tensor, weights: Tensor) -> dict[str, Any]:
             "gradient": [(g / r) ** 0.5 if r else None for g, r in zip(gradient, rows, strict=True)],
         },
     }
-
-
-def draw_rates(folder: Path) -> None:
-    """Draw rates.png from the metrics of a run whose time distribution learnt. A failure never costs the run."""
-    try:
-        fits = read_metrics(folder, "time")
-        if fits:
-            plot_times(fits, read_metrics(folder, "train"), folder / "rates.png", title=folder.name)
-    except Exception as error:
-        warnings.warn(f"could not draw {folder / 'rates.png'}: {error}", stacklevel=2)

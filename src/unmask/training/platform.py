@@ -12,8 +12,8 @@ from torch import nn
 from torch.utils._triton import has_triton
 from transformers import PreTrainedModel
 
+from unmask.distributed import is_sharded
 from unmask.models.denoiser import MaskedDiffusionLM
-from unmask.training.state import is_sharded
 
 FUSED_ATTENTION_FROM = 512
 """Row length from which SDPA's CPU kernel is used in bf16. Plain products may still be faster there, but keep

@@ -2,147 +2,179 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
 
-import unmask
+from unmask import __version__
+from unmask.data.tokenizers import TextTokenizer
+from unmask.distributed import placed, raise_together, whole
 from unmask.models.denoiser import MaskedDiffusionLM
-from unmask.models.lora import has_adapters
 from unmask.models.pretrained import model_card
-from unmask.runs import checkpoint
+from unmask.processes import ForwardProcess
+from unmask.store import checkpoint
+from unmask.training.ema import WeightAverage
+from unmask.training.loss_scale import LossScale
 
-if TYPE_CHECKING:
-    from unmask.training.trainer import Trainer
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a running training that change from step to step: what is saved, and what a resume fills.
+
+    Attributes:
+        model: unwrapped; its parameters may be sharded.
+        optimizer: over the model's parameters.
+        process: this rank's.
+        average: moving average of the weights, if there is one.
+        loss_scale: of fp16, if that is what products are in.
+        rank: of this process.
+        ranks: how many there are.
+    """
+
+    model: MaskedDiffusionLM
+    optimizer: Optimizer
+    process: ForwardProcess
+    average: WeightAverage | None = None
+    loss_scale: LossScale | None = None
+    rank: int = 0
+    ranks: int = 1
 
 
-def save_training(trainer: Trainer) -> None:
-    """Write the checkpoint of the trainer's step; every rank must call it.
+@dataclass
+class Counters:
+    """How far a run has come.
+
+    Attributes:
+        step: optimiser steps done.
+        seconds: spent training, evaluations and checkpoints excluded.
+        tokens: real tokens seen, over all ranks.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+
+
+def save_training(
+    root: Path,
+    parts: Parts,
+    counters: Counters,
+    *,
+    keep: int,
+    tokenizer: TextTokenizer | None = None,
+    card: dict[str, Any] | None = None,
+) -> Path:
+    """Write the checkpoint of a step; every rank must call it.
+
+    Args:
+        root: folder of the run's checkpoints.
+        parts: what is saved.
+        counters: of the step.
+        keep: whole checkpoints to keep.
+        tokenizer: what made the rows' tokens, if they are text; saved beside the weights.
+        card: what the model card tells, by heading.
+
+    Returns:
+        The checkpoint's folder.
 
     Raises:
         CheckpointError: where the disk is full or not writable; earlier checkpoints are left as they were.
     """
-    accelerator, model, names = trainer.accelerator, trainer.model, _names(trainer.model)
+    model, names, step = parts.model, _names(parts.model), counters.step
     weights = {name: whole(tensor) for name, tensor in model.state_dict().items()}
-    moments = {names[p]: {k: whole(v) for k, v in state.items()} for p, state in trainer.optimizer.state.items()}
+    moments = {names[p]: {k: whole(v) for k, v in state.items()} for p, state in parts.optimizer.state.items()}
     average = None
-    if trainer.average is not None:
-        average = {name: whole(tensor) for name, tensor in trainer.average.weights(model).items()}
-    rank_state = {"process": trainer.process.state_dict()}
-    rank_file = f"rank-{accelerator.process_index}"
+    if parts.average is not None:
+        average = {name: whole(tensor) for name, tensor in parts.average.weights(model).items()}
+    rank_state, rank_file = {"process": parts.process.state_dict()}, f"rank-{parts.rank}"
 
     def fill(folder: Path) -> None:
-        _write_model(trainer, folder / "model", weights)
-        if average is not None:
-            _write_model(trainer, folder / "ema", average)
-        progress = {"seconds": trainer.seconds, "tokens": trainer.tokens, "ranks": accelerator.num_processes}
-        if trainer.loss_scale is not None:
-            progress["loss_scale"] = trainer.loss_scale.state_dict()
+        for name, tensors in (("model", weights), ("ema", average)):
+            if tensors is not None:
+                _write_model(folder / name, model, tensors, tokenizer, card or {})
+        progress: dict[str, Any] = vars(counters) | {"ranks": parts.ranks}
+        if parts.loss_scale is not None:
+            progress["loss_scale"] = parts.loss_scale.state_dict()
         checkpoint.save_state(folder / "optimizer", {"moments": moments, **progress})
         checkpoint.save_state(folder / rank_file, rank_state)
 
     problem = None
     try:
-        if not accelerator.is_main_process:
-            folder = checkpoint.temporary_of(trainer.checkpoints, trainer.step)
+        if parts.rank != 0:
+            folder = checkpoint.temporary_of(root, step)
             folder.mkdir(parents=True, exist_ok=True)
             checkpoint.save_state(folder / rank_file, rank_state)
     except (OSError, SafetensorError) as error:
-        problem = checkpoint.CheckpointError(f"could not save step {trainer.step}: {error}")
-    raise_together(accelerator, problem, checkpoint.CheckpointError)
+        problem = checkpoint.CheckpointError(f"could not save step {step}: {error}")
+    raise_together(parts.ranks, problem, checkpoint.CheckpointError)
     try:
-        if accelerator.is_main_process:
-            keep = trainer.config.keep_checkpoints
-            checkpoint.write(trainer.checkpoints, trainer.step, unmask.__version__, fill, keep)
+        if parts.rank == 0:
+            checkpoint.write(root, step, __version__, fill, keep)
     except checkpoint.CheckpointError as error:
         problem = error
-    raise_together(accelerator, problem, checkpoint.CheckpointError)
+    raise_together(parts.ranks, problem, checkpoint.CheckpointError)
+    return checkpoint.folder_of(root, step)
 
 
-def raise_together(accelerator: Accelerator, problem: Exception | None, kind: type[Exception]) -> None:
-    """Raise on every rank what one of them met; else the others would wait for it. Every rank must call it.
-
-    Args:
-        accelerator: connects the ranks.
-        problem: this rank's own, if it met one; it raises this very exception.
-        kind: what the other ranks raise.
-    """
-    met = None if problem is None else f"rank {accelerator.process_index}: {problem}"
-    others = gather_object([met]) if accelerator.num_processes > 1 else [met]
-    if problem is not None:
-        raise problem
-    for message in others:
-        if message is not None:
-            raise kind(message)
-
-
-def load_training(trainer: Trainer, folder: Path) -> None:
-    """Put back what `save_training` wrote.
+def load_training(folder: Path, parts: Parts) -> Counters:
+    """Put back what `save_training` wrote; returns how far the run had come.
 
     Raises:
         ValueError: where the number of ranks differs, or the checkpoint was reduced to its weights.
     """
-    model, accelerator = trainer.model, trainer.accelerator
+    model = parts.model
     if not (folder / "optimizer.json").is_file():
         raise ValueError(
             f"{folder} holds weights alone, as runs of a study do once they are whole: nothing to resume"
         )
     saved = checkpoint.load_state(folder / "optimizer")
-    if saved["ranks"] != accelerator.num_processes:
+    if saved["ranks"] != parts.ranks:
         raise ValueError(
-            f"{folder} was written by {saved['ranks']} rank(s), this run has {accelerator.num_processes}; "
+            f"{folder} was written by {saved['ranks']} rank(s), this run has {parts.ranks}; "
             "resume with the same number"
         )
-    weights = _read_weights(model, folder / "model")
+    weights = read_weights(model, folder / "model")
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
-            tensor.copy_(_placed(weights[name], tensor))
-    if trainer.average is not None:
-        trainer.average.load(_read_weights(model, folder / "ema"), model)
+            tensor.copy_(placed(weights[name], tensor))
+    if parts.average is not None:
+        parts.average.load(read_weights(model, folder / "ema"), model)
     for parameter, name in _names(model).items():
         if name in saved["moments"]:
-            trainer.optimizer.state[parameter] = {
-                key: _placed(value, parameter) if value.dim() else value
+            parts.optimizer.state[parameter] = {
+                key: placed(value, parameter) if value.dim() else value
                 for key, value in saved["moments"][name].items()
             }
-    rank_file = f"rank-{accelerator.process_index}"
-    trainer.process.load_state_dict(checkpoint.load_state(folder / rank_file)["process"])
-    trainer.step = checkpoint.check(folder)["step"]
-    trainer.seconds, trainer.tokens = saved["seconds"], saved["tokens"]
-    if trainer.loss_scale is not None and "loss_scale" in saved:
-        trainer.loss_scale.load_state_dict(saved["loss_scale"])
+    parts.process.load_state_dict(checkpoint.load_state(folder / f"rank-{parts.rank}")["process"])
+    if parts.loss_scale is not None and "loss_scale" in saved:
+        parts.loss_scale.load_state_dict(saved["loss_scale"])
+    return Counters(checkpoint.check(folder)["step"], saved["seconds"], saved["tokens"])
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """Gather a sharded tensor; a collective under FSDP2, nothing elsewhere."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
-
-
-def is_sharded(model: MaskedDiffusionLM) -> bool:
-    """Whether this rank holds only a part of the weights (FSDP2)."""
-    return any(isinstance(p, DTensor) for p in model.parameters())
-
-
-def _placed(value: Tensor, like: Tensor) -> Tensor:
-    """Put a whole tensor where `like` is, sharded as it is."""
-    if isinstance(like, DTensor):
-        return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
-    return value.to(like.device)
+def read_weights(model: MaskedDiffusionLM, folder: Path) -> dict[str, Tensor]:
+    """The weights that a checkpoint's folder holds for a model, with the names of `model.state_dict()`."""
+    if model.is_hugging_face:
+        return model.load_weights(folder)
+    return checkpoint.load_state(folder / "weights")
 
 
 def _names(model: MaskedDiffusionLM) -> dict[Tensor, str]:
     return {parameter: name for name, parameter in model.named_parameters()}
 
 
-def _write_model(trainer: Trainer, folder: Path, weights: dict[str, Tensor]) -> None:
+def _write_model(
+    folder: Path,
+    model: MaskedDiffusionLM,
+    weights: dict[str, Tensor],
+    tokenizer: TextTokenizer | None,
+    card: dict[str, Any],
+) -> None:
     """Write weights and, of text, what reads them: tokenizer and model card. transformers opens the folder."""
-    model, tokenizer = trainer.model, trainer.tokenizer
     if model.is_hugging_face:
         model.save_pretrained(folder, weights)
     else:
@@ -151,13 +183,5 @@ def _write_model(trainer: Trainer, folder: Path, weights: dict[str, Tensor]) -> 
     if tokenizer is None:
         return
     tokenizer.save(folder)
-    if model.is_hugging_face and not has_adapters(model.hugging_face):  # adapters alone are no model
-        card = {name: f"`{value}`" for name, value in trainer.run.items()}
-        card["training"] = f"Step {trainer.step} of {trainer.config.steps}."
+    if model.is_hugging_face and not model.has_adapters:  # adapters alone are no model
         (folder / "README.md").write_text(model_card(model, tokenizer.mask_token, card), encoding="utf-8")
-
-
-def _read_weights(model: MaskedDiffusionLM, folder: Path) -> dict[str, Tensor]:
-    if model.is_hugging_face:
-        return model.load_weights(folder)
-    return checkpoint.load_state(folder / "weights")

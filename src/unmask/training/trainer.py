@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,27 +21,27 @@ from accelerate.utils import GradientAccumulationPlugin
 from datasets import Dataset
 from torch import Tensor
 
-import unmask
-from unmask import noise
+from unmask import __version__, noise
 from unmask.batch import MaskedBatch, Scores
 from unmask.config import to_json
 from unmask.data.stream import RowStream, check_rows
 from unmask.data.tokenizers import TextTokenizer
+from unmask.distributed import is_sharded, raise_together, whole
 from unmask.models.denoiser import MaskedDiffusionLM, MaskedOutput
 from unmask.objectives import Objective, RowMean
 from unmask.processes import Blockwise, Masking
 from unmask.processes.refit import refit_time, time_of
-from unmask.runs import checkpoint
-from unmask.runs.folder import begin_run, check_folder, lock_folder
-from unmask.runs.metrics import MetricsLog
-from unmask.runs.progress import Display, TrainingProgress, shown_of
+from unmask.store import checkpoint
+from unmask.store.folder import begin_run, check_folder, lock_folder
+from unmask.store.metrics import MetricsLog
 from unmask.training import platform
 from unmask.training.checks import check_start, not_finite
 from unmask.training.config import TrainingConfig
-from unmask.training.diagnostics import BINS, by_rate, draw_rates, summary, weight_sums
+from unmask.training.diagnostics import BINS, by_rate, summary, weight_sums
 from unmask.training.ema import WeightAverage
 from unmask.training.loss_scale import LossScale
-from unmask.training.state import is_sharded, load_training, raise_together, save_training, whole
+from unmask.training.progress import Display, TrainingProgress, shown_of
+from unmask.training.state import Counters, Parts, load_training, save_training
 
 Evaluation = Callable[[MaskedDiffusionLM, bool], dict[str, Any]]
 
@@ -129,9 +128,19 @@ class Trainer:
                 "a part of each: use DDP, or PPOTS(moment='loss')"
             )
         self.average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
-        self.step = 0
-        self.seconds = 0.0  # spent training, evaluations and checkpoints excluded
-        self.tokens = 0
+        self.counters = Counters()
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps done."""
+        return self.counters.step
+
+    @property
+    def parts(self) -> Parts:
+        """What changes from step to step."""
+        accelerator = self.accelerator
+        ranks = accelerator.process_index, accelerator.num_processes
+        return Parts(self.model, self.optimizer, self.process, self.average, self.loss_scale, *ranks)
 
     @property
     def checkpoints(self) -> Path:
@@ -174,7 +183,7 @@ class Trainer:
 
     def _train(self, resume: bool) -> Path:
         if resume and (last := checkpoint.newest(self.checkpoints)):
-            load_training(self, last)
+            self.counters = load_training(last, self.parts)
         main, config = self.accelerator.is_main_process, self.config
         log = MetricsLog(self.out, after=self.step if self.step else -1) if main else None
         if config.tracker != "none":
@@ -193,8 +202,8 @@ class Trainer:
                 began = time.perf_counter()
                 fit = self._refit()
                 metrics = self._train_step()
-                self.step += 1
-                self.seconds += time.perf_counter() - began
+                self.counters.step += 1
+                self.counters.seconds += time.perf_counter() - began
                 if fit:  # under the step that it served: a run resumed from the one before fits again
                     self._log(log, "time", fit)
                 if self.step == 1 and metrics["masked_share"] > 0:
@@ -205,15 +214,19 @@ class Trainer:
                 if _due(self.step, config.evaluate_every, config.steps):
                     self._evaluate(log, progress)
                 if _due(self.step, config.checkpoint_every, config.steps):
-                    save_training(self)
+                    self._save()
                     last_saved = self.step
         if last_saved != self.step:
-            save_training(self)
+            self._save()
         for tracker in self.accelerator.trackers:  # not end_training: a later run needs the process group
             tracker.finish()
-        if main:
-            draw_rates(self.out)
         return checkpoint.folder_of(self.checkpoints, self.step)
+
+    def _save(self) -> None:
+        card = {name: f"`{value}`" for name, value in self.run.items()}
+        card["training"] = f"Step {self.step} of {self.config.steps}."
+        kept = {"keep": self.config.keep_checkpoints, "tokenizer": self.tokenizer, "card": card}
+        save_training(self.checkpoints, self.parts, self.counters, **kept)
 
     def _logs(self, step: int) -> bool:
         return step % self.config.log_every == 0 or step in (1, self.config.steps)
@@ -282,7 +295,7 @@ class Trainer:
         counts = self._sum(
             torch.stack([batch.clean.attention.sum(), batch.masked.sum(), nll.double().sum()]).double()
         ).tolist()
-        self.tokens += int(counts[0])
+        self.counters.tokens += int(counts[0])
         return {
             "loss": loss,
             "nll": counts[2] / max(1.0, counts[1]),
@@ -338,7 +351,7 @@ class Trainer:
     def _log(self, log: MetricsLog | None, kind: str, values: dict[str, Any]) -> None:
         if log is not None:
             rows: RowStream = self.process.rows  # type: ignore[attr-defined]
-            at = {"epoch": rows.epoch, "seconds": self.seconds, "tokens": self.tokens}
+            at = {"epoch": rows.epoch, "seconds": self.counters.seconds, "tokens": self.counters.tokens}
             log.write(kind, self.step, **at, **values)
         numbers = {f"{kind}/{k}": v for k, v in values.items() if isinstance(v, (int, float))}
         if self.config.tracker != "none":
@@ -348,11 +361,11 @@ class Trainer:
     def _claimed_folder(self, resume: bool, overwrite: bool) -> Iterator[None]:
         """Hold the folder against other writers; refuse one that holds something else; write the config."""
         run, tokenizer = to_json(self.run), None if self.tokenizer is None else self.tokenizer.fingerprint
-        asked = (self.out, run, self.config, resume, overwrite, tokenizer)
+        asked = (self.out, run, self.config.resumable, resume, overwrite, tokenizer)
         check_folder(*asked)
         self.accelerator.wait_for_everyone()  # all ranks look before one writes
         described = {
-            "unmask": unmask.__version__,
+            "unmask": __version__,
             "run": run,
             "training": to_json(self.config),
             "tokenizer": tokenizer,
@@ -369,7 +382,7 @@ class Trainer:
                     checkpoint.clear_unfinished(self.checkpoints)
             except (ValueError, OSError) as error:
                 problem = error
-            raise_together(self.accelerator, problem, ValueError)
+            raise_together(self.accelerator.num_processes, problem, ValueError)
             yield
 
 
@@ -407,20 +420,18 @@ def _join(
 ) -> tuple[Tensor, Scores | None, Tensor | None]:
     """Nll, scores and gradient lengths of the micro-batches as those of the step: 0 where nothing was run."""
 
-    def put(values: list[Tensor]) -> Tensor:
-        whole = values[0].new_zeros(shape)
-        for run, value in zip(runs, values, strict=True):
-            whole[run, : value.shape[1]] = value
+    rows, joined = torch.cat(runs), MaskedOutput.concatenated(outputs)
+
+    def put(value: Tensor) -> Tensor:
+        whole = value.new_zeros(shape)
+        whole[rows, : value.shape[1]] = value
         return whole
 
-    nll = put([output.nll for output in outputs])
-    scores = [output.scores for output in outputs if output.scores is not None]
-    names = [field.name for field in fields(Scores) if scores and getattr(scores[0], field.name) is not None]
-    gradient = [output.gradient for output in outputs if output.gradient is not None]
+    scores, gradient = joined.scores, joined.gradient
     return (
-        nll,
-        Scores(**{name: put([getattr(part, name) for part in scores]) for name in names}) if scores else None,
-        put(gradient) if gradient else None,
+        put(joined.nll),
+        None if scores is None else scores.map(put),
+        None if gradient is None else put(gradient),
     )
 
 

@@ -8,8 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from datasets import Dataset
 
-from unmask.config import require
-from unmask.data.columns import check_name
+from unmask.config import check_name, require
 from unmask.data.tokenizers import TextTokenizer
 from unmask.evaluation.likelihood import LikelihoodConfig, likelihood
 from unmask.evaluation.tasks.base import Task, shares

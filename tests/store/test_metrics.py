@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from unmask.runs.metrics import MetricsLog
+from unmask.store.metrics import MetricsLog
 from unmask.training import read_metrics
 
 

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from unmask import MaskedDiffusionLM, ProgressiveUnmasking
-from unmask.runs import checkpoint
-from unmask.runs.checkpoint import CheckpointError
+from unmask.store import checkpoint
+from unmask.store.checkpoint import CheckpointError
 
 
 def _fill(folder: Path) -> None:

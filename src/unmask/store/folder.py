@@ -10,10 +10,9 @@ from typing import Any
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from unmask.config import completed, differences, to_json
+from unmask.config import completed, differences
 from unmask.data.tokenizers import TextTokenizer
-from unmask.runs.checkpoint import newest
-from unmask.training.config import TrainingConfig
+from unmask.store.checkpoint import newest
 
 CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"
@@ -40,7 +39,7 @@ def read_config(folder: Path) -> dict[str, Any] | None:
 def check_folder(
     out: Path,
     run: Any,
-    training: TrainingConfig,
+    training: dict[str, Any],
     resume: bool = False,
     overwrite: bool = False,
     tokenizer: str | None = None,
@@ -50,7 +49,7 @@ def check_folder(
     Args:
         out: the folder.
         run: description of the run, as JSON values.
-        training: settings of the loop.
+        training: settings of the loop that a resumed run must share, as JSON values.
         resume: the folder may hold this same run.
         overwrite: the folder may hold any run.
         tokenizer: fingerprint of what makes the rows' tokens, if they are text.
@@ -66,10 +65,9 @@ def check_folder(
         if out.exists() and (not out.is_dir() or any(path.name not in begun for path in out.iterdir())):
             raise ValueError(f"{out} is not empty and holds no run of unmask; choose another --out")
     elif resume:
-        fixed = to_json(training.resumable)
         before = completed(saved["training"])
         changed = differences(completed(saved["run"]), run)
-        changed += differences({name: before.get(name) for name in fixed}, fixed)
+        changed += differences({name: before.get(name) for name in training}, training)
         if changed:
             raise ValueError(f"{out} holds another run, it cannot be resumed: {'; '.join(changed)}")
         if saved.get("tokenizer") is not None and tokenizer is None:

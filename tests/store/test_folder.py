@@ -12,7 +12,7 @@ import pytest
 
 from unmask import Bell, Bernoulli, ExactCount, IndependentMasking, ProgressiveUnmasking, RowMean
 from unmask.recipes import sudoku
-from unmask.runs.folder import read_config
+from unmask.store.folder import read_config
 
 
 def _content(folder: Path) -> dict[str, bytes]:
@@ -210,7 +210,7 @@ def test_second_writer_is_refused_while_the_first_trains(trainer, tmp_path, stat
 def test_lock_is_the_systems_and_ends_with_its_process(trainer, tmp_path):
     """A process that is killed leaves the file, and no lock."""
     hold = (
-        "import sys, time; from pathlib import Path; from unmask.runs.folder import lock_folder\n"
+        "import sys, time; from pathlib import Path; from unmask.store.folder import lock_folder\n"
         "lock = lock_folder(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
     )
     other = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
