@@ -40,6 +40,7 @@ from unmask.training.config import TrainingConfig
 from unmask.training.diagnostics import BINS, by_rate, summary, weight_sums
 from unmask.training.ema import WeightAverage
 from unmask.training.loss_scale import LossScale
+from unmask.training.optimizer import adamw
 from unmask.training.progress import Display, TrainingProgress, shown_of
 from unmask.training.state import Counters, Parts, load_training, save_training
 
@@ -111,13 +112,7 @@ class Trainer:
         wanted = time_of(self.process).measures
         if wanted is not None and held_out is None:
             raise ValueError(f"{masking} measures the model during training: give the trainer held_out rows")
-        optimizer = torch.optim.AdamW(
-            _parameter_groups(model, config.weight_decay),
-            lr=config.learning_rate,
-            betas=(config.beta1, config.beta2),
-            fused=device.type in ("cpu", "cuda"),
-        )
-        self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.wrapped, self.optimizer = self.accelerator.prepare(model, adamw(model, config, device))
         self.model: MaskedDiffusionLM = self.accelerator.unwrap_model(self.wrapped)
         tokens = config.steps * config.batch_size * longest // self.accelerator.num_processes
         self.compiled = platform.should_compile(config.compile, self.model, device, self.dtype, tokens)
@@ -403,16 +398,6 @@ def _accelerator(tracker: str | None, out: Path) -> Accelerator:
     if tracker is not None and not accelerator.log_with:
         raise ValueError(f"tracker '{tracker}' is not installed; install its package, or use --tracker none")
     return accelerator
-
-
-def _parameter_groups(model: MaskedDiffusionLM, weight_decay: float) -> list[dict[str, Any]]:
-    matrices = [p for p in model.parameters() if p.requires_grad and p.dim() >= 2]
-    vectors = [p for p in model.parameters() if p.requires_grad and p.dim() < 2]
-    groups = [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
 
 
 def _join(
