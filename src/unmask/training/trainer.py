@@ -27,7 +27,7 @@ from unmask.config import to_json
 from unmask.data.stream import RowStream, check_rows
 from unmask.data.tokenizers import TextTokenizer
 from unmask.distributed import is_sharded, raise_together, whole
-from unmask.models.denoiser import MaskedDiffusionLM, MaskedOutput
+from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.objectives import Objective, RowMean
 from unmask.processes import Blockwise, Masking
 from unmask.processes.refit import refit_time, time_of
@@ -40,6 +40,7 @@ from unmask.training.config import TrainingConfig
 from unmask.training.diagnostics import BINS, by_rate, summary, weight_sums
 from unmask.training.ema import WeightAverage
 from unmask.training.loss_scale import LossScale
+from unmask.training.micro import joined, micro_batches
 from unmask.training.optimizer import adamw
 from unmask.training.progress import Display, TrainingProgress, shown_of
 from unmask.training.state import Counters, Parts, load_training, save_training
@@ -309,29 +310,21 @@ class Trainer:
     ) -> tuple[Tensor, Scores | None, Tensor | None]:
         """Run the micro-batches. Returns nll, scores and gradient lengths of the step, each [B, L].
 
-        Rows without a mask cost no forward, unless layers are compiled for so many rows. The others run in the order
-        of their length, each micro-batch cut to its longest row: less padding is computed, and nothing else changes.
+        Rows without a mask cost no forward, unless layers are compiled for so many rows.
         """
-        place = torch.arange(1, batch.clean.length + 1, device=batch.masked.device)
-        lengths = (batch.clean.attention * place).amax(1)
-        parts = lengths.argsort(stable=True).split(self.config.micro_batch_size or len(batch))
+        size, every = self.config.micro_batch_size or len(batch), self.compiled and self.one_shape
+        parts = list(micro_batches(batch, size, every))
         kind = self.accelerator.device.type
-        runs, outputs = [], []
-        for i, rows in enumerate(parts):
-            run = rows if self.compiled and self.one_shape else rows[batch.masked[rows].any(1)]
-            # A rank without any mask takes part all the same, with weight zero: others wait for its gradient.
-            run = run if len(run) else rows[:1]
-            length = int(lengths[run[-1]])
-            part = batch[run].map(lambda x, to=length: x[:, :to] if x.dim() == 2 else x)
+        outputs = []
+        for i, (run, part) in enumerate(parts):
             with nullcontext() if i == len(parts) - 1 else self.accelerator.no_sync(self.wrapped):
                 with torch.autocast(kind, self.dtype, enabled=self.dtype is not None):
-                    output = self.wrapped(part, weights[run, :length], needs)
+                    output = self.wrapped(part, weights[run, : part.clean.length], needs)
                 # Only the head's backward knows the loss scale, and it rounds to fp16 last.
                 scale = 1.0 if self.loss_scale is None else self.loss_scale.value
                 self.accelerator.backward(output.loss * scale)
-            runs.append(run)
             outputs.append(output)
-        return _join(runs, outputs, batch.masked.shape)
+        return joined([run for run, _ in parts], outputs, batch.masked.shape)
 
     def _evaluate(self, log: MetricsLog | None, progress: TrainingProgress) -> None:
         if self.evaluate is None:
@@ -398,26 +391,6 @@ def _accelerator(tracker: str | None, out: Path) -> Accelerator:
     if tracker is not None and not accelerator.log_with:
         raise ValueError(f"tracker '{tracker}' is not installed; install its package, or use --tracker none")
     return accelerator
-
-
-def _join(
-    runs: list[Tensor], outputs: list[MaskedOutput], shape: torch.Size
-) -> tuple[Tensor, Scores | None, Tensor | None]:
-    """Nll, scores and gradient lengths of the micro-batches as those of the step: 0 where nothing was run."""
-
-    rows, joined = torch.cat(runs), MaskedOutput.concatenated(outputs)
-
-    def put(value: Tensor) -> Tensor:
-        whole = value.new_zeros(shape)
-        whole[rows, : value.shape[1]] = value
-        return whole
-
-    scores, gradient = joined.scores, joined.gradient
-    return (
-        put(joined.nll),
-        None if scores is None else scores.map(put),
-        None if gradient is None else put(gradient),
-    )
 
 
 def _due(step: int, every: int | None, last: int) -> bool:
