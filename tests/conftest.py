@@ -13,7 +13,8 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
-from transformers import GPT2Config
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import GPT2Config, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from unmask import (
     ExactCount,
@@ -30,6 +31,8 @@ from unmask.cli import main
 from unmask.data.sudoku import MASK_TOKEN, VOCAB_SIZE, load_sudoku
 
 torch.set_num_threads(1)
+
+WORDS = ["<pad>", "<bos>", "<eos>", *"abcdefghijklmnopqrstuvwxyz", "?", "=", "#"]
 
 
 @pytest.fixture(scope="session")
@@ -279,3 +282,16 @@ def full_disk() -> Callable[[int], Any]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     return limited
+
+
+@pytest.fixture
+def words(tmp_path) -> str:
+    """A word-level tokenizer without a mask token, and a causal model of it, as published."""
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<pad>"))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex("[^ ]"), "isolated")
+    special = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}
+    PreTrainedTokenizerFast(tokenizer_object=backend, **special).save_pretrained(tmp_path / "words")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(WORDS), **sizes)).save_pretrained(tmp_path / "words")
+    return str(tmp_path / "words")

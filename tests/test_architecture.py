@@ -19,6 +19,7 @@ ORDER = (
     "sampling",
     "store",
     "evaluation",
+    "parts",
     "report",
     "training",
     "runs",

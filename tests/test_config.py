@@ -236,7 +236,7 @@ def test_sizes_are_whole_numbers_of_at_least_one(value):
         ("ema_decay", 0.0),
         ("ema_decay", 1.0),
         ("schedule", "linear"),
-        ("precision", "fp16"),
+        ("precision", "fp8"),
     ],
 )
 def test_training_settings_out_of_range_are_refused_by_name(field, value):

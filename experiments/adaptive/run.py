@@ -39,9 +39,10 @@ from unmask.evaluation.tasks import SudokuTask
 from unmask.masks import ExactCount
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.objectives import MaskedMean, Objective, RowMean
+from unmask.parts import SudokuData, SudokuModel
+from unmask.parts.sudoku import CLUES
 from unmask.processes import IndependentMasking
 from unmask.recipes import TextModel
-from unmask.recipes.sudoku import CLUES, SudokuData, SudokuModel
 from unmask.sampling import generate
 from unmask.times import Bell, Beta, Clipped, TimeDistribution, Uniform
 from unmask.training.platform import keep_freed_memory

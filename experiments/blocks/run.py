@@ -34,8 +34,8 @@ from unmask.config import to_json
 from unmask.data import character_tokenizer, load_text
 from unmask.evaluation.exact import order_likelihood
 from unmask.evaluation.likelihood import likelihood
+from unmask.parts.text import first_token_given
 from unmask.recipes import TextModel
-from unmask.recipes.text import first_token_given
 from unmask.runs.config import load_model
 from unmask.store.metrics import read_metrics
 

@@ -23,8 +23,9 @@ from unmask.data.sudoku import load_sudoku
 from unmask.evaluation.speedup import Arm
 from unmask.evaluation.tasks import SudokuTask
 from unmask.masks import ExactCount
+from unmask.parts.sudoku import CLUES
 from unmask.processes import IndependentMasking, Masking, Mixture, ProgressiveUnmasking
-from unmask.recipes.sudoku import CLUES, sudoku
+from unmask.recipes import sudoku
 from unmask.runs.config import load_model
 from unmask.times import Clipped
 

@@ -27,8 +27,9 @@ from unmask.config import to_json
 from unmask.data import load_text
 from unmask.evaluation.generative import distinct, judge_texts, sample_tokens, unigram_entropy
 from unmask.evaluation.likelihood import likelihood
+from unmask.parts.maskings import MASKINGS
+from unmask.parts.text import spread
 from unmask.recipes import TextData, sotu
-from unmask.recipes.text import MASKINGS, spread
 from unmask.runs.config import load_model
 from unmask.sampling import Decoding
 from unmask.store.metrics import read_metrics

@@ -5,20 +5,32 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+_OURS: dict[str, Any] = {}  # what a saved config may name without saying where it is
+
+
+def ours(*things: Any) -> None:
+    """Enter config types and reveal policies of this library in the table of what saved configs may name barely.
+
+    Modules call it for what they define, so that the table is closed: it holds what they entered and nothing else.
+    """
+    _OURS.update({thing.__name__: thing for thing in things})
 
 
 def to_json(value: Any) -> Any:
     """Turn a config into plain JSON values: a dataclass becomes {"type": its name, ...its fields}.
 
-    A reveal policy of ours becomes its name, any other function "module:name". Raises TypeError for anything
-    that could not be read back.
+    Types and functions of this library go by their bare name, all others by "module:name". Raises TypeError for
+    anything that could not be read back.
     """
     if is_dataclass(value) and not isinstance(value, type):
-        return {"type": type(value).__name__} | {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
+        return {"type": _name_of(type(value))} | {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Mapping):
         return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -28,45 +40,124 @@ def to_json(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     if callable(value) and hasattr(value, "__qualname__"):
-        if value in importlib.import_module("unmask.policies").POLICIES.values():
-            return value.__qualname__
-        return f"{value.__module__}:{value.__qualname__}"
+        return _name_of(value)
     raise TypeError(f"{value!r} cannot be part of a saved config")
 
 
-def from_json(value: Any) -> Any:
-    """Rebuild what `to_json` wrote. Types are looked up among unmask's public names, nothing else is run.
+def modules_of(value: Any) -> set[str]:
+    """Names of the modules, other than unmask's, whose classes and functions a config holds."""
+    if is_dataclass(value) and not isinstance(value, type):
+        inside = (modules_of(getattr(value, f.name)) for f in fields(value))
+        return set().union(*inside, modules_of(type(value)))
+    if isinstance(value, (Mapping, list, tuple)):
+        return set().union(*map(modules_of, value.values() if isinstance(value, Mapping) else value))
+    named = _name_of(value) if callable(value) and hasattr(value, "__qualname__") else ""
+    return {named.partition(":")[0]} if ":" in named else set()
 
-    Lists become tuples, as configs are immutable. A config with a user's own policy cannot be rebuilt: its
-    "module:name" says where the function was, and nothing is imported from there.
+
+def from_json(value: Any, modules: Iterable[str | ModuleType] = ()) -> Any:
+    """Rebuild what `to_json` wrote. Lists become tuples, as configs are immutable.
+
+    Types are looked up among those of this library. What a user has named "module:name" is built only where the
+    caller passes that module: nothing in a file decides what is imported or run.
+
+    Args:
+        value: plain JSON values.
+        modules: modules whose own dataclasses and functions the file may name: themselves, their names, or their
+            .py files. They are imported.
 
     Raises:
-        ValueError: for a type that unmask does not have, or fields that it does not take.
+        ValueError: for a type that is neither, or fields that it does not take.
     """
-    if isinstance(value, list):
-        return tuple(from_json(item) for item in value)
-    if not isinstance(value, dict):
-        return value
-    items = {key: from_json(item) for key, item in value.items()}
-    if "type" not in items:
-        return items
-    name = items.pop("type")
-    kind = _config_type(name)
-    if kind is None:
-        raise ValueError(f"unmask has no config type '{name}': the file comes from another version or program")
-    try:
-        return kind(**items)
-    except TypeError as error:
-        raise ValueError(f"the saved {name} does not fit this version of unmask: {error}") from None
+    return _Reader({_module_name(m): m for m in map(_imported, modules)}).read(value)
 
 
-def _config_type(name: Any) -> Any:
-    """The public config type of that name, or None."""
-    for module in ("unmask", "unmask.recipes"):
-        kind = getattr(importlib.import_module(module), str(name), None)
+class _Reader:
+    def __init__(self, modules: dict[str, ModuleType]) -> None:
+        self.modules = modules
+
+    def read(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return tuple(self.read(item) for item in value)
+        if isinstance(value, str) and value.partition(":")[0] in self.modules:
+            return self._named(value) or value
+        if not isinstance(value, dict):
+            return value
+        items = {key: self.read(item) for key, item in value.items() if key != "type"}
+        if "type" not in value:
+            return items
+        kind = self._type(str(value["type"]))
+        try:
+            return kind(**items)
+        except TypeError as error:
+            raise ValueError(f"the saved {kind.__name__} does not fit this version of it: {error}") from None
+
+    def _type(self, name: str) -> type:
+        kind = self._named(name) if ":" in name else _OURS.get(name)
         if isinstance(kind, type) and is_dataclass(kind):
             return kind
-    return None
+        module = name.partition(":")[0]
+        if ":" not in name:
+            raise ValueError(f"unmask has no config type '{name}': the file comes from another version or program")
+        if module in self.modules:
+            raise ValueError(f"the file names {name}, but that module defines no such dataclass")
+        raise ValueError(
+            f"the file names {name}, which is not of unmask. It is imported, and its code run, only if you say so: "
+            f"--module {module}, or modules=['{module}'] from Python"
+        )
+
+    def _named(self, name: str) -> Any:
+        """What one of the modules itself defines under a name; None for anything else."""
+        module, _, path = name.partition(":")
+        found: Any = self.modules.get(module)
+        for part in path.split("."):
+            found = getattr(found, part, None)
+        own = module in self.modules and getattr(found, "__module__", None) == self.modules[module].__name__
+        return found if own else None
+
+
+def _name_of(thing: Any) -> str:
+    """How a saved config names a class or function."""
+    if thing.__module__.split(".")[0] == "unmask" and (isinstance(thing, type) or _OURS.get(thing.__name__) is thing):
+        return thing.__name__
+    module = sys.modules.get(thing.__module__)
+    return f"{thing.__module__ if module is None else _module_name(module)}:{thing.__qualname__}"
+
+
+def _module_name(module: ModuleType) -> str:
+    """The name that a module is imported by, also while it runs as a script."""
+    if module.__name__ != "__main__":
+        return module.__name__
+    spec, file = getattr(module, "__spec__", None), getattr(module, "__file__", None)
+    return spec.name if spec is not None else Path(file).stem if file else "__main__"
+
+
+def _imported(module: str | ModuleType) -> ModuleType:
+    """Import what the user named: a module, seen from the working folder too, or a .py file."""
+    if isinstance(module, ModuleType):
+        return module
+    file = Path(module) if module.endswith(".py") else None
+    main = sys.modules["__main__"]
+    if (file.stem if file else module) == _module_name(main):  # a script that opens its own runs
+        return main
+    place = str(file.parent.resolve() if file else Path.cwd())
+    sys.path.insert(0, place)
+    try:
+        return importlib.import_module(file.stem if file else module)
+    except ImportError as error:
+        raise ValueError(f"cannot import the module {module}: {error}") from error
+    finally:
+        sys.path.remove(place)
+
+
+def _loaded_type(name: Any) -> Any:
+    """The config type of that name if its module is loaded already, or None."""
+    module, _, path = str(name).rpartition(":")
+    if not module:
+        return _OURS.get(path)
+    main = sys.modules["__main__"]
+    kind = getattr(main if _module_name(main) == module else sys.modules.get(module), path, None)
+    return kind if isinstance(kind, type) and is_dataclass(kind) else None
 
 
 def completed(saved: Any) -> Any:
@@ -76,7 +167,7 @@ def completed(saved: Any) -> Any:
     if not isinstance(saved, dict):
         return saved
     found = {key: completed(item) for key, item in saved.items()}
-    kind = _config_type(saved.get("type"))
+    kind = _loaded_type(saved["type"]) if "type" in saved else None
     for field in fields(kind) if kind else ():
         if field.default is not MISSING:
             found.setdefault(field.name, to_json(field.default))
@@ -125,19 +216,19 @@ def parse(text: str, base: type) -> Any:
     """Read a config from the text it prints as, e.g. "Beta(a=2, b=1)" or just "Uniform".
 
     Args:
-        text: a public name of unmask, with literal arguments or nested configs; nothing else is evaluated.
+        text: name of a config type of unmask, with literal arguments or nested configs; nothing else is evaluated.
         base: what the result must be an instance of.
 
     Raises:
         ValueError: for an unknown name (with the nearest one), or arguments that the type does not take.
     """
-    public = vars(importlib.import_module("unmask"))
-    known = {n: k for n, k in public.items() if isinstance(k, type) and issubclass(k, base) and k is not base}
+    types = {name: kind for name, kind in _OURS.items() if isinstance(kind, type) and is_dataclass(kind)}
+    known = {name: kind for name, kind in types.items() if issubclass(kind, base)}
 
     def build(node: ast.expr) -> Any:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            kind = known.get(node.func.id) or (public.get(node.func.id) if node is not root else None)
-            if not (isinstance(kind, type) and is_dataclass(kind)):
+            kind = (known if node is root else types).get(node.func.id)
+            if kind is None:
                 raise ValueError(f"unknown {base.__name__} '{node.func.id}'{nearest(node.func.id, known)}")
             arguments = [build(a) for a in node.args]
             named = {k.arg or "**": build(k.value) for k in node.keywords}

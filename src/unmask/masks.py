@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from unmask.config import ours
 from unmask.times import TimeDistribution
 
 
@@ -87,3 +88,6 @@ def smallest(value: Tensor, eligible: Tensor, count: Tensor) -> Tensor:
     position = torch.arange(value.shape[1], device=value.device).expand_as(order)
     rank = torch.empty_like(order).scatter_(1, order, position)
     return (rank < count) & eligible
+
+
+ours(Bernoulli, ExactCount)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from unmask.batch import MaskedBatch
+from unmask.config import ours
 
 
 class Objective:
@@ -113,3 +114,6 @@ class ELBO(Objective):
                 f"ELBO needs mask rates over all of (0, 1], but {masking} draws only ({low}, {high}]: the bound "
                 "would silently lose the rest. Use MaskedMean or RowMean, or a time distribution with full support"
             )
+
+
+ours(ELBO, MaskedMean, RowMean)

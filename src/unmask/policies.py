@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from unmask.batch import Scores
-from unmask.config import nearest
+from unmask.config import nearest, ours
 from unmask.masks import smallest
 
 Policy = Callable[[Scores, Tensor], Tensor]
@@ -103,3 +103,6 @@ def top(priority: Tensor, masked: Tensor, count: Tensor) -> Tensor:
     if (priority.isnan() & masked).any():
         raise ValueError("the reveal policy gave NaN for a masked position: the model's scores are not finite")
     return smallest(-priority.double(), masked, count[:, None])
+
+
+ours(*POLICIES.values())

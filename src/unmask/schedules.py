@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from unmask.config import parse, require
+from unmask.config import ours, parse, require
 
 
 @dataclass(frozen=True)
@@ -126,3 +126,6 @@ def _is_number(value: object) -> bool:
 
 def _is_step(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+ours(Ramp)

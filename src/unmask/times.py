@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from unmask.batch import Tensors
+from unmask.config import ours
 
 
 @dataclass(frozen=True)
@@ -257,3 +258,6 @@ class Clipped(TimeDistribution):
     def density(self, t: Tensor) -> Tensor:
         """1 / (high - low) inside the support, 0 outside."""
         return ((t > self.low) & (t <= self.high)).to(t.dtype) / (self.high - self.low)
+
+
+ours(Uniform, Bell, Beta, Clipped)

@@ -8,13 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from unmask.recipes import HeldOutLikelihood, RunConfig
-
-WORDS = ["<pad>", "<bos>", "<eos>", *"abcdefghijklmnopqrstuvwxyz", "?", "=", "#"]
 
 
 @pytest.fixture(scope="session")
@@ -38,19 +33,6 @@ def tiny() -> Callable[..., tuple[RunConfig, Path]]:
         return run, run.train(out)
 
     return train
-
-
-@pytest.fixture
-def words(tmp_path) -> str:
-    """A word-level tokenizer without a mask token, and a causal model of it, as published."""
-    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<pad>"))
-    backend.pre_tokenizer = pre_tokenizers.Split(Regex("[^ ]"), "isolated")
-    special = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}
-    PreTrainedTokenizerFast(tokenizer_object=backend, **special).save_pretrained(tmp_path / "words")
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
-    LlamaForCausalLM(LlamaConfig(vocab_size=len(WORDS), **sizes)).save_pretrained(tmp_path / "words")
-    return str(tmp_path / "words")
 
 
 @pytest.fixture

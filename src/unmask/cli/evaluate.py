@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, make_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import tyro
 from datasets import Dataset
@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from unmask import __version__
-from unmask.cli.options import REGISTRY, chosen_device
+from unmask.cli.options import REGISTRY, chosen_device, take_option
 from unmask.config import positive_int, require, to_json
 from unmask.data.stream import check_rows
 from unmask.data.tokenizers import TextTokenizer
@@ -27,13 +27,15 @@ from unmask.evaluation.tasks.base import Task
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.recipes import RunConfig
 from unmask.report.records import plot_locality, records_table
-from unmask.runs.config import Tokenized, load_model, load_run
+from unmask.runs.config import Tokenized, load_model, load_run, tokenizer_of
 from unmask.sampling import Decoding
 
 What = Literal["likelihood", "tasks", "locality", "generation"]
 USAGE = """usage: unmask evaluate RUN [RUN ...] [options]
 
 RUN is a run's folder (its newest checkpoint) or one of its checkpoints; several are compared on the same rows.
+--module NAME ... imports your own classes that a run names: a module or a .py file, whose code is run.
+
 `unmask evaluate RUN --help` explains every option."""
 
 
@@ -89,6 +91,7 @@ class Subject:
         checkpoint: the checkpoint's folder.
         config: the run's.
         single: it was named itself, rather than its run.
+        modules: whose classes the run may name besides those of unmask.
     """
 
     name: str
@@ -96,14 +99,15 @@ class Subject:
     checkpoint: Path
     config: RunConfig
     single: bool
+    modules: tuple[str, ...] = ()
 
     @classmethod
-    def load(cls, folder: Path) -> Subject:
+    def load(cls, folder: Path, modules: tuple[str, ...] = ()) -> Subject:
         """Read a run's folder or a checkpoint's."""
-        config, checkpoint = load_run(folder)
+        config, checkpoint = load_run(folder, modules)
         run, single = checkpoint.parent.parent, checkpoint.resolve() == folder.resolve()
         name = run.resolve().name
-        return cls(f"{name}, {checkpoint.name}" if single else name, run, checkpoint, config, single)
+        return cls(f"{name}, {checkpoint.name}" if single else name, run, checkpoint, config, single, modules)
 
     @property
     def checkpoints(self) -> list[Path]:
@@ -121,16 +125,15 @@ def evaluate(words: list[str]) -> None:
     if count == 0:
         print(USAGE)
         raise SystemExit(0 if words else 2)
-    subjects = [Subject.load(Path(word)) for word in words[:count]]
+    modules, rest = take_option(words[count:], "--module")
+    subjects = [Subject.load(Path(word), tuple(modules)) for word in words[:count]]
     names = [subject.name for subject in subjects]
     require(len(set(names)) == len(names), f"the runs need different names, got {', '.join(names)}")
     data = subjects[0].config.data
     kind = make_dataclass(
         "Options", [("data", type(data), field(default=data))], bases=(EvaluateOptions,), frozen=True
     )
-    options: Any = tyro.cli(
-        kind, prog="unmask evaluate", args=words[count:], description=evaluate.__doc__, registry=REGISTRY
-    )
+    options: Any = tyro.cli(kind, prog="unmask evaluate", args=rest, description=evaluate.__doc__, registry=REGISTRY)
     chosen_device(options.device)
     if len(subjects) > 1 and set(options.what) != {"tasks"}:
         _check_tokenizers(subjects)
@@ -152,7 +155,7 @@ def _likelihood(
 ) -> list[Record]:
     """Negative ELBO, and with several models the paired differences from the first."""
     config = LikelihoodConfig(samples=options.samples, seed=options.seed)
-    tokenizer = _tokenizer(options)
+    tokenizer = _tokenizer(options, subjects)
     measured: list[tuple[Subject, RowNats, Protocol]] = []
     for subject, model in _models(subjects, options, dataset):
         advance = _bar(progress, f"likelihood {subject.name}", len(dataset))
@@ -228,7 +231,7 @@ def _generation(
 ) -> list[Record]:
     """Generative perplexity with its company; all figures and the texts go to generation-texts.json."""
     assert options.judge is not None
-    tokenizer, every = _tokenizer(options), []
+    tokenizer, every = _tokenizer(options, subjects), []
     if tokenizer is None:
         raise ValueError("generation needs --tokenizer FOLDER (the models' own): the run's data are no text")
     for subject, model in _models(subjects, options):
@@ -271,7 +274,7 @@ def _models(
     """The models of the subjects, on their device; rows that one of them cannot read are refused."""
     found, device = [], chosen_device(options.device)
     for subject in subjects:
-        model = load_model(subject.checkpoint).to(device)
+        model = load_model(subject.checkpoint, subject.modules).to(device)
         if dataset is not None:
             longest = getattr(model.config, "max_position_embeddings", None)
             check_rows(dataset, model.mask_token_id, model.head.vocab_size, model.shifted, longest)
@@ -279,11 +282,13 @@ def _models(
     return found
 
 
-def _tokenizer(options: Any) -> TextTokenizer | None:
+def _tokenizer(options: Any, subjects: list[Subject]) -> TextTokenizer | None:
     """The tokenizer that was named, or that of the data."""
     if options.tokenizer is not None:
         return TextTokenizer.load(options.tokenizer)
-    return options.data.tokenizer() if isinstance(options.data, Tokenized) else None
+    if isinstance(options.data, Tokenized):
+        return options.data.tokenizer()
+    return tokenizer_of(subjects[0].checkpoint)
 
 
 def _reference(options: EvaluateOptions) -> MaskedDiffusionLM | float | None:
@@ -297,8 +302,8 @@ def _reference(options: EvaluateOptions) -> MaskedDiffusionLM | float | None:
 
 def _check_tokenizers(subjects: list[Subject]) -> None:
     """Raise ValueError for models that do not read the same tokens: figures per token would not compare."""
-    texts = [subject for subject in subjects if isinstance(subject.config.data, Tokenized)]
-    kinds = {subject.name: cast(Tokenized, subject.config.data).tokenizer().fingerprint for subject in texts}
+    found = {subject.name: tokenizer_of(subject.checkpoint) for subject in subjects}
+    kinds = {name: tokenizer.fingerprint for name, tokenizer in found.items() if tokenizer is not None}
     require(
         len(set(kinds.values())) < 2,
         f"{', '.join(kinds)} have different tokenizers: evaluate them one by one, and compare bits per character",

@@ -22,7 +22,7 @@ from unmask.data.tokenizers import TextTokenizer
 from unmask.evaluation.generative import sample_tokens, text_length
 from unmask.evaluation.tasks import SudokuTask
 from unmask.report.board import board, story
-from unmask.runs.config import Tokenized, load_model, load_run
+from unmask.runs.config import load_model, load_run, tokenizer_of
 from unmask.sampling import Decoding
 
 
@@ -51,6 +51,8 @@ class SampleOptions:
     """Text: tokens of each, those of the prompt included. None: 128, or less where the model reads less."""
     temperature: float = 1.0
     """Text: of the sampling."""
+    module: tuple[str, ...] = ()
+    """Modules, or .py files, of your own classes that the run names. They are imported, so their code is run."""
 
     def __post_init__(self) -> None:
         positive_int("texts", self.texts)
@@ -61,10 +63,11 @@ class SampleOptions:
 def sample(words: list[str]) -> None:
     """Solve one unseen puzzle, or write texts, with a trained model: unmask sample RUN [--prompt TEXT] [options]."""
     options = tyro.cli(SampleOptions, prog="unmask sample", args=words, description=sample.__doc__)
-    config, folder = load_run(options.run)
+    config, folder = load_run(options.run, options.module)
     device = chosen_device(options.device)
-    if isinstance(config.data, Tokenized):
-        _write(config.data.tokenizer(), options, folder, device)
+    tokenizer = tokenizer_of(folder)
+    if tokenizer is not None:
+        _write(tokenizer, options, folder, device)
         return
     require(options.prompt is None, f"--prompt is for texts; the run in {options.run} trained on something else")
     if not isinstance(config.evaluation, SudokuTask):
@@ -80,7 +83,7 @@ def _write(tokenizer: TextTokenizer, options: SampleOptions, folder: Path, devic
     decoding = Decoding(options.policy or "random", temperature=options.temperature)
     prompt = tokenizer.encode(options.prompt or "").tolist()
     require(bool(prompt) or not options.prompt, f"--prompt {options.prompt!r} has no token in the run's vocabulary")
-    model = load_model(folder).to(device).eval()
+    model = load_model(folder, options.module).to(device).eval()
     length = options.length or text_length(model)
     began = time.perf_counter()
     with torch.no_grad():
@@ -98,7 +101,7 @@ def _solve(task: SudokuTask, options: SampleOptions, folder: Path, device: torch
     """Solve a puzzle cell by cell."""
     console, snapshots = Console(), []
     puzzle, made = task.solve_one(
-        load_model(folder).to(device),
+        load_model(folder, options.module).to(device),
         options.number,
         lambda step, tokens, masked: snapshots.append(tokens[0, -81:].cpu().clone()),
     )

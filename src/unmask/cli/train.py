@@ -11,7 +11,8 @@ from unmask.recipes import RunConfig
 def train(words: list[str]) -> None:
     """Train one model: unmask train RECIPE|CONFIG.json --out DIR [--masking NAME] [--resume] [options]."""
     if words and words[0].endswith(".json"):
-        default, words = RunConfig.load(words[0]), words[1:]
+        modules, words = take_option(words, "--module")
+        default, words = RunConfig.load(words[0], modules), words[1:]
     else:
         recipe, words = named_recipe("train", words)
         masking, words = take_option(words, "--masking")

@@ -11,6 +11,7 @@ from rich.console import Console
 from unmask.cli.options import chosen_device
 from unmask.config import nearest, to_json
 from unmask.evaluation.variance import ARMS, Nested, compare_variance, save_variance
+from unmask.parts import RowsOnDisk
 from unmask.recipes import RECIPES
 from unmask.report.figures import plot_variance
 from unmask.report.tables import variance_table
@@ -33,6 +34,11 @@ class VarianceOptions:
     """Of rows, rates and masks."""
     device: str = "auto"
     """Where the model runs: cpu, cuda, cuda:1, ... auto: the GPU where there is one."""
+    rows: str | None = None
+    """Rows to draw instead of the run's: a folder of Dataset.save_to_disk, or a .parquet or .jsonl file, with the
+    columns tokens and maskable."""
+    module: tuple[str, ...] = ()
+    """Modules, or .py files, of your own classes that the run names. They are imported, so their code is run."""
     out: Path | None = None
     """Folder for record and plot; by default `variance` in the run's folder."""
 
@@ -48,13 +54,16 @@ def variance(words: list[str]) -> None:
         config, title = RECIPES[options.run](), f"{options.run}, random weights"
         model, out = config.model.build(), options.out or Path("runs") / f"variance-{options.run}"
     else:
-        config, folder = load_run(options.run)
-        model, out = load_model(folder), options.out or Path(options.run) / "variance"
+        config, folder = load_run(options.run, options.module)
+        model, out = load_model(folder, options.module), options.out or Path(options.run) / "variance"
         title = f"{config.recipe}: {folder.parent.parent.name}, {folder.name}"
+    data = config.data if options.rows is None else RowsOnDisk(options.rows)
+    if data == RowsOnDisk():
+        raise ValueError(f"the run in {options.run} was trained from Python and names no rows: name them with --rows")
     console = Console()
     chosen = {name: ARMS[name] for name in options.arms}
     arms = compare_variance(
-        model.to(device), config.data.load(), chosen, options.batch_size, options.nested, options.seed, console
+        model.to(device), data.load(), chosen, options.batch_size, options.nested, options.seed, console
     )
     save_variance(out / "variance.json", arms, to_json({"title": title, "options": options}))
     plot_variance(arms, out / "variance.png", title=title)

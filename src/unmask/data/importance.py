@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unmask.config import require
+from unmask.config import ours, require
 
 
 @dataclass(frozen=True)
@@ -81,3 +81,6 @@ class RowScales:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.scale, self.draws = state["scale"], state["draws"]
+
+
+ours(RowImportance)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from unmask import noise
 from unmask.batch import MaskedBatch, Tensors, TokenBatch
-from unmask.config import positive_int, require
+from unmask.config import ours, positive_int, require
 from unmask.data.stream import RowStream
 from unmask.data.tokenizers import TextTokenizer
 from unmask.evaluation.estimate import Estimate, ratio
@@ -227,3 +227,6 @@ def _samples(row: TokenBatch, config: LikelihoodConfig) -> MaskedBatch:
 
 def _bits(nats: float) -> float:
     return nats / math.log(2)
+
+
+ours(LikelihoodConfig)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from unmask import noise
 from unmask.batch import MaskedBatch
-from unmask.config import positive_int
+from unmask.config import ours, positive_int
 from unmask.evaluation.estimate import Estimate, ratio
 from unmask.evaluation.likelihood import LikelihoodConfig, losses, masked_nll
 from unmask.models.denoiser import MaskedDiffusionLM, evaluating
@@ -243,3 +243,6 @@ class _Bins:
                 )
             )
         return Curve(against, tuple(points))
+
+
+ours(LocalityConfig)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from unmask.config import positive_int, require
+from unmask.config import ours, positive_int, require
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 ADAPTER = "default"
@@ -162,3 +162,6 @@ def _peft() -> Any:
     except ImportError:
         raise ValueError("LoRA needs peft: pip install 'unmask[lora]'") from None
     return peft
+
+
+ours(LoRA)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -30,6 +31,7 @@ from transformers import (
 from unmask.models.denoiser import MaskedDiffusionLM, auto_class
 from unmask.models.layouts import Layout, known_layout
 from unmask.models.lora import ADAPTER, LoRA, add_adapters, merge_adapters
+from unmask.models.lora import CONFIG_FILE as ADAPTERS_CONFIG
 
 DEFAULT_MASK_TOKEN = "<|mask|>"
 WHERE = ("gguf_file", "revision", "token", "cache_dir", "local_files_only", "subfolder")
@@ -137,6 +139,28 @@ def load_tokenizer(
     tokenizer = _tokenizer(name, {"trust_remote_code": trust_remote_code, **options})
     _name_mask_token(tokenizer, str(mask_token or tokenizer.mask_token or DEFAULT_MASK_TOKEN))
     return tokenizer
+
+
+def load_adapted(folder: str | Path) -> MaskedDiffusionLM:
+    """The model of a folder of LoRA adapters, on the pretrained model that its adapter_config.json names.
+
+    Raises:
+        ValueError: where that names none, or the adapters belong to another one.
+    """
+    settings = json.loads((Path(folder) / ADAPTERS_CONFIG).read_text())
+    base = settings.get("base_model_name_or_path")
+    if not base:
+        raise ValueError(f"the adapters in {folder} do not say which pretrained model they belong to")
+    config = AutoConfig.from_pretrained(folder)
+    hf = auto_class(config).from_pretrained(base, dtype="float32")
+    if hf.config.vocab_size != config.vocab_size:  # a mask token was added
+        hf.resize_token_embeddings(config.vocab_size)
+    model = MaskedDiffusionLM.from_hf(hf, config.mask_token_id, getattr(config, "unmask_shifted", False))
+    targets = settings["target_modules"]
+    targets = targets if isinstance(targets, str) else tuple(targets)
+    add_lora(model, LoRA(settings["r"], settings["lora_alpha"], settings["lora_dropout"], targets))
+    model.load_state_dict(model.load_weights(folder))
+    return model
 
 
 def save_pretrained(

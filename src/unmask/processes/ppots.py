@@ -27,7 +27,7 @@ import scipy.optimize
 import torch
 from torch import Tensor
 
-from unmask.config import positive_int, require
+from unmask.config import ours, positive_int, require
 from unmask.distributed import sum_over_ranks
 from unmask.times import Measurement, RateProfile, TimeDistribution
 
@@ -270,3 +270,6 @@ class RunningPPOTS(Tabulated):
         variance = (square / count - mean**2).clamp(min=0) * count / (count - 1)
         t = ((torch.arange(self.config.grid) + 0.5) / self.config.grid)[enough]
         return RateProfile(t.double(), mean, variance)
+
+
+ours(PPOTS)

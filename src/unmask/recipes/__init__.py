@@ -1,8 +1,17 @@
 """Recipes: one file per experiment, a function that returns a RunConfig."""
 
-from unmask.recipes.pretrained import CorpusData, PretrainedModel, llada_sft, lm1b, smollm2, tinygsm
-from unmask.recipes.sudoku import SudokuData, SudokuModel, sudoku
-from unmask.recipes.text import HeldOutLikelihood, TextData, TextModel, sotu
+from unmask.parts import (
+    CorpusData,
+    HeldOutLikelihood,
+    PretrainedModel,
+    SudokuData,
+    SudokuModel,
+    TextData,
+    TextModel,
+)
+from unmask.recipes.papers import llada_sft, lm1b, tinygsm
+from unmask.recipes.sudoku import sudoku
+from unmask.recipes.text import smollm2, sotu
 from unmask.runs.config import RunConfig
 
 RECIPES = {recipe.__name__: recipe for recipe in (sudoku, sotu, smollm2, lm1b, tinygsm, llada_sft)}

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from datasets import Dataset
 
-from unmask.config import from_json, to_json
+from unmask.config import from_json, ours, to_json
 from unmask.data.tokenizers import TOKENIZER_FILE, TextTokenizer
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.models.lora import WEIGHTS_FILE as ADAPTERS_FILE
+from unmask.models.pretrained import load_adapted
 from unmask.objectives import Objective
+from unmask.parts import NoEvaluation, RowsOnDisk, SavedModel
 from unmask.processes import Masking
 from unmask.report.figures import draw_rates
 from unmask.store import checkpoint
 from unmask.store.folder import CONFIG_FILE, check_folder, read_config
 from unmask.training import Trainer, TrainingConfig
+from unmask.training.state import read_weights
 from unmask.training.trainer import Evaluation
 
 
@@ -32,6 +37,15 @@ class DataConfig(Protocol):
 
     def held_out(self) -> Dataset:
         """A few rows more that are not among those of `load`, for what measures the model during training."""
+        ...
+
+
+@runtime_checkable
+class Findable(Protocol):
+    """A part of a run that names files."""
+
+    def found_from(self, folder: Path) -> Any:
+        """The same part, with what relative paths name looked for in a folder too: where the run was started."""
         ...
 
 
@@ -106,26 +120,48 @@ class RunConfig:
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "training"}
 
     @classmethod
-    def load(cls, path: str | Path) -> RunConfig:
+    def load(cls, path: str | Path, modules: Iterable[str | ModuleType] = ()) -> RunConfig:
         """Read a config that `to_json` wrote, or the `config.json` of a run.
 
+        What a run that was trained from Python does not say is `RowsOnDisk`, `SavedModel` and `NoEvaluation`.
+
+        Args:
+            path: the file.
+            modules: whose classes the file may name besides those of unmask; they are imported. See
+                `unmask.config.from_json`.
+
         Raises:
-            ValueError: for a file that is neither.
+            ValueError: for a file that is neither, or names what is not of unmask nor of the modules.
         """
+        path = Path(path)
         try:
-            saved = json.loads(Path(path).read_text())
+            saved = json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise ValueError(f"cannot read a config from {path}: {error}") from None
+        started = None
         if isinstance(saved, dict) and isinstance(saved.get("run"), dict):
-            saved = {"type": "RunConfig", **saved["run"], "training": saved.get("training")}
-        config = from_json(saved)
+            started = saved.get("started_in")
+            unsaid = {"recipe": "python", "data": RowsOnDisk(), "model": SavedModel(), "evaluation": NoEvaluation()}
+            known = {f.name for f in fields(cls)}
+            said = {name: value for name, value in saved["run"].items() if name in known}
+            saved = {"type": "RunConfig", **to_json(unsaid), **said, "training": saved.get("training")}
+        try:
+            config = from_json(saved, modules)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
         if not isinstance(config, cls):
             raise ValueError(f"{path} holds no config of a run")
         can = {"data": "load", "model": "build", "masking": "start", "objective": "weights", "evaluation": "start"}
         wrong = [name for name, method in can.items() if not hasattr(getattr(config, name), method)]
         if wrong or not isinstance(config.training, TrainingConfig):
             raise ValueError(f"{path} holds no config of a run: {', '.join(wrong) or 'training'} is of another kind")
-        return config
+        return config if started is None else config.found_from(path.parent / started)
+
+    def found_from(self, folder: Path) -> RunConfig:
+        """The same run, with files that its parts name looked for in a folder too."""
+        parts = {name: getattr(self, name) for name in ("data", "model", "evaluation")}
+        found = {name: part.found_from(folder) for name, part in parts.items() if isinstance(part, Findable)}
+        return replace(self, **found)
 
     def check(self, out: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:
         """Raise ValueError for what can be refused without building anything: see `train`."""
@@ -176,7 +212,10 @@ class RunConfig:
         return last
 
 
-def load_run(folder: str | Path) -> tuple[RunConfig, Path]:
+ours(RunConfig)
+
+
+def load_run(folder: str | Path, modules: Iterable[str | ModuleType] = ()) -> tuple[RunConfig, Path]:
     """Read the config of a finished or running run, and find its newest whole checkpoint.
 
     The data of the config are text by the tokenizer that the checkpoint holds, whatever became of the files that it
@@ -184,15 +223,21 @@ def load_run(folder: str | Path) -> tuple[RunConfig, Path]:
 
     Args:
         folder: the run's folder, or one of its checkpoints.
+        modules: whose classes the run may name besides those of unmask; they are imported.
 
     Raises:
-        ValueError: for a folder that is neither, or a run without a checkpoint.
+        ValueError: for a folder that is neither, a run without a checkpoint, or one that names other classes.
     """
     folder = _checkpoint_of(Path(folder))
-    config = RunConfig.load(folder.parent.parent / CONFIG_FILE)
+    config = RunConfig.load(folder.parent.parent / CONFIG_FILE, modules)
     if isinstance(config.data, Tokenized) and (folder / "model" / TOKENIZER_FILE).is_file():
         config = replace(config, data=config.data.with_tokenizer(folder / "model"))
     return config, folder
+
+
+def tokenizer_of(folder: Path) -> TextTokenizer | None:
+    """The tokenizer that a checkpoint holds, if the run's rows are text."""
+    return TextTokenizer.load(folder / "model") if (folder / "model" / TOKENIZER_FILE).is_file() else None
 
 
 def _checkpoint_of(folder: Path) -> Path:
@@ -218,14 +263,24 @@ def _put_weights(model: MaskedDiffusionLM, run: Path) -> None:
         raise ValueError(f"the weights in {folder} are of another model: {error}") from None
 
 
-def load_model(folder: Path) -> MaskedDiffusionLM:
+def load_model(folder: Path, modules: Iterable[str | ModuleType] = ()) -> MaskedDiffusionLM:
     """The model of a checkpoint: the averaged weights where there are some.
 
-    Of one that was trained with LoRA, the run's config builds the model that the adapters belong to.
+    Args:
+        folder: the checkpoint's.
+        modules: whose classes the run may name besides those of unmask; they are imported.
+
+    Raises:
+        ValueError: for adapters, or a model that is not Hugging Face's, where the run does not say what they are of.
     """
+    config = folder.parent.parent / CONFIG_FILE
     folder = folder / "ema" if (folder / "ema").is_dir() else folder / "model"
-    if not (folder / ADAPTERS_FILE).is_file():
+    adapted = (folder / ADAPTERS_FILE).is_file()
+    if (folder / "config.json").is_file() and not adapted:
         return MaskedDiffusionLM.from_pretrained(folder)
-    model = RunConfig.load(folder.parents[2] / CONFIG_FILE).model.build()
-    model.load_state_dict(model.load_weights(folder))
+    named = RunConfig.load(config, modules).model
+    if adapted and isinstance(named, SavedModel):
+        return load_adapted(folder)
+    model = named.build()
+    model.load_state_dict(read_weights(model, folder))
     return model

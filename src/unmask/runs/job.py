@@ -1,6 +1,8 @@
 """A job: one run and what is evaluated once on its final model, made by a process of its own.
 
-    python -m unmask.runs.job JOB.json
+    python -m unmask.runs.job JOB.json [MODULE ...]
+
+MODULE are those of a user's own classes, which the configs name and are imported.
 
 All that a job does is found in the run's folder again: the checkpoint of its last step, finals/NAME.json for each
 final evaluation, provenance.json. So a job that was killed is done again by the same call, and what is there stays.
@@ -13,7 +15,7 @@ import os
 import platform
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +23,7 @@ from typing import Any
 
 import torch
 
-from unmask.config import completed, differences, from_json, to_json
+from unmask.config import completed, differences, from_json, modules_of, to_json
 from unmask.runs.config import EvaluationConfig, RunConfig, load_model
 from unmask.store import checkpoint
 from unmask.store.folder import replace_text
@@ -49,6 +51,11 @@ class Job:
     finals: Mapping[str, EvaluationConfig] = field(default_factory=dict)
     after: Path | None = None
     reduce: bool = False
+
+    @property
+    def modules(self) -> list[str]:
+        """Modules of the user's own classes and functions in its configs."""
+        return sorted(modules_of((self.config, self.finals)))
 
     @property
     def last(self) -> Path:
@@ -104,7 +111,7 @@ class Job:
         """In the precision of the training steps."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = autocast_dtype(self.config.training.precision, device)
-        model = load_model(self.last).to(device).eval()
+        model = load_model(self.last, self.modules).to(device).eval()
         evaluate = final.start(self.config.data.held_out())
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
             return evaluate(model, True)
@@ -116,11 +123,11 @@ class Job:
         replace_text(path, json.dumps(plain, indent=2) + "\n")
 
     @classmethod
-    def load(cls, path: Path) -> Job:
-        """Read a job; what its configs name must be importable here."""
+    def load(cls, path: Path, modules: Iterable[str] = ()) -> Job:
+        """Read a job; `modules` are those of the classes not of unmask that its configs may name."""
         saved = json.loads(path.read_text())
         after = None if saved["after"] is None else Path(saved["after"])
-        config, finals = from_json(saved["config"]), from_json(saved["finals"])
+        config, finals = (from_json(saved[part], modules) for part in ("config", "finals"))
         return cls(saved["name"], config, Path(saved["out"]), finals, after, saved["reduce"])
 
 
@@ -162,7 +169,7 @@ def _end_with_parent() -> None:
 if __name__ == "__main__":
     _end_with_parent()
     try:
-        Job.load(Path(sys.argv[1])).run()
+        Job.load(Path(sys.argv[1]), sys.argv[2:]).run()
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"unmask: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -162,7 +162,7 @@ class _Child:
             environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[device] if visible else str(device)
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "unmask.runs.job", str(path)],
+                [sys.executable, "-m", "unmask.runs.job", str(path), *job.modules],
                 stdin=subprocess.PIPE,  # closes with this process, and the child ends
                 stdout=log,
                 stderr=subprocess.STDOUT,

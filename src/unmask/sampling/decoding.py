@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from unmask.config import check_name, positive_int, require
+from unmask.config import check_name, ours, positive_int, require
 from unmask.policies import Policy, resolve
 
 
@@ -129,3 +129,6 @@ def nucleus(probability: Tensor, top_p: float) -> Tensor:
     before = ordered.cumsum(-1) - ordered
     kept = ordered.masked_fill(before >= top_p, 0)
     return torch.zeros_like(probability).scatter_(-1, token, kept)
+
+
+ours(Decoding)

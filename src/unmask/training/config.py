@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from unmask.config import positive_int, require
+from unmask.config import ours, positive_int, require
 
 
 @dataclass(frozen=True)
@@ -103,3 +103,6 @@ class TrainingConfig:
         """The settings that a resumed run must share; the others may change without changing the weights."""
         free = {"evaluate_every", "log_every", "checkpoint_every", "keep_checkpoints", "tracker", "threads"}
         return {name: value for name, value in vars(self).items() if name not in free}
+
+
+ours(TrainingConfig)

@@ -8,6 +8,7 @@ process observes the scores of the same forwards. So the gradient does not depen
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -357,6 +358,7 @@ class Trainer:
             "run": run,
             "training": to_json(self.config),
             "tokenizer": tokenizer,
+            "started_in": os.path.relpath(Path.cwd(), self.out),  # where relative paths of the run begin
             "parameters": sum(p.numel() for p in self.model.parameters()),
         }
         with ExitStack() as held:

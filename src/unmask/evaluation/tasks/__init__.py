@@ -1,5 +1,6 @@
 """Tasks whose answers are right or wrong: unseen rows are decoded and judged, per stratum, with intervals."""
 
+from unmask.config import ours
 from unmask.evaluation.tasks.addition import AdditionTask
 from unmask.evaluation.tasks.answers import AnswerTask, final_answer
 from unmask.evaluation.tasks.base import DecodingTask, Task, wilson
@@ -7,6 +8,8 @@ from unmask.evaluation.tasks.choice import ChoiceTask
 from unmask.evaluation.tasks.reasoning import ReasoningTask
 from unmask.evaluation.tasks.sudoku import SudokuTask
 from unmask.evaluation.tasks.text import TextTask
+
+ours(AdditionTask, AnswerTask, ChoiceTask, ReasoningTask, SudokuTask)
 
 __all__ = [
     "AdditionTask",

