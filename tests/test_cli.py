@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from unmask.cli import main
+from unmask.cli.options import masked_as
 from unmask.config import to_json
-from unmask.recipes import sudoku
+from unmask.recipes import RunConfig, sudoku
 from unmask.training import read_metrics
 
 SMALL = {
@@ -124,6 +125,14 @@ MISTAKES = {
     "one arm": (["compare", "sudoku", "--arms", "puma"], "--arms needs at least two different names, got puma"),
     "same arms": (["compare", "sudoku", "--arms", "puma", "puma"], "needs at least two different names"),
     "arm": (["compare", "sudoku", "--arms", "standard", "pume"], "unknown masking 'pume'; did you mean 'puma'?"),
+    "arm without a name": (["compare", "sudoku", "--arms", "standard", "Blockwise()"], "give the arm .* a name"),
+    "arm of another kind": (
+        ["compare", "sudoku", "--arms", "standard", "x=Blokwise(3)"],
+        "unknown masking 'Blokwise'; did you mean 'Blockwise'",
+    ),
+    "printed masking": (["train", "sudoku", "--masking", "Blockwise("], "cannot read 'Blockwise\\('"),
+    "masking of masks": (["train", "sudoku", "--masking", "Bernoulli()"], "unknown masking 'Bernoulli'"),
+    "no seeds": (["compare", "sudoku", "--seeds", "0"], "seeds must be an integer of at least 1, got 0"),
     "arms' own field": (
         ["compare", "sudoku", "--masking.mask", "Bernoulli()"],
         "Unrecognized options: --masking.mask",
@@ -245,33 +254,59 @@ def test_nested_fields_can_be_overridden(command, tmp_path):
 
 
 @pytest.mark.slow
-def test_compare_trains_arms_alike_and_shows_the_tables(command, tmp_path):
-    words = ["compare", "sudoku", "--arms", "standard", "puma", *TINY, "--evaluate-every=1", "--out", str(tmp_path)]
+def test_compare_trains_arms_alike_and_keeps_tables_and_figure(command, tmp_path):
+    arms = ["standard", "blocks=Blockwise(IndependentMasking(mask=ExactCount()), size=9)"]
+    words = ["compare", "sudoku", "--arms", *arms, *TINY, "--seeds=1", "--evaluate-every=1", "--out", str(tmp_path)]
     code, out, _ = command(*words)
     assert code == 0
-    assert "unseen puzzles solved at the end" in out
-    assert "training cost to reach a target (ratio: standard's / arm's)" in out
-    assert "One seed: an indication" in out
-    assert f"Curves: {tmp_path / 'curves.png'}" in out
+    assert "Solved at the end, 3 steps" in out
+    assert "an indication, not a proof" in out
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-    standard, puma = (_config(tmp_path / name) for name in ("standard", "puma"))
-    assert standard["training"] == puma["training"]
-    differing = {name for name in standard["run"] if standard["run"][name] != puma["run"][name]}
+    assert (tmp_path / "summary.md").read_text().startswith("# sudoku\n")
+    folders = [tmp_path / name / "seed-0" / "steps-3" for name in ("standard", "blocks")]
+    standard, blocks = map(_config, folders)
+    assert standard["training"] == blocks["training"]
+    differing = {name for name in standard["run"] if standard["run"][name] != blocks["run"][name]}
     assert differing == {"masking"}
-    loss = [read_metrics(tmp_path / name, "evaluation")[0]["loss"] for name in ("standard", "puma")]
+    assert blocks["run"]["masking"]["size"] == 9
+    loss = [read_metrics(folder, "evaluation")[0]["loss"] for folder in folders]
     assert loss[0] == loss[1], "the arms must start from one model under one validation noise"
 
-    assert command(*words)[0] == 2
-    assert command(*words, "--resume")[0] == 0
+    before = [(folder / "metrics.jsonl").stat().st_mtime_ns for folder in folders]
+    assert command(*words)[0] == 0  # nothing is left to do
+    assert [(folder / "metrics.jsonl").stat().st_mtime_ns for folder in folders] == before
+    code, _, err = command(*words, "--batch-size=4")
+    assert code == 2
+    assert "batch_size: 8 -> 4" in err
+    assert command(*words, "--batch-size=4", "--overwrite")[0] == 0
+    assert _config(folders[0])["training"]["batch_size"] == 4
 
 
 def test_compare_refuses_the_second_folder_before_the_first_arm_trains(command, tmp_path):
-    (tmp_path / "puma").mkdir()
-    (tmp_path / "puma" / "file").touch()
-    code, _, err = command("compare", "sudoku", *TINY, "--overwrite", "--out", str(tmp_path))
-    assert code == 2
-    assert str(tmp_path / "puma") in err
-    assert not (tmp_path / "standard").exists()
+    other = tmp_path / "puma" / "seed-0" / "steps-3"
+    other.mkdir(parents=True)
+    (other / "file").touch()
+    for words in ([], ["--overwrite"]):
+        code, _, err = command("compare", "sudoku", *TINY, *words, "--out", str(tmp_path))
+        assert code == 2
+        assert str(other) in err
+        assert not (tmp_path / "standard").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("Blockwise(IndependentMasking(), size=4)", {"type": "Blockwise", "size": 4}),
+        ("ProgressiveUnmasking(stages=3), MaskedMean()", {"type": "ProgressiveUnmasking", "stages": 3}),
+    ],
+)
+def test_any_masking_is_typed_as_it_prints(command, tmp_path, text, kept):
+    assert command("train", "sudoku", "--masking", text, *TINY, "--steps=1", "--out", str(tmp_path / "run"))[0] == 0
+    run = _config(tmp_path / "run")["run"]
+    assert run["masking"].items() >= kept.items()
+    assert run["objective"]["type"] == ("MaskedMean" if "MaskedMean" in text else "RowMean")
+    printed = repr(RunConfig.load(tmp_path / "run" / "config.json").masking)
+    assert masked_as(sudoku, printed).masking == masked_as(sudoku, text).masking
 
 
 @pytest.fixture(scope="module")

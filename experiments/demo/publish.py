@@ -2,8 +2,8 @@
 
     make demo && .venv/bin/python experiments/demo/publish.py
 
-Copies metrics and configs of each arm to experiments/demo/records, draws docs/demo.png from them, and writes the
-tables into the README between its markers. No figure in the README is typed by hand.
+Copies the records to experiments/demo, draws docs/demo.png from them, and writes the tables into the README between
+its markers. No figure in the README is typed by hand.
 """
 
 from __future__ import annotations
@@ -15,30 +15,27 @@ from pathlib import Path
 
 from rich.console import Console
 
-from unmask.evaluation.speedup import Arm
-from unmask.report.figures import plot_curves
-from unmask.report.tables import final_table, speed_table
+from unmask.evaluation.results import RECORDS, Results, read_records
+from unmask.report.curves import plot_results
+from unmask.report.study import costs, ends, seeds_of, verdicts
 
-ROOT = Path(__file__).parents[2]
-RECORDS = Path(__file__).parent / "records"
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 BEGIN, END = "<!-- demo:begin -->", "<!-- demo:end -->"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=ROOT / "runs" / "demo")
-    parser.add_argument("--arms", nargs="+", default=["standard", "puma", "high-rates"])
     options = parser.parse_args()
-    for name in options.arms:
-        target = RECORDS / name
-        target.mkdir(parents=True, exist_ok=True)
-        for file in ("metrics.jsonl", "config.json"):
-            shutil.copy(options.run / name / file, target / file)
-    arms = [Arm.load(RECORDS / name) for name in options.arms]
-    plot_curves(arms, ROOT / "docs" / "demo.png", title="Sudoku: one seed, an indication")
+    if options.run.resolve() != HERE:
+        shutil.copy(options.run / RECORDS, HERE / RECORDS)
+    results = Results.of(read_records(HERE, "compare"))
+    plot_results(results, ROOT / "docs" / "demo.png", title=f"Sudoku: {seeds_of(results)}")
     console = Console(record=True, width=100, file=io.StringIO())
-    console.print(final_table(arms), speed_table(arms))
-    text = console.export_text().rstrip()
+    console.print(*(grid.rich() for grid in (*ends(results), *costs(results))))
+    console.print(*verdicts(results), sep="\n", soft_wrap=True)
+    text = "\n".join(line.rstrip() for line in console.export_text().splitlines()).rstrip()
     picture = "![Unseen puzzles solved, against steps and seconds of training](docs/demo.png)"
     readme = (ROOT / "README.md").read_text()
     before, rest = readme.split(BEGIN)

@@ -212,24 +212,26 @@ def positive_int(name: str, value: Any, least: int = 1) -> None:
         raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
 
 
-def parse(text: str, base: type) -> Any:
+def parse(text: str, base: type | tuple[type, ...], kind_name: str | None = None) -> Any:
     """Read a config from the text it prints as, e.g. "Beta(a=2, b=1)" or just "Uniform".
 
     Args:
         text: name of a config type of unmask, with literal arguments or nested configs; nothing else is evaluated.
-        base: what the result must be an instance of.
+        base: what the result must be an instance of, one of them.
+        kind_name: what messages call it; the name of `base` if that is one type.
 
     Raises:
         ValueError: for an unknown name (with the nearest one), or arguments that the type does not take.
     """
     types = {name: kind for name, kind in _OURS.items() if isinstance(kind, type) and is_dataclass(kind)}
     known = {name: kind for name, kind in types.items() if issubclass(kind, base)}
+    called = kind_name or getattr(base, "__name__", "config")
 
     def build(node: ast.expr) -> Any:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             kind = (known if node is root else types).get(node.func.id)
             if kind is None:
-                raise ValueError(f"unknown {base.__name__} '{node.func.id}'{nearest(node.func.id, known)}")
+                raise ValueError(f"unknown {called} '{node.func.id}'{nearest(node.func.id, known)}")
             arguments = [build(a) for a in node.args]
             named = {k.arg or "**": build(k.value) for k in node.keywords}
             try:
@@ -247,5 +249,5 @@ def parse(text: str, base: type) -> Any:
     except SyntaxError:
         raise ValueError(f"cannot read {text!r}; write it as Name or Name(field=value, ...)") from None
     if not isinstance(value, base):
-        raise ValueError(f"{text!r} is no {base.__name__}; known: {', '.join(known)}")
+        raise ValueError(f"{text!r} is no {called}; known: {', '.join(known)}")
     return value

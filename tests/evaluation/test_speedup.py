@@ -1,102 +1,227 @@
-"""Comparisons from saved metrics alone, on small curves written by hand."""
+"""The statistics of a comparison, on curves written by hand: every number below can be worked out on paper."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import math
 
 import pytest
+import scipy.stats
 
-from unmask.evaluation.speedup import TARGETS, Arm, TargetRow, targets_reached
+from unmask.evaluation.estimate import deviation_of, mean_of
+from unmask.evaluation.results import RECORDS, Results, read_records
+from unmask.evaluation.speedup import MEASURES, Measure, Paired, Run
 
-
-def _write(folder: Path, curve: list[tuple[int, float, float]]) -> Path:
-    """A run's folder with evaluations (step, seconds, solved) and a training line between."""
-    folder.mkdir()
-    lines = []
-    for step, seconds, solved in curve:
-        point = {"kind": "evaluation", "step": step, "seconds": seconds, "tokens": step * 100, "solved": solved}
-        lines += [{"kind": "train", "step": step, "loss": 1.0}, point | {"interval": [solved / 2, 1.0]}]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "config.json").write_text('{"training": {"steps": 40}}')
-    return folder
+SOLVED, NATS, LOSS = MEASURES
 
 
-@pytest.fixture
-def arms(tmp_path):
-    slow = _write(tmp_path / "slow", [(0, 0.0, 0.0), (10, 1.0, 0.3), (20, 2.0, 0.5), (30, 3.0, 0.49), (40, 4.0, 0.7)])
-    fast = _write(tmp_path / "fast", [(0, 0.0, 0.0), (10, 2.0, 0.5), (20, 4.0, 0.8), (40, 8.0, 0.96)])
-    return [Arm.load(slow), Arm.load(str(fast))]
+def _record(arm: str, seed: int, values, *, key="solved", steps=40, role="compare", width=0.0, **more):
+    every = steps / (len(values) - 1)
+    curve = [
+        {"step": every * i, "seconds": 0.5 * every * i, "tokens": 8 * every * i, key: value}
+        | ({"interval": [value - width / 2, value + width / 2]} if width else {})
+        for i, value in enumerate(values)
+    ]
+    record = {"study": "s", "control": "a", "arm": arm, "seed": seed, "steps": steps, "role": role, "curve": curve}
+    return record | {"finals": {}, "config": {}, "training": {}, "parameters": 1, "provenance": {}} | more
 
 
-def test_arm_holds_its_evaluations_and_config(arms):
-    slow, fast = arms
-    assert (slow.name, fast.name) == ("slow", "fast")
-    assert [point["step"] for point in slow.curve] == [0, 10, 20, 30, 40]
-    assert fast.final["solved"] == 0.96
-    assert slow.config == {"training": {"steps": 40}}
-    assert slow.tokens_per_second == pytest.approx(4000 / 4.0)
+def _run(*values: float, key="solved") -> Run:
+    return Results.of([_record("a", 1, values, key=key)]).runs[0]
 
 
 @pytest.mark.parametrize(
-    ("target", "step"), [(0.0, 0), (0.25, 10), (0.3, 10), (0.31, 20), (0.5, 20), (0.6, 40), (0.7, 40), (0.71, None)]
+    ("values", "target", "step"),
+    [
+        ((0.0, 0.5, 1.0, 1.0, 1.0), 0.25, 5.0),  # half way to the second evaluation
+        ((0.0, 0.5, 1.0, 1.0, 1.0), 0.5, 10.0),
+        ((0.0, 0.5, 1.0, 1.0, 1.0), 0.75, 15.0),
+        ((0.0, 0.6, 0.4, 0.6, 0.8), 0.5, 25.0),  # the first time it is not held
+        ((0.0, 0.6, 0.4, 0.6, 0.4), 0.5, None),
+        ((0.0, 0.1, 0.2, 0.3, 0.9), 0.5, None),  # nobody knows whether the last one would have been held
+        ((0.5, 0.6, 0.7, 0.8, 0.9), 0.5, 0.0),
+        ((0.0, 0.1, 0.2, 0.3, 0.4), 0.5, None),
+    ],
 )
-def test_reached_is_the_first_evaluation_at_or_above_the_target(arms, target, step):
-    point = arms[0].reached(target)
-    assert (point and point["step"]) == step
+def test_a_target_counts_where_two_evaluations_hold_it_and_is_never_extrapolated(values, target, step):
+    run = _run(*values)
+    assert run.reached(SOLVED, target, "step") == step
+    assert run.reached(SOLVED, target, "seconds") == (None if step is None else step / 2)
+    assert run.reached(SOLVED, target, "tokens") == (None if step is None else step * 8)
+    fallen = _run(*(1 - value for value in values), key="nats_per_token")
+    assert fallen.reached(NATS, 1 - target, "step") == (step if step is None else pytest.approx(step))
 
 
-def test_losses_are_compared_at_the_first_arm_s_own_levels(arms):
-    def falling(arm, *nats):
-        points = [point | {"nats_per_token": n} for point, n in zip(arm.curve, nats, strict=True)]
-        return Arm(arm.name, [{k: v for k, v in point.items() if k != "solved"} for point in points], {})
-
-    first, second = falling(arms[0], 3.0, 2.5, 2.0, 1.9, 1.8), falling(arms[1], 3.0, 2.0, 1.85, 1.7)
-    assert not first.measure.rises
-    rows = {row.target: row.steps for row in targets_reached([first, second])}
-    assert rows == {2.5: (10, 10), 2.0: (20, 10), 1.9: (30, 20), 1.8: (40, 40)}
-    assert list(rows) == sorted(rows, reverse=True)
-
-
-def test_evaluations_without_a_known_measure_are_refused(arms):
-    with pytest.raises(ValueError, match="have none of solved, nats_per_token"):
-        _ = Arm("x", [{"step": 0, "tokens": 1}], {}).measure
+def _study(control, arm, **settings) -> Results:
+    """Two arms, a run for each row of values."""
+    return Results.of(
+        [
+            _record(name, seed, values, **settings)
+            for name, rows in (("a", control), ("b", arm))
+            for seed, values in enumerate(rows)
+        ]
+    )
 
 
-def test_targets_compare_steps_and_seconds(arms):
-    rows = {row.target: row for row in targets_reached(arms)}
-    assert list(rows) == [0.25, 0.5, 0.7, 0.8, 0.9, 0.95]
-    assert (rows[0.25].steps, rows[0.25].seconds) == ((10, 10), (1.0, 2.0))
-    assert rows[0.5].steps == (20, 10)
-    assert rows[0.8].steps == (None, 20)
-    assert set(rows) < set(TARGETS)  # 0.98 was reached by none
+def _straight(slope: float) -> list[float]:
+    return [slope * i for i in range(5)]
 
 
-def test_ratio_is_the_first_arms_cost_over_the_others(arms):
-    rows = {row.target: row for row in targets_reached(arms)}
-    assert rows[0.5].ratio(1) == rows[0.5].ratio(1, "steps") == 2.0
-    assert rows[0.5].ratio(1, "seconds") == 1.0
-    assert rows[0.25].ratio(1, "seconds") == 0.5  # slower, and said so
-    assert rows[0.5].ratio(0) == 1.0
-    assert rows[0.8].ratio(1) is None
-    assert TargetRow(0.5, (0, 10), (0.0, 1.0)).ratio(1) is None
+def test_ratio_is_the_geometric_mean_over_pairs_with_the_t_interval_of_its_logarithm():
+    slow, fast = (0.05, 0.06, 0.07), (0.1, 0.18, 0.14)  # twice, three times, twice as fast
+    results = _study([_straight(s) for s in slow], [_straight(s) for s in fast])
+    own, other = results.speeds(40, [0.1])[::-1]
+    found = own.ratio()
+    assert found is not None
+    logs = [math.log(b / a) for a, b in zip(slow, fast, strict=True)]
+    low, high = scipy.stats.ttest_1samp(logs, 0).confidence_interval(0.95)
+    assert found.estimate.value == pytest.approx((2 * 3 * 2) ** (1 / 3))
+    assert (found.estimate.low, found.estimate.high) == (pytest.approx(math.exp(low)), pytest.approx(math.exp(high)))
+    assert found.pairs == 3
+    assert other.arm == "a"
+    assert other.ratio().estimate.value == pytest.approx(1)
+    for of in ("seconds", "tokens"):
+        assert own.ratio(of).estimate.value == pytest.approx(found.estimate.value)
 
 
-def test_targets_reached_before_training_by_all_are_no_comparison(tmp_path):
-    ready = [Arm.load(_write(tmp_path / name, [(0, 0.0, 0.6), (10, 1.0, 0.75)])) for name in ("a", "b")]
-    assert [row.target for row in targets_reached(ready)] == [0.7]
+def test_turning_arm_and_control_round_turns_the_ratio_round():
+    rows = [_straight(s) for s in (0.05, 0.06, 0.07)], [_straight(s) for s in (0.1, 0.18, 0.14)]
+    forth, back = (_study(*pair).speeds(40, [0.1])[-1].ratio().estimate for pair in (rows, rows[::-1]))
+    assert forth.value * back.value == pytest.approx(1)
+    assert (forth.low * back.high, forth.high * back.low) == (pytest.approx(1), pytest.approx(1))
 
 
-def test_order_of_arms_turns_the_ratio_round(arms):
-    forth = {row.target: row.ratio(1) for row in targets_reached(arms)}
-    back = {row.target: row.ratio(1) for row in targets_reached(arms[::-1])}
-    for target, ratio in forth.items():
-        assert (ratio is None) == (back[target] is None)
-        assert ratio is None or ratio * back[target] == pytest.approx(1)
+@pytest.mark.parametrize(
+    ("slow", "fast", "words"),
+    [
+        ((5,) * 5, (10, 11, 10, 11, 10), "faster"),
+        ((10, 11, 10, 11, 10), (5,) * 5, "slower"),
+        ((5, 6, 5, 6, 5), (6, 5, 6, 5, 5), "not distinguishable"),
+        ((5,) * 3, (10, 11, 10), "faster (indication)"),
+        ((5,), (10,), "no verdict from one seed"),
+        ((5,) * 5, (10, 10, 1, 10, 10), "target not reached"),
+        ((1, 5, 5, 5, 5), (10,) * 5, "target not reached by the control"),
+    ],
+)
+def test_verdicts(slow, fast, words):
+    results = _study([_straight(0.01 * s) for s in slow], [_straight(0.01 * s) for s in fast])
+    assert results.speeds(40, [0.12])[-1].verdict() == words
 
 
-def test_folders_without_a_curve_are_named(tmp_path):
-    with pytest.raises(ValueError, match="holds no run"):
-        Arm.load(tmp_path)
-    with pytest.raises(ValueError, match="has no evaluation in its metrics"):
-        Arm.load(_write(tmp_path / "empty", []))
+def test_only_pairs_are_compared():
+    """A seed that one arm alone has changes nothing."""
+    rows = [_straight(0.05), _straight(0.06)], [_straight(0.1), _straight(0.12)]
+    results = _study(*rows)
+    more = Results.of(
+        [*(r.record for r in results.runs), _record("b", 9, _straight(0.2)), _record("a", 8, [0.0] * 5)]
+    )
+    assert more.speeds(40, [0.1])[-1].ratio() == results.speeds(40, [0.1])[-1].ratio()
+    assert more.difference(more.values("b", 40), more.values("a", 40)).pairs == 2
+    assert more.area("b", 40) == results.area("b", 40)
+
+
+def test_differences_are_paired_and_point_to_the_better():
+    results = _study([[0.0, 0.5], [0.0, 0.7], [0.0, 0.6]], [[0.0, 0.6], [0.0, 0.8], [0.0, 0.7]])
+    found = results.difference(results.values("b", 40), results.values("a", 40))
+    assert found.estimate.value == pytest.approx(0.1)
+    assert found.estimate.low == pytest.approx(0.1)  # no spread of the differences, whatever that of the values
+    assert found.verdict("better", "worse") == "better (indication)"
+    fallen = _study([[1.0, 0.5]] * 5, [[1.0, 0.6], [1.0, 0.61]] * 2 + [[1.0, 0.6]], key="nats_per_token")
+    assert fallen.difference(fallen.values("b", 40), fallen.values("a", 40)).verdict("better", "worse") == "worse"
+    assert results.difference({}, {1: 0.5}) is None
+
+
+def test_area_is_the_mean_difference_over_the_steps():
+    results = _study([[0.0, 0.0, 0.0]], [[0.0, 0.2, 0.4]])
+    assert results.area("b", 40).estimate.value == pytest.approx(0.2)
+
+
+def test_matched_horizons_pair_an_arm_with_larger_budgets_of_the_control():
+    ends = {("a", 20): 0.4, ("a", 40): 0.6, ("b", 20): 0.7, ("b", 40): 0.8}
+    results = Results.of(
+        [_record(arm, seed, [0.0, end + 0.01 * seed], steps=n) for (arm, n), end in ends.items() for seed in (1, 2)]
+    )
+    found = {(m.steps, m.control_steps): m for m in results.matched()}
+    assert set(found) == {(20, 20), (20, 40), (40, 40)}
+    assert found[20, 40].ratio == 2
+    assert found[20, 40].difference.estimate.value == pytest.approx(0.1)
+    assert found[20, 40].difference.sign == 1
+
+
+def test_targets_are_none_that_runs_begin_with_or_that_nobody_holds():
+    assert _study([_straight(0.1)], [_straight(0.24)]).targets(40) == [0.25, 0.5, 0.7]  # .9 is met at the end alone
+    assert _study([[0.6, 0.7, 0.8, 0.8]], [[0.6, 0.7, 0.8, 0.8]]).targets(40) == [0.7, 0.8]
+    assert _study([[0.0, 0.0]], [[0.0, 0.1]]).targets(40) == []
+
+
+def test_targets_of_a_loss_are_levels_that_every_run_of_the_control_held():
+    """Of one run 2.5 at the first pair of evaluations, then 2.0, 1.9 and 1.8; of the other .1 more."""
+    falling = [3.0, 2.5, 2.0, 1.9, 1.8, 1.8]
+    others = [[x + 0.1 for x in falling], [x - 0.5 * (i > 0) for i, x in enumerate(falling)]]
+    results = _study([falling, others[0]], others[1:], key="nats_per_token")
+    assert results.targets(40) == pytest.approx([2.6, 2.1, 2.0, 1.9])
+    assert results.runs[0].held(NATS) == [3.0, 2.5, 2.0, 1.9, 1.8]
+    assert _run(0.0, 0.6, 0.4, 0.6, 0.7).held(SOLVED) == [0.0, 0.4, 0.4, 0.6]
+    for speed in results.speeds(40):
+        assert speed.arm != "a" or speed.reached == (2, 2)
+
+
+def test_targets_lie_further_apart_than_evaluations_are_sure():
+    rows = [_straight(0.25)], [_straight(0.25)]
+    narrow, wide = (_study(*rows, width=width).targets(40) for width in (0.01, 0.22))
+    assert narrow == [0.25, 0.5, 0.7]
+    assert wide == [0.25, 0.7]  # from the hardest down
+
+
+def test_one_pair_has_no_interval_and_speaks_for_nobody():
+    found = Paired(mean_of([0.3]), 1)
+    assert (found.estimate.low, found.estimate.high) == (-math.inf, math.inf)
+    assert found.sign == 0
+
+
+def test_deviation_has_the_chi_square_interval():
+    """The textbook's: n = 5, s = sqrt(2.5) of 1..5."""
+    found = deviation_of([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert found.value == pytest.approx(math.sqrt(2.5))
+    assert found.low == pytest.approx(math.sqrt(4 * 2.5 / 11.1433), rel=1e-4)
+    assert found.high == pytest.approx(math.sqrt(4 * 2.5 / 0.484419), rel=1e-4)
+    with pytest.raises(ValueError, match="needs at least 2 values, got 1"):
+        deviation_of([1.0])
+    with pytest.raises(ValueError, match="no value to average"):
+        mean_of([])
+
+
+def test_the_interval_of_a_mean_covers_it_in_95_of_100_studies():
+    values = scipy.stats.norm(0.1, 0.3).rvs((2000, 5), random_state=0)
+    found = [mean_of(row) for row in values.tolist()]
+    assert 0.935 < sum(e.low <= 0.1 <= e.high for e in found) / len(found) < 0.965
+
+
+def test_the_measure_is_what_all_evaluations_have():
+    both = [_record("a", 1, [0.1, 0.2]), _record("b", 1, [0.1, 0.2])]
+    for record in both:
+        record["curve"] = [point | {"loss": 2.0, "own": 1.0} for point in record["curve"]]
+    assert Results.of(both).measure == SOLVED
+    assert Results.of(both, "loss").measure == LOSS
+    assert Results.of(both, "own").measure == Measure("own", "own")
+    with pytest.raises(ValueError, match=r"no evaluation has 'owm'; did you mean 'own'.*Known: loss, own, solved$"):
+        Results.of(both, "owm")
+    with pytest.raises(ValueError, match="have none of solved, nats_per_token, loss"):
+        Results.of([_record("a", 1, [0.1, 0.2], key="x")])
+    with pytest.raises(ValueError, match="runs of b have no evaluation"):
+        Results.of([both[0], both[1] | {"curve": []}])
+
+
+def test_records_are_read_by_role(tmp_path):
+    lines = [_record("a", 1, [0.1, 0.2]), _record("a", 2, [0.1, 0.2], role="screen")]
+    (tmp_path / RECORDS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert read_records(tmp_path) == lines
+    assert read_records(tmp_path / RECORDS, "screen") == lines[1:]
+    for text in ("nope", '{"arm": 1}', "[1]"):
+        (tmp_path / RECORDS).write_text(text)
+        with pytest.raises(ValueError, match="holds no records of a study"):
+            read_records(tmp_path)
+    with pytest.raises(ValueError, match="no run is whole"):
+        Results.of([])
+    with pytest.raises(ValueError, match="records of one study"):
+        Results.of([lines[0], lines[0] | {"study": "other"}])

@@ -1,4 +1,4 @@
-"""The `unmask` command line: train, compare, study, evaluate, sample, variance.
+"""The `unmask` command line: train, compare, study, report, evaluate, sample, variance.
 
 Recipes give defaults; every field of the resulting config can be overridden by its name. What a config
 prints as is also how it is typed: --masking.time "Beta(a=2, b=1)".
@@ -13,13 +13,14 @@ from rich.markup import escape
 
 from unmask.cli.compare import compare
 from unmask.cli.evaluate import evaluate
+from unmask.cli.report import report
 from unmask.cli.sample import sample
 from unmask.cli.study import study
 from unmask.cli.train import train
 from unmask.cli.variance import variance
 from unmask.config import nearest
 
-COMMANDS = {command.__name__: command for command in (train, compare, study, evaluate, sample, variance)}
+COMMANDS = {command.__name__: command for command in (train, compare, study, report, evaluate, sample, variance)}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,27 +1,26 @@
-"""unmask compare: several arms trained alike."""
+"""unmask compare: several arms trained alike, as a study."""
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+import re
+import shutil
 from pathlib import Path
 
-from rich.console import Console
-
-from unmask.cli.options import about, configured, flag, named_recipe, take_option
-from unmask.evaluation.speedup import Arm
-from unmask.report.figures import plot_curves
-from unmask.report.tables import final_table, speed_table
-from unmask.runs.launch import train_side_by_side
+from unmask.cli.options import about, configured, flag, masked_as, named_recipe, take_option
+from unmask.cli.report import show
+from unmask.config import positive_int
+from unmask.runs.config import RunConfig
+from unmask.runs.study import Study
 
 
 def compare(words: list[str]) -> None:
-    """Train several arms alike and compare them: unmask compare RECIPE --out DIR [--arms A B ...]."""
+    """Train several arms alike and compare them: unmask compare RECIPE --out DIR [--arms A B ...] [--seeds N]."""
     recipe, words = named_recipe("compare", words)
-    names, words = take_option(words, "--arms")
-    names = names or ["standard", "puma"]
-    if len(set(names)) < max(2, len(names)):
-        raise ValueError(f"--arms needs at least two different names, got {' '.join(names)}")
-    arms = {name: recipe(name) for name in names}
+    written, words = take_option(words, "--arms")
+    arms = {name: masked_as(recipe, text) for name, text in map(_named, written or ["standard", "puma"])}
+    if len(arms) < max(2, len(written)):
+        raise ValueError(f"--arms needs at least two different names, got {' '.join(written)}")
+    names = list(arms)
     own = ["masking"]  # what the arms differ in
     if len({arm.objective for arm in arms.values()}) > 1:
         own.append("objective")
@@ -30,28 +29,53 @@ def compare(words: list[str]) -> None:
         "compare",
         words,
         [
-            ("out", about(Path, "Folder of the comparison: one folder an arm, curves.png."), ...),
-            ("resume", flag("Go on with arms that were interrupted."), False),
-            ("overwrite", flag("Delete the runs that --out holds."), False),
+            ("out", about(Path, "Folder of the comparison: ARM/seed-S/steps-T, records, tables, curves.png."), ...),
+            ("seeds", about(int, "How many, from --seed on; five make a claim, fewer an indication."), 5),
             (
-                "jobs",
-                about(int | None, "Arms trained at a time. None: all on a CPU, sharing its cores; one on a GPU."),
-                None,
+                "budgets",
+                about(tuple[int, ...], "Horizons in steps, each with a schedule of its own. None: --steps."),
+                (),
             ),
+            ("overwrite", flag("Delete the runs that --out holds; else what is whole there stays."), False),
+            ("jobs", about(int | None, "Runs at a time. None: one for each GPU or core."), None),
+            ("devices", about(tuple[int, ...] | None, "Numbers of the GPUs to use. None: all."), None),
         ],
         hidden=tuple(own),
     )
-    shared = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in own}
-    out: Path = options["out"]
-    runs = {name: replace(arm, **shared) for name, arm in arms.items()}
-    train_side_by_side(runs, out, jobs=options["jobs"], resume=options["resume"], overwrite=options["overwrite"])
-    results = [Arm.load(out / name) for name in names]
-    plot_curves(results, out / "curves.png", title=f"{config.recipe}: one seed, an indication")
-    console = Console()
-    console.print(final_table(results), speed_table(results))
-    console.print(
-        "Same model, data order, steps and validation noise in each arm, trained side by side. One seed: an "
-        "indication, not a proof. "
-        f"Targets are reached to within {config.training.evaluate_every or config.training.steps} steps."
+    positive_int("seeds", options["seeds"])
+    training, budgets = config.training, options["budgets"]
+    study = Study(
+        name=config.recipe,
+        base=config,
+        arms={name: {field: getattr(arm, field) for field in own} for name, arm in arms.items()},
+        control=names[0],
+        seeds=tuple(range(training.seed, training.seed + options["seeds"])),
+        budgets=budgets or None,
+        warmup=training.warmup_steps / training.steps if budgets else None,
+        evaluate=training.evaluate_every / training.steps if budgets and training.evaluate_every else None,
+        checkpoint=None if training.checkpoint_every else 0.2,
+        tracker=training.tracker,
     )
-    print(f"Curves: {out / 'curves.png'}")
+    out: Path = options["out"]
+    for cell in study.cells():
+        study.job(cell, out).config.check(
+            out / cell.name, resume=not options["overwrite"], overwrite=options["overwrite"]
+        )
+    for cell in study.cells() if options["overwrite"] else ():
+        shutil.rmtree(out / cell.name, ignore_errors=True)
+    study.run(out, workers=options["jobs"], devices=options["devices"])
+    show(out, title=_data_of(config))
+
+
+def _named(text: str) -> tuple[str, str]:
+    """An arm's name and its masking: NAME is both, NAME=Masking(...) names any."""
+    found = re.fullmatch(r"([\w.+-]+)=(.*)", text, re.DOTALL)
+    if found is None and "(" in text:
+        raise ValueError(f"give the arm {text} a name: --arms standard mine={text!r}")
+    return (found[1], found[2]) if found else (text, text)
+
+
+def _data_of(config: RunConfig) -> str:
+    """What was trained on, for titles: the files' names where there are some, else the recipe's."""
+    source = getattr(config.data, "source", None) or ()
+    return ", ".join(Path(name).name for name in ([source] if isinstance(source, str) else source)) or config.recipe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 from collections.abc import Callable
 from dataclasses import field, fields, make_dataclass, replace
@@ -15,10 +16,12 @@ from unmask.config import nearest, parse
 from unmask.masks import MaskRule
 from unmask.objectives import Objective
 from unmask.policies import Policy
+from unmask.processes import Blockwise, IndependentMasking, Mixture, ProgressiveUnmasking
 from unmask.recipes import RECIPES, RunConfig
 from unmask.schedules import Ramp, Schedule, parse_schedule
 from unmask.times import TimeDistribution
 
+MASKINGS = (IndependentMasking, ProgressiveUnmasking, Mixture, Blockwise)
 REGISTRY = ConstructorRegistry()
 
 
@@ -82,7 +85,11 @@ def _description(recipe: str, command: str) -> str:
     option, default = (
         ("--arms NAME NAME ...", "standard puma") if command == "compare" else ("--masking NAME", masking)
     )
-    return f"{summary}\n\n{option}: {' '.join(maskings.split())} (default: {default})"
+    any_other = "NAME=Blockwise(...), or any masking as it prints" if command == "compare" else "Or any as it prints"
+    return (
+        f"{summary}\n\n{option}: {' '.join(maskings.split())} {any_other}, with an objective of its own after a "
+        f"comma (default: {default})"
+    )
 
 
 def configured(
@@ -132,6 +139,26 @@ def named_recipe(command: str, words: list[str]) -> tuple[Callable[..., RunConfi
     if words[0] not in RECIPES:
         raise ValueError(f"unknown recipe '{words[0]}'{nearest(words[0], RECIPES)}")
     return RECIPES[words[0]], words[1:]
+
+
+def masked_as(recipe: Callable[..., RunConfig], text: str) -> RunConfig:
+    """The recipe with a masking of its own by name, or any as it prints, with or without an objective after a comma.
+
+    "puma", "Blockwise(IndependentMasking(), size=16)", "ProgressiveUnmasking(stages=4), RowMean()".
+    """
+    if "(" not in text:
+        return recipe(text)
+    try:
+        written = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError:
+        raise ValueError(f"cannot read {text!r}; write a masking as Name(field=value, ...)") from None
+    parts = [ast.unparse(part) for part in (written.elts if isinstance(written, ast.Tuple) else [written])]
+    if len(parts) > 2:
+        raise ValueError(f"{text!r} is more than a masking and an objective")
+    changes = {"masking": parse(parts[0], MASKINGS, "masking")}
+    if len(parts) > 1:
+        changes["objective"] = parse(parts[1], Objective)
+    return replace(recipe(), **changes)
 
 
 def take_option(words: list[str], name: str) -> tuple[list[str], list[str]]:

@@ -12,7 +12,8 @@ from types import ModuleType
 import tyro
 
 from unmask.config import require
-from unmask.runs.study import RECORDS, Study
+from unmask.evaluation.results import RECORDS
+from unmask.runs.study import Study
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from unmask.cli.options import about, configured, flag, named_recipe, take_option
+from unmask.cli.options import about, configured, flag, masked_as, named_recipe, take_option
 from unmask.recipes import RunConfig
 
 
@@ -18,7 +18,7 @@ def train(words: list[str]) -> None:
         masking, words = take_option(words, "--masking")
         if len(masking) > 1:
             raise ValueError(f"--masking takes one value, got {' '.join(masking)}")
-        default = recipe(*masking)
+        default = masked_as(recipe, masking[0]) if masking else recipe()
     config, options = configured(
         default,
         "train",

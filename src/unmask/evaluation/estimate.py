@@ -1,10 +1,12 @@
-"""A figure with its 95% interval, and the two ways to one: the delta method over rows, the bootstrap over sets."""
+"""A figure with its 95% interval, and the ways to one: of runs, of rows by the delta method, of sets by bootstrap."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import scipy.stats
 import torch
 from torch import Tensor
@@ -23,6 +25,24 @@ class Estimate:
     def map(self, rising: Callable[[float], float]) -> Estimate:
         """A rising function of the figure and of the ends."""
         return Estimate(rising(self.value), rising(self.low), rising(self.high))
+
+
+def mean_of(values: Sequence[float]) -> Estimate:
+    """Mean of normal values with its t interval, which is infinite for a single one; ValueError for none."""
+    require(len(values) > 0, "there is no value to average")
+    middle = float(np.mean(values))
+    if len(values) == 1:
+        return Estimate(middle, -math.inf, math.inf)
+    reach = float(scipy.stats.t.ppf(0.975, len(values) - 1) * scipy.stats.sem(values))
+    return Estimate(middle, middle - reach, middle + reach)
+
+
+def deviation_of(values: Sequence[float]) -> Estimate:
+    """Standard deviation of normal values with its chi-square interval; ValueError for fewer than two."""
+    require(len(values) > 1, f"a deviation needs at least 2 values, got {len(values)}")
+    free, found = len(values) - 1, float(np.std(values, ddof=1))
+    low, high = (found * float(np.sqrt(free / scipy.stats.chi2.ppf(q, free))) for q in (0.975, 0.025))
+    return Estimate(found, low, high)
 
 
 def ratio(values: Tensor, units: Tensor) -> Estimate:

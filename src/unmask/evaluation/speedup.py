@@ -1,23 +1,36 @@
-"""What accelerates training? Compare finished runs from their saved metrics alone."""
+"""What accelerates training? An arm of a study against its control, run by run.
+
+Runs of one seed share data order, weights at the start and validation noise, so an arm is compared with the control
+over the seeds that both have. A target counts when it is held at two evaluations after one another; when, is
+interpolated between evaluations and never extrapolated. Intervals are of 95%.
+"""
 
 from __future__ import annotations
 
-import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from itertools import pairwise
+from typing import Any, Literal
 
-from unmask.store.metrics import read_metrics
+import numpy as np
+import scipy.integrate
 
-TARGETS = (0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
+from unmask.evaluation.estimate import Estimate, mean_of
+
+CLAIM = 5
+"""Paired seeds for a claim; fewer are an indication."""
+
+Cost = Literal["step", "tokens", "seconds"]
+Role = Literal["start", "screen", "compare"]
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A number of every evaluation, by which runs are compared.
+    """A number by which runs are compared.
 
     Attributes:
-        key: its name in the metrics; "interval" beside it is its 95% interval.
+        key: its name in evaluations; "interval" beside it is its 95% interval over rows or puzzles.
         label: what it is.
         rises: whether more is better.
         form: how it is written, as for `format`.
@@ -25,105 +38,192 @@ class Measure:
 
     key: str
     label: str
-    rises: bool
-    form: str
+    rises: bool = False
+    form: str = ".4g"
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it is written in percent."""
+        return self.form.endswith("%")
+
+    def good(self, value: float) -> float:
+        """The value, its sign turned where less is better."""
+        return value if self.rises else -value
 
 
 MEASURES = (
-    Measure("solved", "unseen puzzles solved", True, ".1%"),
-    Measure("nats_per_token", "held-out negative ELBO, nats per token", False, ".3f"),
+    Measure("solved", "solved", True, ".1%"),
+    Measure("nats_per_token", "negative ELBO, nats per token", False, ".3f"),
+    Measure("loss", "held-out loss, nats", False, ".3f"),
 )
 
 
+def measure_of(values: Mapping[str, Any]) -> Measure | None:
+    """By which of the numbers of an evaluation runs are compared; None if it has none that is known."""
+    return next((measure for measure in MEASURES if measure.key in values), None)
+
+
 @dataclass(frozen=True)
-class Arm:
-    """One run of a comparison.
+class Run:
+    """One run of a study.
 
     Attributes:
-        name: of the run's folder.
-        curve: evaluations in order, as logged: "step", "seconds", "tokens", "solved", ...
-        config: the run's resolved config.
+        arm: its name.
+        seed: its seed.
+        steps: its budget.
+        role: "compare", "screen" or "start".
+        curve: evaluations in order: "step", "seconds" (of training alone), "tokens", and what was measured.
+        finals: results of the evaluations made once, on the last model.
+        record: the whole record.
     """
 
-    name: str
+    arm: str
+    seed: int
+    steps: int
+    role: Role
     curve: list[dict[str, Any]]
-    config: dict[str, Any]
+    finals: dict[str, dict[str, Any]]
+    record: dict[str, Any]
 
-    @classmethod
-    def load(cls, folder: str | Path) -> Arm:
-        """Read a run's folder.
+    def last(self, final: str | None = None) -> dict[str, Any]:
+        """The last evaluation, or the final one of that name."""
+        return self.curve[-1] if final is None else self.finals[final]
 
-        Raises:
-            ValueError: where it holds no run, or no evaluation.
+    def reached(self, measure: Measure, target: float, of: Cost) -> float | None:
+        """Steps, tokens or seconds until the measure held a target; None where it never did.
+
+        It is held where two evaluations after one another are as good as the target or better, and reached on the
+        straight line to the first of the two from the evaluation before.
         """
-        folder = Path(folder)
-        curve = read_metrics(folder, "evaluation")
-        if not curve:
-            raise ValueError(f"{folder} has no evaluation in its metrics; train with evaluate_every")
-        return cls(folder.name, curve, json.loads((folder / "config.json").read_text()))
+        good = [measure.good(point[measure.key]) - measure.good(target) for point in self.curve]
+        for i in range(len(good) - 1):
+            if good[i] >= 0 and good[i + 1] >= 0:
+                if i == 0:
+                    return float(self.curve[0][of])
+                share = -good[i - 1] / (good[i] - good[i - 1])
+                before, after = (float(point[of]) for point in self.curve[i - 1 : i + 1])
+                return before + share * (after - before)
+        return None
 
-    @property
-    def final(self) -> dict[str, Any]:
-        """The last evaluation."""
-        return self.curve[-1]
+    def held(self, measure: Measure) -> list[float]:
+        """The best level that two evaluations after one another have held by the second, the third, ... of them."""
+        values, found = [point[measure.key] for point in self.curve], []
+        for before, after in pairwise(values):
+            level = min(before, after, key=measure.good)
+            found.append(max(found[-1], level, key=measure.good) if found else level)
+        return found
 
-    @property
-    def measure(self) -> Measure:
-        """What its evaluations measured; ValueError if nothing that runs are compared by."""
-        for measure in MEASURES:
-            if measure.key in self.final:
-                return measure
-        raise ValueError(f"the evaluations of {self.name} have none of {', '.join(m.key for m in MEASURES)}")
-
-    def reached(self, target: float) -> dict[str, Any] | None:
-        """The first evaluation as good as the target or better; None if there is none."""
-        key, sign = self.measure.key, 1 if self.measure.rises else -1
-        return next((point for point in self.curve if sign * point[key] >= sign * target), None)
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Positions trained on for each second of training."""
-        return self.final["tokens"] / max(1e-9, self.final["seconds"])
+    def mean_value(self, measure: Measure) -> float:
+        """The measure's mean over the steps of training: the area below its curve, over its width."""
+        steps, values = ([float(point[key]) for point in self.curve] for key in ("step", measure.key))
+        return float(scipy.integrate.trapezoid(values, steps) / (steps[-1] - steps[0]))
 
 
 @dataclass(frozen=True)
-class TargetRow:
-    """When each arm reached a target, and how many times fewer steps and seconds than the first arm."""
+class Paired:
+    """A difference, or a ratio, over pairs of runs of one seed.
 
-    target: float
-    steps: tuple[int | None, ...]
-    seconds: tuple[float | None, ...]
-
-    def ratio(self, arm: int, of: str = "steps") -> float | None:
-        """The first arm's cost over this arm's: above 1, this arm is faster. None unless both got there."""
-        costs = getattr(self, of)
-        return costs[0] / costs[arm] if costs[0] and costs[arm] else None
-
-
-def targets_reached(arms: list[Arm], targets: tuple[float, ...] | None = None) -> list[TargetRow]:
-    """Compare at every target that at least one arm reached after its start, the easiest first.
-
-    Steps are those of the first evaluation at the target or better, so they are known to within one evaluation
-    interval.
-
-    Args:
-        arms: to compare; all with the first one's measure.
-        targets: by default fixed shares where the measure is one, else what the first arm had reached at a quarter,
-            half, three quarters and the end of its evaluations.
+    Attributes:
+        estimate: its mean and interval, infinite for one pair.
+        pairs: how many.
+        better: whether it speaks for the arm where the whole interval lies above `level`, or below it.
+        level: of no difference.
     """
-    rows = []
-    for target in _targets(arms[0]) if targets is None else targets:
-        points = [arm.reached(target) for arm in arms]
-        if any(points) and not all(point and point["step"] == 0 for point in points):
-            steps = tuple(None if p is None else int(p["step"]) for p in points)
-            seconds = tuple(None if p is None else float(p["seconds"]) for p in points)
-            rows.append(TargetRow(target, steps, seconds))
-    return rows
+
+    estimate: Estimate
+    pairs: int
+    better: Literal["above", "below"] = "above"
+    level: float = 0.0
+
+    @property
+    def sign(self) -> int:
+        """1 where the interval speaks for the arm, -1 against it, 0 where it does neither."""
+        above, below = self.estimate.low > self.level, self.estimate.high < self.level
+        return (int(above) - int(below)) * (1 if self.better == "above" else -1)
+
+    @property
+    def is_claim(self) -> bool:
+        """Whether there are enough pairs for more than an indication."""
+        return self.pairs >= CLAIM
+
+    def verdict(self, better: str, worse: str) -> str:
+        """In words, with a mark where there are too few pairs for a claim; one pair says nothing."""
+        if self.pairs == 1:
+            return "no verdict from one seed"
+        word = {1: better, -1: worse, 0: "not distinguishable"}[self.sign]
+        return word if self.is_claim else f"{word} (indication)"
 
 
-def _targets(first: Arm) -> tuple[float, ...]:
-    if first.measure.rises:
-        return TARGETS
-    last = len(first.curve) - 1
-    values = {first.curve[round(last * part)][first.measure.key] for part in (0.25, 0.5, 0.75, 1.0)}
-    return tuple(sorted(values, reverse=True))
+@dataclass(frozen=True)
+class Speed:
+    """What an arm needs to reach a target, and how much less than the control: runs of one budget.
+
+    Attributes:
+        arm: its name.
+        steps: the budget.
+        target: of the measure.
+        costs: by what is counted, of each seed; None where the target was not reached.
+        control: the same of the control, over the same seeds.
+    """
+
+    arm: str
+    steps: int
+    target: float
+    costs: Mapping[Cost, Mapping[int, float | None]]
+    control: Mapping[Cost, Mapping[int, float | None]]
+
+    @property
+    def reached(self) -> tuple[int, int]:
+        """Seeds that reached the target, and all."""
+        values = list(self.costs["step"].values())
+        return sum(value is not None for value in values), len(values)
+
+    def mean(self, of: Cost) -> float | None:
+        """Mean cost over the seeds, where all reached the target."""
+        values = [value for value in self.costs[of].values() if value is not None]
+        return float(np.mean(values)) if values and len(values) == len(self.costs[of]) else None
+
+    def ratio(self, of: Cost = "step") -> Paired | None:
+        """The control's cost over the arm's: above 1, the arm is faster. None unless all pairs reached the target.
+
+        The geometric mean over the pairs, with the t interval of the mean logarithm.
+        """
+        logs = []
+        for seed, other in self.control[of].items():
+            own = self.costs[of].get(seed)
+            if own is None or other is None or own <= 0 or other <= 0:
+                return None
+            logs.append(math.log(other / own))
+        return Paired(mean_of(logs).map(_exp), len(logs), level=1.0) if logs else None
+
+    def verdict(self, of: Cost = "step") -> str:
+        """faster, slower, not distinguishable, or target not reached: by whom, where the arm did reach it."""
+        if found := self.ratio(of):
+            return found.verdict("faster", "slower")
+        return "target not reached by the control" if self.reached[0] == self.reached[1] else "target not reached"
+
+
+@dataclass(frozen=True)
+class Matched:
+    """An arm at the end of one budget against the control at the end of another.
+
+    Attributes:
+        arm: its name.
+        steps: its budget.
+        control_steps: the control's.
+        difference: arm less control.
+    """
+
+    arm: str
+    steps: int
+    control_steps: int
+    difference: Paired
+
+    @property
+    def ratio(self) -> float:
+        """How many times fewer steps the arm had."""
+        return self.control_steps / self.steps
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 700 else math.inf

@@ -14,37 +14,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from unmask.evaluation.speedup import Arm
 from unmask.evaluation.variance import Decomposition
 from unmask.processes.ppots import EPRFit
 from unmask.store.metrics import read_metrics
-
-
-def plot_curves(arms: list[Arm], path: str | Path, title: str = "") -> None:
-    """Draw the measure of each arm against steps and against seconds of training, with 95% bands.
-
-    Args:
-        arms: runs to compare.
-        path: PNG or SVG to write.
-        title: above the figure.
-    """
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
-    measure = arms[0].measure
-    for arm, colour in zip(arms, _colours(len(arms)), strict=True):
-        value = [point[measure.key] for point in arm.curve]
-        low, high = zip(*(point["interval"] for point in arm.curve), strict=True)
-        for axis, of in ((left, "steps"), (right, "seconds")):
-            x = [point["step" if of == "steps" else of] for point in arm.curve]
-            axis.plot(x, value, color=colour, label=arm.name, marker="o", markersize=3)
-            axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-    left.set(xlabel="steps", ylabel=measure.label, **({"ylim": (0, 1)} if measure.form.endswith("%") else {}))
-    right.set(xlabel="seconds of training")
-    for axis in (left, right):
-        axis.grid(alpha=0.3)
-    left.legend(loc="lower right" if measure.rises else "upper right")
-    figure.suptitle(title)
-    figure.savefig(path, dpi=150)
 
 
 def plot_variance(arms: dict[str, dict[str, Decomposition]], path: str | Path, title: str = "") -> None:
@@ -94,10 +66,10 @@ def plot_times(
     """
     figure = Figure(figsize=(10, 7), layout="constrained")
     (density, fit), (loss, gradient) = figure.subplots(2, 2)
-    colours = ScalarMappable(Normalize(0, max(1, *(line["step"] for line in (*fits, *steps)))), "viridis")
+    shades = ScalarMappable(Normalize(0, max(1, *(line["step"] for line in (*fits, *steps)))), "viridis")
     for line in fits:
         mass = line["density"]
-        density.stairs(mass, np.linspace(0, 1, len(mass) + 1), color=colours.to_rgba(line["step"]), baseline=None)
+        density.stairs(mass, np.linspace(0, 1, len(mass) + 1), color=shades.to_rgba(line["step"]), baseline=None)
     density.set(title="density after each fit", ylabel="p(t)", ylim=(0, None))
     _plot_fit(fit, fits[-1])
     for axis, of, label in (
@@ -107,14 +79,14 @@ def plot_times(
         for line in steps:
             share = (np.arange(len(line["by_rate"][of])) + 0.5) / len(line["by_rate"][of])
             values = np.array([np.nan if x is None else x for x in line["by_rate"][of]])
-            axis.plot(share, values, ".", color=colours.to_rgba(line["step"]), markersize=4, alpha=0.6)
+            axis.plot(share, values, ".", color=shades.to_rgba(line["step"]), markersize=4, alpha=0.6)
         axis.set(title=f"{of} by masked share", xlabel="masked share", ylabel=label, yscale="log")
     for axis in (density, fit):
         axis.set(xlabel="t")
     for axis in (density, fit, loss, gradient):
         axis.set(xlim=(0, 1))
         axis.grid(alpha=0.3)
-    figure.colorbar(colours, ax=[density, fit, loss, gradient], label="step", shrink=0.6)
+    figure.colorbar(shades, ax=[density, fit, loss, gradient], label="step", shrink=0.6)
     figure.suptitle(title)
     figure.savefig(path, dpi=120)
 
@@ -129,7 +101,7 @@ def plot_order(runs: dict[str, list[dict[str, Any]]], path: str | Path, title: s
     """
     figure = Figure(figsize=(5, 3.6), layout="constrained")
     axis = figure.subplots()
-    for (name, records), colour in zip(runs.items(), _colours(len(runs)), strict=True):
+    for (name, records), colour in zip(runs.items(), colours(len(runs)), strict=True):
         steps, tau, low, high = ([r[key] for r in records] for key in ("step", "tau", "low", "high"))
         axis.plot(steps, tau, color=colour, label=name, marker="o", markersize=3)
         axis.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
@@ -160,7 +132,8 @@ def _plot_fit(axis: Axes, line: dict[str, Any]) -> None:
     axis.legend()
 
 
-def _colours(count: int) -> list[str]:
+def colours(count: int) -> list[str]:
+    """One for each line."""
     cycle = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"]
     return [cycle[i % len(cycle)] for i in range(count)]
 

@@ -258,7 +258,7 @@ def _put_weights(model: MaskedDiffusionLM, run: Path) -> None:
     """Put the weights of a run's newest checkpoint into a model: the averaged ones where there are some."""
     folder = _checkpoint_of(run)
     try:
-        model.load_state_dict(model.load_weights(folder / "ema" if (folder / "ema").is_dir() else folder / "model"))
+        model.load_state_dict(read_weights(model, folder / "ema" if (folder / "ema").is_dir() else folder / "model"))
     except RuntimeError as error:
         raise ValueError(f"the weights in {folder} are of another model: {error}") from None
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import sys
 import threading
 from collections.abc import Iterable, Mapping
@@ -42,7 +43,7 @@ class Job:
         out: the run's folder.
         finals: by name, what is evaluated once, on the model of the last step.
         after: folder of a run that must be whole before this one starts.
-        reduce: once all is there, keep only the weights of the last checkpoint.
+        reduce: once all is there, keep only the last checkpoint, and of it only the weights.
     """
 
     name: str
@@ -106,6 +107,9 @@ class Job:
                 replace_text(self.final_path(name), json.dumps(result, indent=2) + "\n")
         if self.reduce:
             checkpoint.reduce(self.last, ("model", "ema"))
+            for folder in self.last.parent.glob("step-*"):
+                if folder != self.last:
+                    shutil.rmtree(folder)
 
     def _evaluate(self, final: EvaluationConfig) -> dict[str, Any]:
         """In the precision of the training steps."""

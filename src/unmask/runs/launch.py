@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
 from unmask.config import positive_int, require
-from unmask.runs.config import RunConfig
 from unmask.runs.job import Job
 from unmask.store.metrics import read_metrics
 from unmask.training.progress import Display, StudyProgress, TrainingProgress, shown_of
@@ -36,39 +33,6 @@ def default_jobs(count: int, devices: Sequence[int] = ()) -> int:
 def default_devices() -> tuple[int, ...]:
     """Numbers of the GPUs that can be seen."""
     return tuple(range(torch.cuda.device_count()))
-
-
-def train_side_by_side(
-    runs: dict[str, RunConfig],
-    out: Path,
-    *,
-    jobs: int | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    console: Console | None = None,
-) -> None:
-    """Train every run in `out`/its name, with its output in `out`/its name.log.
-
-    Args:
-        runs: by name.
-        out: folder of the comparison.
-        jobs: runs at a time; by default see `default_jobs`.
-        resume: go on with runs that were interrupted; a finished one is left as it is.
-        overwrite: delete runs that the folders hold.
-        console: of the display; standard error by default.
-
-    Raises:
-        ValueError: for anything that a run refuses, before the first one starts; or where a run fails, once the
-            others are done.
-    """
-    for name, run in runs.items():
-        run.check(out / name, resume=resume, overwrite=overwrite)
-    for name in runs:
-        if overwrite and (out / name).exists():
-            shutil.rmtree(out / name)
-    failed = run_jobs([Job(name, run, out / name) for name, run in runs.items()], workers=jobs, console=console)
-    if failed:
-        raise ValueError("; ".join(failed.values()))
 
 
 def run_jobs(

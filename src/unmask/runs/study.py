@@ -20,19 +20,19 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from rich.console import Console
 
 from unmask.config import nearest, positive_int, require
+from unmask.evaluation.results import RECORDS
+from unmask.evaluation.speedup import Role
 from unmask.runs.config import EvaluationConfig, RunConfig
 from unmask.runs.job import PROVENANCE, Job
 from unmask.runs.launch import run_jobs
 from unmask.store.folder import CONFIG_FILE, replace_text
 from unmask.store.metrics import read_metrics
 
-RECORDS = "records.jsonl"
-Role = Literal["start", "screen", "compare"]
 Change = Mapping[str, Any] | Callable[[RunConfig], RunConfig]
 
 
@@ -98,7 +98,8 @@ class Study:
         finals: evaluations by name, each made once on the last model of a run (not in screening).
         warmup: share of the budget that the warm-up takes. None: the base's steps.
         evaluate: share of the budget between evaluations. None: the base's steps.
-        checkpoint: share of the budget between checkpoints: how much a killed run may lose.
+        checkpoint: share of the budget between checkpoints: how much a killed run may lose. None: the base's steps.
+        tracker: where else metrics go, as `TrainingConfig.tracker`.
     """
 
     name: str
@@ -111,7 +112,8 @@ class Study:
     finals: Mapping[str, EvaluationConfig] = field(default_factory=dict)
     warmup: float | None = None
     evaluate: float | None = None
-    checkpoint: float = 0.2
+    checkpoint: float | None = 0.2
+    tracker: str = "none"
 
     def __post_init__(self) -> None:
         for kind, names in (("study", [self.name]), ("arm", self.arms), ("final evaluation", self.finals)):
@@ -310,9 +312,8 @@ class Study:
             seed=seed,
             warmup_steps=training.warmup_steps if self.warmup is None else round(self.warmup * steps),
             evaluate_every=share(self.evaluate, training.evaluate_every),
-            checkpoint_every=share(self.checkpoint, None),
-            keep_checkpoints=1,
-            tracker="none",
+            checkpoint_every=share(self.checkpoint, training.checkpoint_every),
+            tracker=self.tracker,
         )
         change = self.arm(name).change
         try:

@@ -1,0 +1,207 @@
+"""The results of a study, from its records alone (`unmask.runs.study` writes them)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from unmask.config import nearest, require
+from unmask.evaluation.estimate import mean_of
+from unmask.evaluation.speedup import MEASURES, Cost, Matched, Measure, Paired, Role, Run, Speed, measure_of
+
+RECORDS = "records.jsonl"
+TARGETS = (0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
+
+
+def read_records(path: str | Path, role: Role | None = None) -> list[dict[str, Any]]:
+    """Read records.jsonl, or that of a folder: those of one role, or all.
+
+    Raises:
+        ValueError: for a file that holds no records of a study.
+    """
+    path = Path(path)
+    path = path / RECORDS if path.is_dir() else path
+    try:
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [record for record in records if role in (None, record["role"])]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} holds no records of a study: {error!r}") from None
+
+
+@dataclass(frozen=True)
+class Results:
+    """The runs of a study.
+
+    Attributes:
+        name: of the study.
+        control: the arm that the others are compared with.
+        runs: in the order of the study's arms.
+        measure: by which they are compared.
+    """
+
+    name: str
+    control: str
+    runs: tuple[Run, ...]
+    measure: Measure
+
+    @classmethod
+    def of(cls, records: Sequence[dict[str, Any]], measure: str | None = None) -> Results:
+        """From records of one study.
+
+        Args:
+            records: what `read_records` gave, those of one role.
+            measure: name of a number in every evaluation. By default the first of `MEASURES` that is there.
+
+        Raises:
+            ValueError: for records of no study or of several, or without the measure.
+        """
+        names = {(record["study"], record["control"]) for record in records}
+        require(len(names) > 0, "no run is whole yet")
+        require(len(names) == 1, f"records of one study are needed, with one control; got those of {sorted(names)}")
+        (name, control) = names.pop()
+        runs = tuple(
+            Run(
+                arm=record["arm"],
+                seed=record["seed"],
+                steps=record["steps"],
+                role=record["role"],
+                curve=record["curve"],
+                finals={final: found["result"] for final, found in record["finals"].items()},
+                record=record,
+            )
+            for record in records
+        )
+        empty = [run.arm for run in runs if not run.curve]
+        require(not empty, f"runs of {', '.join(sorted(set(empty)))} have no evaluation: train with evaluate_every")
+        shared = set.intersection(*({k for k, v in run.curve[-1].items() if _is_number(v)} for run in runs))
+        shared -= {"step", "epoch", *get_args(Cost)}
+        known = [m for m in MEASURES if m.key in shared]
+        if measure is None:
+            require(
+                len(known) > 0, f"the evaluations have none of {', '.join(m.key for m in MEASURES)}: name a measure"
+            )
+            return cls(name, control, runs, known[0])
+        require(measure in shared, f"no evaluation has '{measure}'{nearest(measure, sorted(shared))}")
+        return cls(name, control, runs, next((m for m in known if m.key == measure), Measure(measure, measure)))
+
+    @property
+    def arms(self) -> list[str]:
+        """Names in order."""
+        return list(dict.fromkeys(run.arm for run in self.runs))
+
+    @property
+    def others(self) -> list[str]:
+        """Names of all but the control."""
+        return [arm for arm in self.arms if arm != self.control]
+
+    def budgets(self, arm: str | None = None) -> list[int]:
+        """Of all runs, or of an arm's, rising."""
+        return sorted({run.steps for run in self.runs if arm in (None, run.arm)})
+
+    def of_seed(self, arm: str, steps: int) -> dict[int, Run]:
+        """Runs of an arm at a budget, by seed."""
+        return {run.seed: run for run in self.runs if (run.arm, run.steps) == (arm, steps)}
+
+    def values(
+        self,
+        arm: str,
+        steps: int,
+        measure: Measure | None = None,
+        final: str | None = None,
+        stratum: str | None = None,
+    ) -> dict[int, float]:
+        """A measure at the end of an arm's runs, by seed: of the last evaluation, a final one, or a stratum of it."""
+        measure, found = measure or self.measure, {}
+        for seed, run in self.of_seed(arm, steps).items():
+            last = run.last(final) if final is None or final in run.finals else {}
+            last = last if stratum is None else last.get("strata", {}).get(stratum, {})
+            if measure.key in last:
+                found[seed] = float(last[measure.key])
+        return found
+
+    def difference(
+        self, arm: Mapping[int, float], control: Mapping[int, float], measure: Measure | None = None
+    ) -> Paired | None:
+        """Arm less control over the seeds that both have; None where they share none."""
+        shared = sorted(arm.keys() & control.keys())
+        if not shared:
+            return None
+        found = mean_of([arm[seed] - control[seed] for seed in shared])
+        return Paired(found, len(shared), "above" if (measure or self.measure).rises else "below")
+
+    def area(self, arm: str, steps: int) -> Paired | None:
+        """Difference of the measure's mean over the steps: the area between the curves, over its width."""
+        own, control = (
+            {
+                seed: run.mean_value(self.measure)
+                for seed, run in self.of_seed(name, steps).items()
+                if len(run.curve) > 1
+            }
+            for name in (arm, self.control)
+        )
+        return self.difference(own, control)
+
+    def targets(self, steps: int) -> list[float]:
+        """Levels to compare at, the easiest first: none that a run begins with, none that no run holds.
+
+        Of shares, `TARGETS`; else what all runs of the control held by a quarter, half, three quarters and the end of
+        their evaluations. Neighbours lie further apart than an evaluation's own interval is wide.
+        """
+        runs = [run for run in self.runs if run.steps == steps]
+        key, good = self.measure.key, self.measure.good
+        if self.measure.rises:
+            levels = list(TARGETS)
+        else:
+            held = [run.held(self.measure) for run in self.of_seed(self.control, steps).values()]
+            last = min(map(len, held), default=0) - 1
+            places = {round(last * part) for part in (0.25, 0.5, 0.75, 1.0)} if last >= 0 else ()
+            levels = [min((values[i] for values in held), key=good) for i in places]
+        widths = [
+            point["interval"][1] - point["interval"][0]
+            for run in runs
+            for point in run.curve[1:]
+            if "interval" in point and measure_of(point) == self.measure
+        ]
+        apart, kept = float(np.mean(widths)) if widths else 0.0, []
+        for level in sorted(set(levels), key=good, reverse=True):
+            begun = any(good(run.curve[0][key]) >= good(level) for run in runs)
+            held = any(run.reached(self.measure, level, "step") is not None for run in runs)
+            if held and not begun and (not kept or abs(kept[-1] - level) >= apart):
+                kept.append(level)
+        return kept[::-1]
+
+    def speeds(self, steps: int, targets: Sequence[float] | None = None) -> list[Speed]:
+        """Every arm's cost of every target, at one budget; the control's among them."""
+        found = []
+        for target in self.targets(steps) if targets is None else targets:
+            for arm in self.arms:
+                runs = self.of_seed(arm, steps)
+                control = {s: run for s, run in self.of_seed(self.control, steps).items() if s in runs}
+                if runs:
+                    costs = (self._costs(of_seed, target) for of_seed in (runs, control))
+                    found.append(Speed(arm, steps, target, *costs))
+        return found
+
+    def _costs(self, runs: Mapping[int, Run], target: float) -> dict[Cost, dict[int, float | None]]:
+        return {of: {s: run.reached(self.measure, target, of) for s, run in runs.items()} for of in get_args(Cost)}
+
+    def matched(self, measure: Measure | None = None, final: str | None = None) -> list[Matched]:
+        """Every arm at a budget against the control at every budget as large or larger."""
+        found = []
+        for arm in self.others:
+            for steps in self.budgets(arm):
+                for horizon in self.budgets(self.control):
+                    ends = self.values(arm, steps, measure, final), self.values(self.control, horizon, measure, final)
+                    difference = self.difference(*ends, measure)
+                    if horizon >= steps and difference is not None:
+                        found.append(Matched(arm, steps, horizon, difference))
+        return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

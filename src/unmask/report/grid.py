@@ -1,0 +1,53 @@
+"""A table as plain text: rich on the terminal, Markdown in pages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.markup import escape
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Cells under a title.
+
+    Attributes:
+        title: what is shown.
+        head: names of the columns.
+        rows: the cells of each row; the first one names it.
+        note: what must be known to read it.
+    """
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+    def rich(self) -> Table:
+        """For the terminal. Words stand on the left, numbers on the right."""
+        table = Table(
+            title=escape(self.title), caption=escape(self.note), title_justify="left", caption_justify="left"
+        )
+        for name, left in zip(self.head, self._words, strict=True):
+            table.add_column(escape(name), justify="left" if left else "right")
+        for row in self.rows:
+            table.add_row(*map(escape, row))
+        return table
+
+    def markdown(self) -> str:
+        """A section of a page."""
+
+        def line(cells: Sequence[str]) -> str:
+            return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+
+        lines = [line(self.head), line(["---" if left else "---:" for left in self._words]), *map(line, self.rows)]
+        return "\n".join([f"## {self.title}", "", *([self.note, ""] if self.note else []), *lines]) + "\n"
+
+    @property
+    def _words(self) -> list[bool]:
+        """Which columns hold no number."""
+        return [
+            all(not cell[:1].strip("+-~").isdigit() for cell in column) for column in zip(*self.rows, strict=True)
+        ]

@@ -1,0 +1,275 @@
+"""The report of a study: a verdict for every arm, tables and a figure, from its saved records alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from unmask.config import require
+from unmask.evaluation.estimate import Estimate, deviation_of, mean_of
+from unmask.evaluation.results import RECORDS, Results
+from unmask.evaluation.speedup import CLAIM, Measure, Paired, Speed, measure_of
+from unmask.report.curves import plot_results
+from unmask.report.grid import Grid
+
+SUMMARY, CURVES = "summary.md", "curves.png"
+
+
+def verdicts(results: Results) -> list[str]:
+    """One sentence for each arm at each budget: whether it is faster than the control, and by how much."""
+    lines = []
+    for steps in results.budgets(results.control):
+        speeds = results.speeds(steps)
+        for arm in (arm for arm in results.others if results.of_seed(arm, steps)):
+            speed = _headline([s for s in speeds if s.arm == arm])
+            end = results.difference(results.values(arm, steps), results.values(results.control, steps))
+            if end is None:
+                continue
+            unit = " points" if results.measure.is_share else ""
+            parts = [(f"at the end {_difference(end, results.measure)}{unit}", _verdict(end))]
+            if speed is not None:
+                target, ratio = _value(speed.target, results.measure), speed.ratio()
+                fewer = f"{target}" if ratio is None else f"{_ratio(ratio)} fewer steps to {target}"
+                parts.insert(0, (fewer, speed.verdict()))
+            told = (f"{what}: {word}" if end.pairs > 1 else what for what, word in parts)
+            lines.append(f"{arm}, {steps} steps, {_pairs(end)}: {'; '.join(told)}")
+    return lines
+
+
+def _headline(speeds: Sequence[Speed]) -> Speed | None:
+    """The hardest target that all pairs reached; without one the easiest target."""
+    whole = [speed for speed in speeds if speed.ratio() is not None]
+    return whole[-1] if whole else speeds[0] if speeds else None
+
+
+def ends(results: Results, final: str | None = None) -> list[Grid]:
+    """The measure at the end of every budget, overall and in strata, and the differences from the control.
+
+    Args:
+        results: of a study.
+        final: name of a final evaluation. None: the last evaluation of training.
+    """
+    grids, at = [], "at the end" if final is None else f"of {final}"
+    runs = [run for run in results.runs if final is None or final in run.finals]
+    measure = (
+        results.measure if final is None else next((m for run in runs if (m := measure_of(run.last(final)))), None)
+    )
+    if measure is None:
+        return []
+    strata = list(dict.fromkeys(name for run in runs for name in run.last(final).get("strata", {})))
+    columns = [
+        None,
+        *(s for s in strata if any(measure.key in run.last(final).get("strata", {}).get(s, {}) for run in runs)),
+    ]
+    names = ["all" if column is None else column for column in columns]
+    for steps in sorted({run.steps for run in runs}):
+        arms = [arm for arm in results.arms if results.values(arm, steps, measure, final)]
+        rows = []
+        for arm in arms:
+            cells = (_end(results, arm, steps, measure, final, column) for column in columns)
+            rows.append([arm, str(len(results.values(arm, steps, measure, final))), *cells])
+        unit = ", %" if measure.is_share else ""
+        grids.append(
+            Grid(
+                f"{measure.label[:1].upper()}{measure.label[1:]} {at}, {steps} steps{unit}",
+                ["arm", "seeds", *names],
+                rows,
+            )
+        )
+        rows = []
+        for arm in (arm for arm in arms if arm != results.control):
+            found = [
+                results.difference(
+                    results.values(arm, steps, measure, final, column),
+                    results.values(results.control, steps, measure, final, column),
+                    measure,
+                )
+                for column in columns
+            ]
+            if found[0] is not None and found[0].pairs > 1:
+                rows.append([arm, *(_difference(d, measure) if d else "" for d in found), _verdict(found[0])])
+        if rows:
+            title = f"The same less {results.control}'s, paired by seed{', points' if measure.is_share else ''}"
+            grids.append(Grid(title, ["arm", *names, "verdict"], rows))
+    return grids
+
+
+def costs(results: Results) -> list[Grid]:
+    """What it took every arm to reach each target, and how many times less than the control."""
+    grids = []
+    for steps in results.budgets(results.control):
+        rows, last = [], None
+        for speed in results.speeds(steps):
+            target = _value(speed.target, results.measure) if speed.target != last else ""
+            last = speed.target
+            got, count = speed.reached
+            mean, seconds = speed.mean("step"), speed.mean("seconds")
+            row = [target, speed.arm, f"{got} of {count}", "" if mean is None else f"{mean:.0f}"]
+            ratios = [speed.ratio(of) for of in ("step", "seconds")]
+            cells = ["" if ratio is None or speed.arm == results.control else _ratio(ratio) for ratio in ratios]
+            verdict = "" if speed.arm == results.control else speed.verdict()
+            rows.append([*row, cells[0], "" if seconds is None else f"{seconds:.0f}", cells[1], verdict])
+        if rows:
+            head = ["target", "arm", "reached", "steps", "ratio", "seconds", "ratio", "verdict, in steps"]
+            note = (
+                f"Ratio: {results.control}'s cost over the arm's. A target is reached where two evaluations hold it."
+            )
+            grids.append(Grid(f"Cost to reach a target, {steps} steps", head, rows, note))
+    return grids
+
+
+def matched(results: Results, final: str | None = None) -> list[Grid]:
+    """Every arm at the end of a budget against the control at the end of a larger one."""
+    runs = [run for run in results.runs if final is None or final in run.finals]
+    measure = (
+        results.measure if final is None else next((m for run in runs if (m := measure_of(run.last(final)))), None)
+    )
+    if measure is None or len(results.budgets(results.control)) < 2:
+        return []
+    rows = []
+    for m in results.matched(measure, final):
+        found = [_difference(m.difference, measure), str(m.difference.pairs), _verdict(m.difference)]
+        rows.append([m.arm, str(m.steps), str(m.control_steps), f"{m.ratio:.3g}x", *found])
+    head = ["arm", "its steps", f"{results.control}'s steps", "fewer", "difference", "seeds", "verdict"]
+    at = "last evaluation" if final is None else final
+    note = "Every run's learning rate is annealed over its own steps."
+    return [Grid(f"Matched horizons: {measure.label}, {at}", head, rows, note)] if rows else []
+
+
+def spread(results: Results) -> list[Grid]:
+    """What differs from run to run: deviation over seeds, mean over training, time."""
+    rows, measure = [], results.measure
+    for arm in results.arms:
+        for steps in results.budgets(arm):
+            values = list(results.values(arm, steps).values())
+            runs = results.of_seed(arm, steps).values()
+            area = None if arm == results.control else results.area(arm, steps)
+            seconds = [float(run.curve[-1]["seconds"]) for run in runs]
+            tokens = sum(run.curve[-1].get("tokens", 0) for run in runs)
+            rows.append(
+                [
+                    *(arm, str(steps), str(len(values))),
+                    _interval(deviation_of(values), measure, signed=False) if len(values) > 1 else "",
+                    "" if area is None else _difference(area, measure),
+                    f"{np.mean(seconds):.0f}",
+                    f"{tokens / sum(seconds):,.0f}" if tokens and sum(seconds) else "",
+                ]
+            )
+    unit = ", points" if measure.is_share else ""
+    head = ["arm", "steps", "seeds", f"deviation over seeds{unit}", f"area between the curves{unit}"]
+    return [
+        Grid("Run to run", [*head, "seconds", "tokens/s"], rows, "Area: mean difference over the steps of training.")
+    ]
+
+
+def protocol(results: Results) -> list[Grid]:
+    """What the runs were made with; a line for each value where they differ."""
+    rows: dict[tuple[str, str], None] = {}
+    for run in results.runs:
+        made = {**run.record.get("provenance", {}), "parameters": run.record.get("parameters")}
+        training = run.record.get("training", {})
+        made |= {name: training[name] for name in ("batch_size", "learning_rate", "schedule") if name in training}
+        rows |= dict.fromkeys(
+            (name.replace("_", " "), str(value)) for name, value in made.items() if value is not None
+        )
+    return [Grid("Protocol", ["what", "value"], sorted(rows))] if rows else []
+
+
+def grids_of(results: Results) -> list[Grid]:
+    """Every table of a study, in the order of a page."""
+    finals = list(dict.fromkeys(name for run in results.runs for name in run.finals))
+    made = [*ends(results), *costs(results), *matched(results)]
+    for final in finals:
+        made += [*ends(results, final), *matched(results, final)]
+    return [*made, *spread(results), *protocol(results)]
+
+
+def write_report(results: Results, out: Path, screened: Results | None = None, title: str = "") -> list[Grid]:
+    """Write summary.md and curves.png into a folder; return the tables.
+
+    Args:
+        results: the runs that are compared.
+        out: the folder.
+        screened: the runs that arms were chosen by.
+        title: of page and figure; by default the study's name.
+    """
+    title, made = title or results.name, grids_of(results)
+    out.mkdir(parents=True, exist_ok=True)
+    plot_results(results, out / CURVES, title=f"{title}: {seeds_of(results)}")
+    lines = [f"# {title}", "", *(f"- {line}" for line in verdicts(results)), "", caution(results), ""]
+    lines += [f"![learning curves]({CURVES})", "", *(grid.markdown() for grid in made)]
+    if screened is not None:
+        lines += ["# Screening: other seeds, to choose by", "", *(grid.markdown() for grid in ends(screened))]
+        lines += [grid.markdown() for grid in costs(screened)]
+    (out / SUMMARY).write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    return made
+
+
+def seeds_of(results: Results) -> str:
+    """How many seeds were compared, in words."""
+    counts = [len(results.of_seed(arm, steps)) for arm in results.arms for steps in results.budgets(arm)]
+    low, high = min(counts), max(counts)
+    count = f"{low} to {high} seeds" if low < high else "one seed" if low == 1 else f"{low} seeds"
+    return count if low >= CLAIM else f"{count}, an indication"
+
+
+def caution(results: Results) -> str:
+    """How the numbers are to be read."""
+    few = (
+        "" if "indication" not in seeds_of(results) else f" Fewer than {CLAIM} seeds are an indication, not a proof."
+    )
+    return (
+        "Runs of one seed share data order, weights at the start and validation noise. Intervals in brackets are of "
+        f"95%: over seeds, t intervals of paired differences; for one seed, over what was evaluated.{few}"
+    )
+
+
+def _end(results: Results, arm: str, steps: int, measure: Measure, final: str | None, stratum: str | None) -> str:
+    values = results.values(arm, steps, measure, final, stratum)
+    if len(values) != 1:
+        return _interval(mean_of(list(values.values())), measure, signed=False) if values else ""
+    ((seed, value),) = values.items()
+    last = results.of_seed(arm, steps)[seed].last(final)
+    low, high = (last if stratum is None else last["strata"][stratum]).get("interval", (-math.inf, math.inf))
+    return _interval(Estimate(value, low, high), measure, signed=False)
+
+
+def _interval(estimate: Estimate, measure: Measure, *, signed: bool) -> str:
+    scale, form = (100, ".1f") if measure.is_share else (1, measure.form)
+    numbers = (estimate.value, estimate.low, estimate.high)
+    value, low, high = (format(scale * x, ("+" if signed else "") + form) for x in numbers)
+    return f"{value} ({low}{' to ' if signed else '–'}{high})" if all(map(math.isfinite, numbers)) else value
+
+
+def _difference(paired: Paired, measure: Measure) -> str:
+    return _interval(paired.estimate, measure, signed=True)
+
+
+def _ratio(paired: Paired) -> str:
+    found = paired.estimate
+    return f"{found.value:.2f}x" + (f" ({found.low:.2f}–{found.high:.2f})" if math.isfinite(found.high) else "")
+
+
+def _value(value: float, measure: Measure) -> str:
+    return format(value, ".0%" if measure.is_share else measure.form)
+
+
+def _verdict(paired: Paired) -> str:
+    return paired.verdict("better", "worse")
+
+
+def _pairs(paired: Paired) -> str:
+    return f"{paired.pairs} seed{'s' * (paired.pairs > 1)}"
+
+
+def found_in(folders: Iterable[Path]) -> list[Path]:
+    """The folders with records, themselves or one level below; ValueError for one without."""
+    found = []
+    for folder in folders:
+        here = [folder] if (folder / RECORDS).is_file() else sorted(p.parent for p in folder.glob(f"*/{RECORDS}"))
+        require(len(here) > 0, f"{folder} holds no {RECORDS}: it is no study's folder, or it was not run yet")
+        found += here
+    return found

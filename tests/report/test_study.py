@@ -1,0 +1,202 @@
+"""The report of a study, from records written by hand."""
+
+from __future__ import annotations
+
+import json
+
+import matplotlib.image
+import numpy as np
+import pytest
+from rich.console import Console
+
+from unmask.evaluation.results import RECORDS, Results
+from unmask.report.curves import plot_results
+from unmask.report.grid import Grid
+from unmask.report.study import costs, ends, grids_of, matched, spread, verdicts, write_report
+
+
+def _record(arm, seed, *values, key="solved", steps=300, role="compare", finals=None):
+    curve = [
+        {
+            "step": steps * i // (len(values) - 1),
+            "seconds": 2.5 * i,
+            "tokens": 5000 * i,
+            key: value,
+            "loss": 2.0 - value,
+            "interval": [value - 0.05, value + 0.05],
+            "strata": {"25-28": {key: value / 2, "interval": [0.0, 1.0]}},
+        }
+        for i, value in enumerate(values)
+    ]
+    record = {"study": "s", "control": "standard", "arm": arm, "seed": seed, "steps": steps, "role": role}
+    made = {"training": {"batch_size": 8}, "parameters": 7, "provenance": {"torch": "9.9"}}
+    return record | made | {"curve": curve, "finals": finals or {}, "config": {}}
+
+
+ONE = [_record("standard", 1, 0.0, 0.3, 0.6, 0.6), _record("puma", 1, 0.0, 0.6, 0.9, 0.9)]
+FIVE = [
+    _record(arm, seed, 0.0, *(share + 0.01 * (seed % 3) for share in shares))
+    for seed in range(5)
+    for arm, shares in (("standard", (0.3, 0.6, 0.6)), ("puma", (0.6, 0.9, 0.9)))
+]
+
+
+def _cells(grid: Grid) -> dict[str, list[str]]:
+    return {row[0] or row[1]: list(row) for row in grid.rows}
+
+
+def test_the_end_of_one_seed_has_the_interval_of_its_evaluation():
+    (grid,) = ends(Results.of(ONE))
+    assert grid.title == "Solved at the end, 300 steps, %"
+    assert grid.head == ["arm", "seeds", "all", "25-28"]
+    assert _cells(grid)["puma"] == ["puma", "1", "90.0 (85.0–95.0)", "45.0 (0.0–100.0)"]
+
+
+def test_several_seeds_are_compared_in_pairs():
+    values, differences = ends(Results.of(FIVE))
+    assert _cells(values)["standard"][:2] == ["standard", "5"]
+    assert differences.title == "The same less standard's, paired by seed, points"
+    assert _cells(differences) == {"puma": ["puma", "+30.0 (+30.0 to +30.0)", "+15.0 (+15.0 to +15.0)", "better"]}
+
+
+def test_costs_name_who_reached_a_target_and_who_did_not():
+    (grid,) = costs(Results.of(ONE))
+    rows = [list(row) for row in grid.rows]
+    at = [row[0] for row in rows].index("50%")
+    assert rows[at] == ["50%", "standard", "1 of 1", "167", "", "4", "", ""]
+    assert rows[at + 1] == ["", "puma", "1 of 1", "83", "2.00x", "2", "2.00x", "no verdict from one seed"]
+    assert [row[-1] for row in rows][-1] == "target not reached by the control"
+    assert costs(Results.of([_record("standard", 1, 0.0, 0.0), _record("puma", 1, 0.0, 0.0)])) == []
+
+
+def test_verdicts_are_sentences():
+    (one,) = verdicts(Results.of(ONE))
+    assert one == "puma, 300 steps, 1 seed: 2.00x fewer steps to 50%; at the end +30.0 points"
+    (five,) = verdicts(Results.of(FIVE))
+    assert five.startswith("puma, 300 steps, 5 seeds: ")
+    assert five.endswith("at the end +30.0 (+30.0 to +30.0) points: better")
+    assert "fewer steps to 50%: faster;" in five
+    (losing,) = verdicts(Results.of([r | {"control": "puma"} for r in FIVE]))
+    assert "0.50x" in losing
+    assert "slower; at the end -30.0" in losing
+    assert losing.endswith("worse")
+
+
+def test_losses_are_better_where_they_are_lower():
+    records = [
+        _record(arm, seed, 3.5, *(nats + 0.01 * (seed % 3) for nats in end), key="nats_per_token")
+        for seed in range(5)
+        for arm, end in (("standard", (3.0, 2.75, 2.5, 2.5)), ("bell", (2.5, 2.25, 2.0, 2.0)))
+    ]
+    results = Results.of(records)
+    values, differences = ends(results)
+    assert values.title == "Negative ELBO, nats per token at the end, 300 steps"
+    assert _cells(differences)["bell"][1] == "-0.500 (-0.500 to -0.500)"
+    assert _cells(differences)["bell"][-1] == "better"
+    assert all("faster" in row[-1] for row in costs(results)[0].rows if row[1] == "bell")
+
+
+def test_matched_horizons_and_finals_are_tables_of_their_own():
+    records = [
+        _record(arm, seed, 0.0, end, end, steps=steps, finals={"far": {"result": {"loss": 3 - end, "n": 2}}})
+        for arm, steps, end in (
+            ("standard", 100, 0.4),
+            ("standard", 200, 0.5),
+            ("puma", 100, 0.6),
+            ("puma", 200, 0.7),
+        )
+        for seed in range(5)
+    ]
+    results = Results.of(records)
+    (grid,) = matched(results)
+    assert ["puma", "100", "200", "2x", "+10.0 (+10.0 to +10.0)", "5", "better"] in [list(row) for row in grid.rows]
+    titles = [grid.title for grid in grids_of(results)]
+    assert "Held-out loss, nats of far, 100 steps" in titles
+    assert any(title.startswith("Matched horizons") and title.endswith("far") for title in titles)
+
+
+def test_spread_has_deviation_area_and_speed():
+    (grid,) = spread(Results.of(FIVE))
+    assert [row[:3] for row in grid.rows] == [["standard", "300", "5"], ["puma", "300", "5"]]
+    standard, puma = grid.rows
+    assert standard[3].startswith("0.8 (0.5–")
+    assert standard[4] == ""
+    assert puma[4] == "+25.0 (+25.0 to +25.0)"
+    assert puma[5:] == ["8", "2,000"]
+
+
+def test_the_page_says_how_much_it_may_be_trusted(tmp_path):
+    write_report(Results.of(ONE), tmp_path / "one", Results.of([r | {"role": "screen", "seed": 9} for r in ONE]))
+    write_report(Results.of(FIVE), tmp_path / "five", title="my data")
+    one, five = ((tmp_path / name / "summary.md").read_text() for name in ("one", "five"))
+    assert "indication" in one
+    assert "# Screening" in one
+    assert "indication" not in five
+    assert five.startswith("# my data\n")
+    assert "Screening" not in five
+    assert "| torch | 9.9 |" in five
+    assert "| arm | seeds | all | 25-28 |\n| --- | ---: | ---: | ---: |" in five
+    for folder in ("one", "five"):
+        assert (tmp_path / folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def _picture(path, records, **options):
+    plot_results(Results.of(records), path, **options)
+    return matplotlib.image.imread(path)
+
+
+def test_picture_shows_what_was_measured(tmp_path):
+    """Other numbers give another picture, the same numbers the same one; held-out loss has a row of its own."""
+    one, same = (_picture(tmp_path / f"{i}.png", ONE) for i in range(2))
+    other = _picture(tmp_path / "other.png", [ONE[0], _record("puma", 1, 0.0, 0.6, 0.8, 0.8)])
+    assert np.array_equal(one, same)
+    assert one.shape == other.shape
+    assert not np.array_equal(one, other)
+    bare = [r | {"curve": [{k: v for k, v in p.items() if k != "loss"} for p in r["curve"]]} for r in ONE]
+    assert _picture(tmp_path / "bare.png", bare).shape[0] < one.shape[0]
+    assert _picture(tmp_path / "many.png", [_record(str(i), 1, 0.0, 0.5, 0.5) for i in range(12)] + ONE).size > 0
+    plot_results(Results.of(FIVE), tmp_path / "curves.svg", title="a title")
+    assert "<svg" in (tmp_path / "curves.svg").read_text()
+
+
+def test_a_grid_keeps_signs_that_its_languages_read(tmp_path):
+    grid = Grid("a [title]", ["arm", "n"], [["a|b", "1"], ["[red]", "+2.5"]], "a note")
+    assert grid.markdown().splitlines()[-3:] == ["| --- | ---: |", "| a/b | 1 |", "| [red] | +2.5 |"]
+    console = Console(record=True, width=60)
+    console.print(grid.rich())
+    assert "[red]" in console.export_text()
+
+
+def _write(folder, records):
+    folder.mkdir(parents=True)
+    (folder / RECORDS).write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def test_report_reads_records_alone(command, tmp_path):
+    _write(tmp_path / "all" / "one", ONE)
+    _write(tmp_path / "all" / "five", FIVE)
+    code, out, _ = command("report", str(tmp_path / "all"))
+    assert code == 0
+    assert "puma, 300 steps, 5 seeds:" in out
+    first = (tmp_path / "all" / "five" / "summary.md").read_text()
+    assert command("report", str(tmp_path / "all" / "five"), "--title", "mine")[0] == 0
+    again = (tmp_path / "all" / "five" / "summary.md").read_text()
+    assert again == first.replace("# s\n", "# mine\n")
+    assert command("report", str(tmp_path / "all" / "one"), "--measure", "loss")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("records", "words", "message"),
+    [
+        (None, [], "holds no records.jsonl"),
+        ([], [], "no run is whole yet"),
+        (ONE, ["--measure", "sloved"], "no evaluation has 'sloved'; did you mean 'solved'"),
+        ([{"arm": 1}], [], "holds no records of a study"),
+    ],
+)
+def test_report_explains_mistakes(command, tmp_path, records, words, message):
+    if records is not None:
+        _write(tmp_path / "s", records)
+    code, _, err = command("report", str(tmp_path), *words)
+    assert code == 2
+    assert message in err
