@@ -14,9 +14,16 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 
+def widest(device: torch.device) -> torch.dtype:
+    """The most precise numbers of a device: float64, but on Apple's GPUs, which have no more than float32."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 @dataclass(frozen=True)
 class Tensors:
     """Operations shared by the dataclasses of tensors whose first dimension is the row."""
+
+    _host_only = ()  # names of the fields that `to` leaves on the CPU
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """Apply `function` to every tensor field; None stays None."""
@@ -57,8 +64,18 @@ class Tensors:
         return cls(**{field.name: join([getattr(part, field.name) for part in parts]) for field in fields(cls)})
 
     def to(self, device: torch.device | str | None) -> Self:
-        """Move every tensor to `device`; None leaves it where it is."""
-        return self if device is None else self.map(lambda t: t.to(device, non_blocking=True))
+        """Move every tensor to `device`, but for what is the host's alone; None leaves all where it is.
+
+        The numbers that weights are made of are float64, which not every device has: they stay on the CPU.
+        """
+        if device is None:
+            return self
+        # Back on the host a copy must be whole before it is read.
+        waits = torch.device(device).type == "cpu"
+        kept = {name: getattr(self, name) for name in self._host_only}
+        moved = replace(self, **dict.fromkeys(kept)) if kept else self
+        moved = moved.map(lambda t: t.to(device, non_blocking=not waits))
+        return replace(moved, **kept) if kept else moved
 
 
 @dataclass(frozen=True)
@@ -72,8 +89,10 @@ class TokenBatch(Tensors):
         row: [B] int64 global row number; with `draw` it is the counter of the row's noise.
         draw: [B] int64, how often the row had been drawn before.
         weight: [B] float32 importance of the row: 1 unless rows are drawn unevenly.
-        expected_length: [B] float64, the data set's mean L_eff where rows are drawn unevenly, else None.
+        expected_length: [B] float64, the data set's mean L_eff where rows are drawn unevenly, else None. On the CPU.
     """
+
+    _host_only = ("expected_length",)
 
     tokens: Tensor
     maskable: Tensor
@@ -126,13 +145,16 @@ class MaskedBatch(Tensors):
     Attributes:
         clean: the rows.
         masked: [B, L] bool, masked positions, a subset of `clean.maskable`.
-        rate: [B, 1] float64 mask rate ([B, L] where it differs by block), or None where the process has none.
+        rate: [B, 1] float64 mask rate ([B, L] where it differs by block), or None where the process has none. On the
+            CPU, as the density is, wherever the rows are.
         density: same shape as `rate`: density of the drawn rate, see docs/estimators.md. None means
             intractable (PUMA and every mix with it): likelihoods and the ELBO refuse such a batch.
         group: [B] int64, rows that share noise (mirrored pairs, strata); standard errors cluster on it.
         block: [B, L] int64 block of each position for blockwise processes, from 0 and below L, never decreasing
             along a row; else None.
     """
+
+    _host_only = ("rate", "density")
 
     clean: TokenBatch
     masked: Tensor

@@ -21,15 +21,20 @@ class Objective:
     """Base of the objectives. A new one defines `weights` and `normaliser`."""
 
     def weights(self, batch: MaskedBatch) -> Tensor:
-        """[B, L] float32 weight of each masked token's nll; 0 where nothing is masked."""
+        """[B, L] float32 weight of each masked token's nll, where the rows are; 0 where nothing is masked."""
         raise NotImplementedError
 
     def normaliser(self, batch: MaskedBatch) -> Tensor:
-        """This batch's contribution to Z, a float64 scalar; contributions of micro-batches and ranks add up."""
+        """This batch's contribution to Z, a float64 scalar on the CPU; those of micro-batches and ranks add up."""
         raise NotImplementedError
 
     def check(self, masking: Any) -> None:
         """Raise ValueError if the objective cannot use batches of this masking config."""
+
+
+def _total(flags: Tensor) -> Tensor:
+    """How many are true, as a float64 scalar on the CPU."""
+    return flags.sum().cpu().double()
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class RowMean(Objective):
 
     def normaliser(self, batch: MaskedBatch) -> Tensor:
         """Number of rows (blocks of rows) with at least one masked token."""
-        return (_masked_by_block(batch)[0] > 0).sum().double()
+        return _total(_masked_by_block(batch)[0] > 0)
 
 
 def _masked_by_block(batch: MaskedBatch) -> tuple[Tensor, Tensor]:
@@ -70,7 +75,7 @@ class MaskedMean(Objective):
 
     def normaliser(self, batch: MaskedBatch) -> Tensor:
         """Number of masked tokens."""
-        return batch.masked.sum().double()
+        return _total(batch.masked)
 
 
 @dataclass(frozen=True)
@@ -89,8 +94,8 @@ class ELBO(Objective):
                 "unmasking, or a mix with it); train with RowMean or MaskedMean, and measure likelihood with "
                 "IndependentMasking"
             )
-        weight = batch.clean.weight[:, None] / (batch.rate * batch.density)
-        return torch.where(batch.masked, weight, 0.0).float()
+        weight = (1 / (batch.rate * batch.density)).float().to(batch.masked.device)
+        return torch.where(batch.masked, weight * batch.clean.weight[:, None], 0.0)
 
     def normaliser(self, batch: MaskedBatch) -> Tensor:
         """Number of maskable tokens, Σ L_eff: rows that drew no mask count too.
@@ -99,7 +104,7 @@ class ELBO(Objective):
         depend on the draw, and bias the ratio.
         """
         expected = batch.clean.expected_length
-        return batch.clean.maskable.sum().double() if expected is None else expected.sum()
+        return _total(batch.clean.maskable) if expected is None else expected.sum()
 
     def check(self, masking: Any) -> None:
         """Refuse a masking without a density, or whose rates do not cover (0, 1]."""

@@ -6,7 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from transformers import LlamaConfig
+from transformers.modeling_outputs import BaseModelOutput
 
 from unmask import Decoding, MaskedDiffusionLM, generate
 
@@ -129,6 +131,113 @@ def test_decoding_ends_with_every_maskable_position_filled_and_no_other(model, r
                     assert torch.equal(masked[row][later], batch.maskable[row][later])
     if decoding.steps is not None:
         assert len(masks) - 1 <= decoding.steps * -(-L // size)
+
+
+def decodings():
+    """Every setting with every other that it may stand beside."""
+    return st.builds(
+        lambda pace, schedule, threshold, size, causal, remasking, temperature, policy: Decoding(
+            policy,
+            **({"steps": pace, "schedule": schedule} if pace < 10 else {"tokens_per_step": pace - 9}),
+            threshold=threshold,
+            block_size=size,
+            causal_blocks=causal and size is not None,
+            remasking=remasking,
+            temperature=temperature,
+        ),
+        st.integers(1, 13),
+        st.sampled_from(["linear", "cosine"]),
+        st.sampled_from([None, 0.3, 0.7]),
+        st.sampled_from([None, 1, 3, 5]),
+        st.booleans(),
+        st.sampled_from([0.0, 0.5]),
+        st.sampled_from([0.0, 1.0]),
+        st.sampled_from(["confidence", "random", "left_to_right"]),
+    )
+
+
+@given(decoding=decodings(), lengths=st.lists(st.integers(1, L), min_size=1, max_size=3), seed=st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_every_block_has_a_clock_of_its_own(model, ragged, decoding, lengths, seed):
+    """It takes no more steps than it may, and after each of them as much is revealed as its own schedule says."""
+    batch = ragged(lengths, seed)
+    made, masks = trajectory(model, batch, decoding, seed=seed)
+    size = decoding.block_size or L
+    for row in range(len(lengths)):
+        ticks = dict.fromkeys(range(-(-L // size)), 0)
+        for before, after in pairwise(mask[row] for mask in masks):
+            if not before.any():
+                continue
+            number = int(before.nonzero()[0]) // size
+            here = (torch.arange(L) // size == number) & batch.maskable[row]
+            whole, shown, now = int(here.sum()), int((here & ~before).sum()), int((here & ~after).sum())
+            goal = int(decoding.target(*(torch.tensor([n]) for n in (ticks[number], shown, whole))))
+            if decoding.threshold is None:
+                assert now == goal
+            elif decoding.remasking == 0:  # what is more than the schedule's is sure
+                unsure = before & ~after & (made.confidence[row] <= decoding.threshold)
+                assert now >= goal >= shown + int(unsure.sum())
+            ticks[number] += 1
+        if decoding.steps is not None:
+            assert max(ticks.values()) <= decoding.steps
+
+
+@given(decoding=decodings(), end=st.integers(0, 3), seed=st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_a_row_that_stops_at_its_end_has_the_text_that_decoding_on_would_give(model, ragged, decoding, end, seed):
+    batch = ragged([12, 9, 12, 5], seed)
+    whole, stopped = (generate(model, batch, decoding, seed=seed, end_token_id=e) for e in (None, end))
+    assert stopped.forwards <= whole.forwards
+    assert torch.equal(stopped.tokens[~batch.maskable], batch.tokens[~batch.maskable])
+    assert (stopped.tokens[batch.maskable] != MASK).all()
+    for row in range(len(batch)):
+        ends = (batch.maskable[row] & (whole.tokens[row] == end)).nonzero()[:, 0]
+        until = int(ends[0]) + 1 if len(ends) else L
+        assert torch.equal(stopped.tokens[row, :until], whole.tokens[row, :until])
+        assert torch.equal(stopped.step[row, :until], whole.step[row, :until])
+        rest = batch.maskable[row] & (stopped.step[row] < 0)  # left undecoded
+        assert (stopped.tokens[row][rest] == end).all()
+
+
+class _SureAtFirst(nn.Module):
+    """A backbone that is sure of the first half of a row and knows nothing of the second."""
+
+    def forward(self, input_ids, attention_mask=None):
+        sure = (torch.arange(L) < L // 2)[:, None] * nn.functional.one_hot(torch.arange(L), V)
+        return BaseModelOutput(last_hidden_state=20.0 * sure.expand(len(input_ids), -1, -1))
+
+
+def test_a_block_that_the_threshold_fills_early_leaves_its_steps_to_no_other(token_batch):
+    output = nn.Linear(V, V, bias=False)
+    nn.init.eye_(output.weight)
+    batch, half = token_batch(torch.zeros(1, L, dtype=torch.int64)), L // 2
+    decoding = Decoding(steps=half, block_size=half, threshold=0.9)
+    made = generate(MaskedDiffusionLM(_SureAtFirst(), output, MASK), batch, decoding)
+    assert made.step[0, :half].tolist() == [0] * half
+    assert made.step[0, half:].sort().values.tolist() == list(range(1, half + 1))
+
+
+class _Ends(nn.Module):
+    """A backbone for which every second token is an end, 5, and the others are 4; it counts the rows that it sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = 0
+
+    def forward(self, input_ids, attention_mask=None):
+        self.rows += len(input_ids)
+        token = (4 + torch.arange(input_ids.shape[1]) % 2).expand(input_ids.shape)
+        return BaseModelOutput(last_hidden_state=nn.functional.one_hot(token, V).float())
+
+
+def test_a_row_that_ended_costs_no_more_forwards(token_batch):
+    output = nn.Linear(V, V, bias=False)
+    nn.init.eye_(output.weight)
+    model, batch = MaskedDiffusionLM(_Ends(), output, MASK), token_batch(torch.zeros(3, L, dtype=torch.int64))
+    made = generate(model, batch, Decoding("left_to_right"), end_token_id=5)
+    assert made.forwards == model.backbone.rows == made.revealed == 3 * 2
+    assert made.step.tolist() == [[0, 1] + [-1] * (L - 2)] * 3
+    assert made.tokens.tolist() == [[4] + [5] * (L - 1)] * 3
 
 
 @pytest.mark.parametrize("rule", ["cap", "rescale"])

@@ -96,6 +96,11 @@ class TextTokenizer:
         """Return the text of tokens [n], NumPy, torch or a list. Special tokens are spelt out."""
         return self.tokenizer.decode([int(token) for token in tokens], skip_special_tokens=False)
 
+    @property
+    def end_token_id(self) -> int | None:
+        """The token behind which a text has ended; None where it is an ordinary character."""
+        return self.eos_token_id if self.marks_ends else None
+
     def first_text(self, tokens: Iterable[int]) -> str:
         """Return the text of tokens [n] before the first end-of-text token; of all where the space is that token."""
         every = [int(token) for token in tokens]

@@ -147,20 +147,20 @@ def _walk(
 ) -> Tensor:
     """[B] nats of revealing each row's tokens one by one in the policy's order."""
     device = next(model.parameters()).device
-    clean, uniform = clean.to(device), uniform.to(device)
     masked = clean.maskable.clone()
-    total = torch.zeros(len(clean), dtype=torch.float64, device=device)
+    total = torch.zeros(len(clean), dtype=torch.float64)
     blocks = Blocks(min(block_size or clean.length, clean.length), clean.length)  # without blocks: one
     while (rows := masked.any(1).nonzero()[:, 0]).numel():
         open_ = masked[rows]
         block = None if block_size is None else blocks.numbers(open_)
-        found = model(MaskedBatch(clean[rows], open_, None, None, clean.row[rows], block), needs=needs_of(order))
-        scores = replace(found.scores, nll=None).map(blocks.fold)  # a policy must not peek
+        batch = MaskedBatch(clean[rows], open_, None, None, clean.row[rows], block).to(device)
+        found = model(batch, needs=needs_of(order)).scores.to("cpu")
+        scores = replace(found, nll=None).map(blocks.fold)  # a policy must not peek
         units = blocks.fold(open_)
         reveal = blocks.unfold(top(order(scores, blocks.fold(uniform[rows])), units, units.any(1).long()))
         total[rows] += (found.nll.double() * reveal).sum(1)
         masked[rows] = open_ & ~reveal
-    return total.cpu()
+    return total
 
 
 def _table(model: MaskedDiffusionLM, clean: TokenBatch, batch_size: int) -> Tensor:

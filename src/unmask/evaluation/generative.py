@@ -146,7 +146,8 @@ def sample_tokens(
     device = next(model.parameters()).device
     rows, steps = [], 0
     for row in torch.arange(texts).split(batch_size):
-        made = generate(model, _beginning(row, width, given).to(device), decoding, seed=seed)
+        batch = _beginning(row, width, given).to(device)
+        made = generate(model, batch, decoding, seed=seed, end_token_id=tokenizer.end_token_id)
         rows.append(made.tokens[:, len(before) :].cpu())
         steps = max(steps, int(made.step.max()) + 1)
         progress(len(row))

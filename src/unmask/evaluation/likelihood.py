@@ -165,7 +165,7 @@ def masked_nll(model: MaskedDiffusionLM, batch: MaskedBatch, batch_size: int) ->
     nll = torch.zeros(batch.masked.shape, dtype=torch.float64)
     run = batch.masked.any(1).nonzero()[:, 0]
     for rows in run.split(batch_size):
-        nll[rows] = model(batch[rows].to(device)).nll.double().cpu()
+        nll[rows] = model(batch[rows].to(device)).nll.cpu().double()
     return nll
 
 

@@ -117,7 +117,7 @@ def decompose(
     objective, nested = objective or ELBO(), nested or Nested()
     objective.check(masking)
     rows = dataset if isinstance(dataset, RowStream) else RowStream(dataset, seed)
-    process = masking.start(rows, batch_size, seed, next(model.parameters()).device)
+    process = masking.start(rows, batch_size, seed)
     time, units = process.time, process.units
     model.eval()
     loss_stats, gradient_stats = _Statistics(nested), _Statistics(nested)
@@ -135,7 +135,7 @@ def decompose(
                 salt = 2 * (step * nested.masks + m)
                 field = evaluation_field(seed, clean, salt)
                 other = evaluation_field(seed, clean, salt + 1) if masking.reads_second_field else None
-                batch = masking.assemble(clean, t, time, field, other, unit).to(process.device)
+                batch = masking.assemble(clean, t, time, field, other, unit)
                 loss, gradient = loss_and_gradient(model, batch, objective)
                 losses.append(loss.cpu())
                 gradients.append(gradient.cpu())
@@ -211,7 +211,7 @@ def mirrored_covariance(
     for pair in range(pairs):
         field = evaluation_field(seed, clean, pair)
         batch = masking.assemble(clean, t, Uniform(), field, None, torch.arange(rows))
-        loss = row_losses(model, batch.to(next(model.parameters()).device)).cpu()
+        loss = row_losses(model, batch)
         first.append(loss[0::2])
         second.append(loss[1::2])
     x, y = torch.stack(first), torch.stack(second)  # [pairs, rows]

@@ -24,6 +24,7 @@ from transformers import Trainer, TrainingArguments
 from unmask.batch import Scores
 from unmask.config import require
 from unmask.data.stream import RowStream, check_rows
+from unmask.distributed import sum_over_ranks
 from unmask.evaluation.likelihood import LikelihoodConfig, likelihood
 from unmask.models.denoiser import MaskedDiffusionLM, MaskedOutput
 from unmask.objectives import Objective, RowMean
@@ -77,7 +78,7 @@ class MaskedDiffusionTrainer(Trainer):
         require(not sharded, "FSDP and DeepSpeed need `unmask.Trainer`: their checkpoints lack the process")
         self.model_accepts_loss_kwargs = True  # the loss is divided by Z already, not to be by the micro-batches too
         rows = RowStream(train_dataset, args.seed, args.process_index, args.world_size)
-        self.process = masking.start(rows, self.get_total_train_batch_size(args), args.seed, args.device)
+        self.process = masking.start(rows, self.get_total_train_batch_size(args), args.seed)
         self._scores: list[Scores | None] = []
         measures = time_of(self.process).measures is not None
         require(
@@ -99,9 +100,9 @@ class MaskedDiffusionTrainer(Trainer):
             self.log({name: value for name, value in fit.items() if isinstance(value, (int, float))})
         batch = self.process.draw()
         weights = self.objective.weights(batch)
-        z = cast(Tensor, self.accelerator.reduce(self.objective.normaliser(batch), "sum")).clamp(min=1e-30)
-        parts = torch.arange(len(batch), device=weights.device).chunk(num_batches)
-        return [{"batch": batch[part], "weights": weights[part]} for part in parts], z
+        z = sum_over_ranks(self.args.world_size, self.objective.normaliser(batch)).clamp(min=1e-30)
+        parts, to = torch.arange(len(batch)).chunk(num_batches), self.args.device
+        return [{"batch": batch[part].to(to), "weights": weights[part].to(to)} for part in parts], z
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -129,7 +130,7 @@ class MaskedDiffusionTrainer(Trainer):
         return metrics
 
     def _mean(self, value: Tensor) -> Tensor:
-        return cast(Tensor, self.accelerator.reduce(value.to(self.args.device), "mean")).cpu()
+        return sum_over_ranks(self.args.world_size, value) / self.args.world_size
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = output_dir or str(self.args.output_dir)
@@ -165,6 +166,6 @@ class MaskedDiffusionTrainer(Trainer):
 
 
 def _joined(parts: list[Scores | None]) -> Scores | None:
-    """The scores of the micro-batches as those of the step."""
+    """The scores of the micro-batches as those of the step, on the host."""
     known = [part for part in parts if part is not None]
-    return Scores.concatenated(known) if known else None
+    return Scores.concatenated(known).to("cpu") if known else None

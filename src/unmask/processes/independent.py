@@ -181,7 +181,6 @@ class IndependentProcess:
                 default all. The coupling is over those drawn.
         """
         config, (first, clean, total) = self.config, self._take(active)
-        clean = clean.to(self.device)
         here = slice(first, first + len(clean))
         t = self.time.quantile(self._quantiles(total)[here])
         group = self._groups(total)[here]
@@ -190,7 +189,7 @@ class IndependentProcess:
         self.step += 1
         batch = config.assemble(clean, t, self.time, uniform, other, group)
         self._last = batch if self.needs is not None else None
-        return batch
+        return batch.to(self.device)
 
     def observe(self, scores: Scores | None) -> None:
         """Tell the losses of the last draw to what learns from them: the time distribution, the row weights.
@@ -203,10 +202,10 @@ class IndependentProcess:
             raise ValueError(f"{self.config} learns from the losses: give observe() scores that hold the nll")
         batch, self._last = self._last, None
         assert batch.rate is not None
-        loss = (scores.nll.double() / batch.rate).sum(1) / batch.clean.effective_length
+        loss = (scores.nll.cpu().double() / batch.rate).sum(1) / batch.clean.effective_length
         if self.time.learns:
-            self.time.observe(batch.rate[:, 0].cpu(), loss.cpu(), self.rows.world_size)
-        self.rows.observe(batch.clean.row.cpu(), loss.cpu())
+            self.time.observe(batch.rate[:, 0], loss, self.rows.world_size)
+        self.rows.observe(batch.clean.row, loss)
 
     def state_dict(self) -> dict[str, Any]:
         """Step number, the stream's position, and what the time distribution has learnt."""

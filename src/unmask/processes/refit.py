@@ -11,7 +11,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from unmask import noise
-from unmask.batch import MaskedBatch, TokenBatch
+from unmask.batch import MaskedBatch, TokenBatch, widest
 from unmask.config import require
 from unmask.data.stream import RowStream
 from unmask.masks import MaskRule
@@ -77,7 +77,6 @@ def measure_profile(
         chunk: rows of one forward; gradients are taken row by row.
     """
     require(len(dataset) >= 2, f"a profile needs at least 2 held-out rows, got {len(dataset)}")
-    device = next(model.parameters()).device
     count = min(wanted.rows, len(dataset))
     clean = RowStream(dataset).rows(torch.arange(count).repeat(wanted.masks))
     clean = replace(clean, draw=torch.arange(wanted.masks).repeat_interleave(count))
@@ -91,7 +90,7 @@ def measure_profile(
     model.eval()
     for i, t in enumerate(rates):
         field = evaluation_field(seed, clean, i)
-        batch = masking.assemble(clean, t.expand(len(clean)), Uniform(), field, None, group).to(device)
+        batch = masking.assemble(clean, t.expand(len(clean)), Uniform(), field, None, group)
         moments.append(
             _gradient_moments(model, batch) if wanted.moment == "gradient" else _moments(model, batch, chunk)
         )
@@ -107,27 +106,28 @@ def evaluation_field(seed: int, clean: TokenBatch, salt: int) -> Tensor:
 
 @torch.no_grad()
 def row_losses(model: MaskedDiffusionLM, batch: MaskedBatch) -> Tensor:
-    """[B] float64 Σ nll / (rate · L_eff) of each row."""
+    """[B] float64 Σ nll / (rate · L_eff) of each row, of a batch on the CPU; the model runs on its own device."""
     require(batch.rate is not None, "these losses are weighted by the mask rate, and this batch has none")
     assert batch.rate is not None
-    nll = torch.zeros(batch.masked.shape, dtype=torch.float64, device=batch.masked.device)
+    nll, device = torch.zeros(batch.masked.shape, dtype=torch.float64), next(model.parameters()).device
     run = batch.masked.any(1)
     if run.any():
-        nll[run] = model(batch[run]).nll.double()
+        nll[run] = model(batch[run].to(device)).nll.cpu().double()
     return nll.sum(1) / (batch.rate[:, 0] * batch.clean.effective_length)
 
 
 def loss_and_gradient(model: MaskedDiffusionLM, batch: MaskedBatch, objective: Objective) -> tuple[Tensor, Tensor]:
-    """A batch's loss and its gradient with respect to the trained parameters, as one vector [P].
+    """The loss of a batch on the CPU and its gradient with respect to the trained parameters, as one vector [P].
 
-    The parameters' own `.grad` is neither read nor written.
+    Both are on the model's device. The parameters' own `.grad` is neither read nor written.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
+    device = next(model.parameters()).device
     weights = objective.weights(batch) / objective.normaliser(batch).float()
     run = batch.masked.any(1)
     if not run.any():
-        return weights.new_zeros(()), weights.new_zeros(sum(p.numel() for p in parameters))
-    output = model(batch[run], weights[run])
+        return torch.zeros((), device=device), torch.zeros(sum(p.numel() for p in parameters), device=device)
+    output = model(batch[run].to(device), weights[run].to(device))
     gradients = torch.autograd.grad(output.loss, parameters, allow_unused=True)
     vector = torch.cat(
         [(torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(parameters, gradients, strict=True)]
@@ -159,4 +159,4 @@ def _gradient_moments(model: MaskedDiffusionLM, batch: MaskedBatch) -> tuple[flo
 
 
 def _square(vector: Tensor) -> float:
-    return float(torch.linalg.vector_norm(vector, dtype=torch.float64)) ** 2
+    return float(torch.linalg.vector_norm(vector, dtype=widest(vector.device))) ** 2

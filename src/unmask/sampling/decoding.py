@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from unmask.batch import widest
 from unmask.config import check_name, ours, positive_int, require
 from unmask.policies import Policy, resolve
 
@@ -107,9 +108,10 @@ class Decoding:
 def draw_tokens(logits: Tensor, uniform: Tensor, temperature: float, top_p: float = 1.0) -> Tensor:
     """Draw a token from each row of logits [N, V] by inverting its CDF at uniform [N]: one number a position.
 
-    The distribution is softmax(logits / temperature) in float64, cut to its nucleus of mass `top_p`.
+    The distribution is softmax(logits / temperature), cut to its nucleus of mass `top_p`, in float64 where the
+    logits' device has it.
     """
-    cdf = nucleus((logits.double() / temperature).softmax(-1), top_p).cumsum(-1)
+    cdf = nucleus((logits.to(widest(logits.device)) / temperature).softmax(-1), top_p).cumsum(-1)
     total = cdf[:, -1:]
     # Below the total, so that the index is that of a token with some probability.
     value = torch.minimum(uniform[:, None].to(total) * total, torch.nextafter(total, torch.zeros_like(total)))

@@ -29,8 +29,8 @@ class Generation:
     Attributes:
         tokens: [B, L] rows with their maskable positions filled.
         step: [B, L] decoding step at which a position was revealed (for the last time), from 0; -1 where it was
-            given.
-        confidence: [B, L] top probability when revealed, fp32; 1 where given.
+            given, or lies behind the end of its text and was not decoded.
+        confidence: [B, L] top probability when revealed, fp32; 1 where step is -1.
         forwards: row forwards spent: a row that is finished, or waits, costs none.
         seconds: wall-clock time.
     """
@@ -65,9 +65,12 @@ def generate(
     *,
     seed: int = 0,
     batch_size: int | None = None,
+    end_token_id: int | None = None,
     on_step: OnStep | None = None,
 ) -> Generation:
     """Fill every maskable position of the rows, wherever they lie, in the order the policy chooses.
+
+    The loop's books are kept on the CPU; the model runs where it is.
 
     Args:
         model: the denoiser. It is evaluated in the ambient autocast mode; statistics are fp32 (float64 stays).
@@ -76,11 +79,15 @@ def generate(
         decoding: how; by default the most confident position, one a step.
         seed: of the noise, a function of (seed, row, draw, position, step) alone.
         batch_size: rows of one forward; by default all. Rows of like length go together.
+        end_token_id: the token that ends a text. A row leaves as soon as its text is complete, that is, an end stands
+            in a maskable position and nothing before it can change any more: with remasking, once its block is
+            full. What is masked behind it is filled with ends. The text is the one that decoding on would give.
+            None: every position is decoded.
         on_step: called as (step, tokens [B, L], masked [B, L]) after each step: the trajectory. The tensors are
             the loop's own: clone what you keep.
 
     Returns:
-        A `Generation`.
+        A `Generation`, on the rows' device.
 
     Raises:
         ValueError: for a maskable position in the padding, or one that the model cannot predict.
@@ -89,8 +96,8 @@ def generate(
     if batch_size is not None:
         positive_int("batch_size", batch_size)
     require(not bool((batch.maskable & ~batch.attention).any()), "a position is maskable but not attended to")
-    loop = _Loop(model, batch, decoding or Decoding(), seed)
-    by_length = batch.attention.sum(1).argsort(stable=True)
+    loop = _Loop(model, batch.to("cpu"), decoding or Decoding(), seed, end_token_id)
+    by_length = loop.batch.attention.sum(1).argsort(stable=True)
     step = forwards = 0
     with evaluating(model):
         while True:
@@ -101,30 +108,37 @@ def generate(
             if on_step is not None:
                 on_step(step, loop.tokens, loop.masked)
             step += 1
-    return Generation(loop.tokens, loop.step_of, loop.confidence, forwards, time.perf_counter() - began)
+    tokens, steps, confidence = (x.to(batch.tokens.device) for x in (loop.tokens, loop.step_of, loop.confidence))
+    return Generation(tokens, steps, confidence, forwards, time.perf_counter() - began)
 
 
 class _Loop:
     """The state of all rows, and what one step does to some of them."""
 
-    def __init__(self, model: MaskedDiffusionLM, batch: TokenBatch, decoding: Decoding, seed: int) -> None:
+    def __init__(
+        self, model: MaskedDiffusionLM, batch: TokenBatch, decoding: Decoding, seed: int, end_token_id: int | None
+    ) -> None:
         self.model, self.batch, self.decoding, self.seed = model, batch, decoding, seed
+        self.device, self.end_token_id = next(model.parameters()).device, end_token_id
         self.policy = resolve(decoding.policy)
         self.masked = batch.maskable.clone()
         self.tokens = batch.tokens.masked_fill(self.masked, model.mask_token_id)
         self.step_of = torch.full_like(self.tokens, -1)
-        self.confidence = torch.ones(self.tokens.shape, device=self.tokens.device)
-        self.clock = torch.zeros(len(batch), dtype=torch.int64, device=self.tokens.device)  # of the current block
-        self.block = torch.arange(batch.length, device=self.tokens.device) // (decoding.block_size or batch.length)
+        self.confidence = torch.ones(self.tokens.shape)
+        self.block = torch.arange(batch.length) // (decoding.block_size or batch.length)
+        self.current = torch.full((len(batch),), -1)  # [B] the block that each row is at ...
+        self.clock = torch.zeros(len(batch), dtype=torch.int64)  # ... and the steps that it has had
 
     def advance(self, rows: Tensor, step: int) -> int:
         """Take one step with the rows [R], each of which has a masked position; return the forwards it cost."""
         decoding, masked = self.decoding, self.masked[rows]
         current = self.block.expand_as(masked).masked_fill(~masked, self.batch.length).amin(1)
+        clock = torch.where(current == self.current[rows], self.clock[rows], 0)
+        self.current[rows], self.clock[rows] = current, clock + 1
         inside = self.batch.maskable[rows] & (self.block == current[:, None])
         hidden, shown = inside & masked, inside & ~masked
         size, revealed = inside.sum(1), shown.sum(1)
-        target = decoding.target(self.clock[rows], revealed, size)
+        target = decoding.target(clock, revealed, size)
         again = torch.zeros_like(shown)
         if decoding.remasking > 0:
             u = self._uniforms(self.batch[rows], noise.Purpose.REMASK, step)
@@ -132,7 +146,6 @@ class _Loop:
             # No more of them than leave the target within reach.
             again = smallest(u, shown & (u < chance), (size - target)[:, None])
         count = target - revealed + again.sum(1)
-        self.clock[rows] = torch.where(target < size, self.clock[rows] + 1, 0)
 
         busy = count > 0  # the schedule may leave a step without work
         if not busy.any():
@@ -148,7 +161,24 @@ class _Loop:
         # The forward saw them still: ReMDM's step goes from z_t to z_s.
         self.tokens[rows] = self.tokens[rows].masked_fill(again, self.model.mask_token_id)
         self.masked[rows] |= again
+        if self.end_token_id is not None:
+            self._end(rows, self.end_token_id)
         return len(rows)
+
+    def _end(self, rows: Tensor, end_token_id: int) -> None:
+        """Fill what is masked of the rows [R] whose text is complete."""
+        maskable, masked = self.batch.maskable[rows], self.masked[rows]
+        place, tokens = torch.arange(self.batch.length).expand_as(masked), self.tokens[rows]
+        may_change = masked
+        if self.decoding.remasking > 0:
+            may_change = maskable & (self.block >= self.block.where(masked, self.batch.length).amin(1, keepdim=True))
+        end, open_ = (
+            place.where(x, self.batch.length).amin(1, keepdim=True)
+            for x in (maskable & ~masked & (tokens == end_token_id), may_change)
+        )
+        rest = masked & (end < open_)
+        self.tokens[rows] = tokens.masked_fill(rest, end_token_id)
+        self.masked[rows] = masked & ~rest
 
     def _reveal(self, rows: Tensor, here: TokenBatch, hidden: Tensor, count: Tensor, step: int) -> None:
         """Reveal `count` [R] and more positions of `hidden` [R, W] in the rows, cut to W columns in `here`."""
@@ -157,18 +187,19 @@ class _Loop:
         draws = self._uniforms(here, noise.Purpose.SAMPLE, 2 * step)
         reveal = None
         if decoding.threshold is None and not needs_of(self.policy):  # the order is known without the model
-            nothing = Scores(torch.zeros(hidden.shape, device=hidden.device))
+            nothing = Scores(torch.zeros(hidden.shape))
             reveal = hidden = top(self.policy(nothing, draws), hidden, count)
         block = self.block[:width].expand_as(tokens)
-        blocks = {"block": block} if decoding.causal_blocks else {}
-        logits = self.model.predict(tokens, here.attention, hidden, **blocks)
-        found = Scores.from_logits(logits, needs=needs_of(self.policy))
+        blocks = {"block": block.to(self.device)} if decoding.causal_blocks else {}
+        seen = (x.to(self.device) for x in (tokens, here.attention, hidden))
+        logits = self.model.predict(*seen, **blocks)
+        found = Scores.from_logits(logits, needs=needs_of(self.policy)).to("cpu")
         scores = found.map(lambda v: v.new_zeros(hidden.shape).masked_scatter(hidden, v))
         if reveal is None:
             reveal = top(self.policy(scores, draws), hidden, count)
             if decoding.threshold is not None:
                 reveal |= hidden & (scores.log_confidence > math.log(decoding.threshold))
-        logits = logits[reveal[hidden]]
+        logits = logits[reveal[hidden].to(self.device)]
         if decoding.temperature == 0:
             chosen = logits.argmax(-1)
         else:
@@ -176,7 +207,7 @@ class _Loop:
             chosen = draw_tokens(logits, u, decoding.temperature, decoding.top_p)
         row, column = reveal.nonzero(as_tuple=True)
         at = (rows[row], column)
-        self.tokens[at] = chosen
+        self.tokens[at] = chosen.cpu()
         self.step_of[at] = step
         self.confidence[at] = scores.log_confidence[reveal].exp().float()
         self.masked[at] = False

@@ -37,7 +37,7 @@ def micro_batches(batch: MaskedBatch, size: int, every: bool = False) -> Iterato
 def joined(
     runs: list[Tensor], outputs: list[MaskedOutput], shape: torch.Size
 ) -> tuple[Tensor, Scores | None, Tensor | None]:
-    """Nll, scores and gradient lengths of the parts as those of the step, each [B, L]: 0 where nothing was run.
+    """Nll, scores and gradient lengths of the parts as those of the step, each [B, L] on the CPU: 0 elsewhere.
 
     Args:
         runs: numbers of each part's rows.
@@ -47,8 +47,8 @@ def joined(
     rows, output = torch.cat(runs), MaskedOutput.concatenated(outputs)
 
     def put(value: Tensor) -> Tensor:
-        whole = value.new_zeros(shape)
-        whole[rows, : value.shape[1]] = value
+        whole = torch.zeros(shape, dtype=value.dtype)
+        whole[rows, : value.shape[1]] = value.detach().cpu()
         return whole
 
     scores, gradient = output.scores, output.gradient

@@ -144,12 +144,7 @@ def load_training(folder: Path, parts: Parts) -> Counters:
             tensor.copy_(placed(weights[name], tensor))
     if parts.average is not None:
         parts.average.load(read_weights(model, folder / "ema"), model)
-    for parameter, name in _names(model).items():
-        if name in saved["moments"]:
-            parts.optimizer.state[parameter] = {
-                key: placed(value, parameter) if value.dim() else value
-                for key, value in saved["moments"][name].items()
-            }
+    load_moments(parts.optimizer, _names(model), saved["moments"])
     parts.process.load_state_dict(checkpoint.load_state(folder / f"rank-{parts.rank}")["process"])
     if parts.loss_scale is not None and "loss_scale" in saved:
         parts.loss_scale.load_state_dict(saved["loss_scale"])
@@ -161,6 +156,18 @@ def read_weights(model: MaskedDiffusionLM, folder: Path) -> dict[str, Tensor]:
     if model.is_hugging_face:
         return model.load_weights(folder)
     return checkpoint.load_state(folder / "weights")
+
+
+def load_moments(
+    optimizer: torch.optim.Optimizer, names: dict[Tensor, str], moments: dict[str, dict[str, Tensor]]
+) -> None:
+    """Give the optimiser its state back; what it keeps where (AdamW its step count) is for itself to say."""
+    packed = optimizer.state_dict()
+    for group, numbered in zip(optimizer.param_groups, packed["param_groups"], strict=True):
+        for parameter, number in zip(group["params"], numbered["params"], strict=True):
+            if (state := moments.get(names[parameter])) is not None:
+                packed["state"][number] = {k: placed(v, parameter) if v.dim() else v for k, v in state.items()}
+    optimizer.load_state_dict(packed)
 
 
 def _names(model: MaskedDiffusionLM) -> dict[Tensor, str]:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -27,7 +27,7 @@ from unmask.batch import MaskedBatch, Scores
 from unmask.config import to_json
 from unmask.data.stream import RowStream, check_rows
 from unmask.data.tokenizers import TextTokenizer
-from unmask.distributed import is_sharded, raise_together, whole
+from unmask.distributed import is_sharded, raise_together, sum_over_ranks, whole
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.objectives import Objective, RowMean
 from unmask.processes import Blockwise, Masking
@@ -109,7 +109,7 @@ class Trainer:
             self.loss_scale.check(model.parameters())
         platform.set_attention(model, config.attention, device, self.dtype, longest)
         rows = RowStream(dataset, config.seed, self.accelerator.process_index, self.accelerator.num_processes)
-        self.process = masking.start(rows, config.batch_size, config.seed, device)
+        self.process = masking.start(rows, config.batch_size, config.seed)
         self.held_out, self.masking = held_out, masking
         wanted = time_of(self.process).measures
         if wanted is not None and held_out is None:
@@ -233,7 +233,7 @@ class Trainer:
         accelerator = self.accelerator
 
         def mean(measured: Tensor) -> Tensor:
-            return self._sum(measured.to(accelerator.device)).cpu() / accelerator.num_processes
+            return self._sum(measured) / accelerator.num_processes
 
         # Gradients of single rows have no loss scale: where the steps are in fp16, they are measured in fp32.
         with self._measuring(self.dtype if self.dtype != torch.float16 else None):
@@ -303,24 +303,24 @@ class Trainer:
         }
 
     def _sum(self, value: Tensor) -> Tensor:
-        """Sum over the ranks."""
-        return cast(Tensor, self.accelerator.reduce(value, "sum"))
+        """Sum a tensor of the host over the ranks."""
+        return sum_over_ranks(self.accelerator.num_processes, value)
 
     def _forward_backward(
         self, batch: MaskedBatch, weights: Tensor, needs: tuple[str, ...] | None
     ) -> tuple[Tensor, Scores | None, Tensor | None]:
-        """Run the micro-batches. Returns nll, scores and gradient lengths of the step, each [B, L].
+        """Run the micro-batches. Returns nll, scores and gradient lengths of the step, each [B, L] on the host.
 
         Rows without a mask cost no forward, unless layers are compiled for so many rows.
         """
         size, every = self.config.micro_batch_size or len(batch), self.compiled and self.one_shape
         parts = list(micro_batches(batch, size, every))
-        kind = self.accelerator.device.type
+        device = self.accelerator.device
         outputs = []
         for i, (run, part) in enumerate(parts):
             with nullcontext() if i == len(parts) - 1 else self.accelerator.no_sync(self.wrapped):
-                with torch.autocast(kind, self.dtype, enabled=self.dtype is not None):
-                    output = self.wrapped(part, weights[run, : part.clean.length], needs)
+                with torch.autocast(device.type, self.dtype, enabled=self.dtype is not None):
+                    output = self.wrapped(part.to(device), weights[run, : part.clean.length].to(device), needs)
                 # Only the head's backward knows the loss scale, and it rounds to fp16 last.
                 scale = 1.0 if self.loss_scale is None else self.loss_scale.value
                 self.accelerator.backward(output.loss * scale)
