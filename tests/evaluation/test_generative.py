@@ -98,7 +98,8 @@ def test_texts_begin_with_the_prompt_and_the_rest_is_the_decoding_loop_s(writer,
     maskable = (torch.arange(12) > 3).expand(5, -1)
     row = torch.arange(5)
     batch = TokenBatch(given, maskable, torch.ones_like(maskable), row, torch.zeros_like(row), torch.ones(5))
-    assert torch.equal(found, generate(model, batch, decoding, seed=3).tokens)
+    ended = generate(model, batch, decoding, seed=3, end_token_id=tokenizer.end_token_id)
+    assert torch.equal(found, ended.tokens)
     free, _ = sample_tokens(model, tokenizer, 5, 12, decoding, seed=3)
     assert free.shape == (5, 12)  # without what a shifted model is given before the text
     assert free[:, :4].tolist() != [prompt] * 5
@@ -127,6 +128,7 @@ def test_it_cannot_be_built_with_one_missing(name):
         "steps": 4,
         "length": 8,
         "texts": 2,
+        "unjudged": 0,
         "tokenizer": "t",
         "judge": "j",
     }
@@ -148,11 +150,31 @@ def test_repetition_shows_in_its_company():
     assert distinct(varied, 7) == 0
 
 
+def test_what_follows_the_end_of_a_text_is_neither_judged_nor_counted(judge, writer):
+    """A model that writes ends most of the time: spelled-out padding would be most of what the judge reads."""
+    model, tokenizer = writer
+    bias = torch.zeros(tokenizer.vocab_size)
+    bias[tokenizer.eos_token_id] = 1.5
+    head = torch.nn.Linear(16, tokenizer.vocab_size)
+    with torch.no_grad():
+        head.weight.copy_(model.head.output.weight)
+        head.bias.copy_(bias)
+    ends = MaskedDiffusionLM(model.backbone, head, tokenizer.mask_token_id)
+    end = tokenizer.decode([tokenizer.eos_token_id])
+    found, texts = generative_perplexity(ends, tokenizer, judge[0], texts=20, length=12)
+    assert not any(end in text for text in texts)
+    nats, _ = judge_texts(texts, judge[0])
+    assert 0 < found.unjudged == int((nats.tokens == 0).sum()) < 20
+    assert found.perplexity.value == pytest.approx(nats.perplexity.value)
+    characters = "".join(texts).replace("<|unknown|>", "?")
+    assert found.distinct[0] == len(set(characters)) / len(characters)
+
+
 def test_what_cannot_be_judged_is_refused(judge, writer):
     model, _ = writer
     with pytest.raises(ValueError, match="reads 64"):
         judge_texts(["a b c d e f g h " * 30, "a b"], judge[0])
-    with pytest.raises(ValueError, match="no token"):
-        judge_texts(["", "a b"], judge[0])
+    with pytest.raises(ValueError, match="no text has a token"):
+        judge_texts(["", ""], judge[0])
     with pytest.raises(ValueError, match="do not belong together"):
         generative_perplexity(model, judge[1], judge[0])

@@ -39,8 +39,9 @@ class GenerativePerplexity:
         distinct: share of different n-grams among all n-grams of all texts, n = 1, 2, 3.
         temperature: of the sampling.
         steps: decoding steps taken.
-        length: tokens of each text.
+        length: tokens of each text, at most: it stops at its end, and what follows is neither judged nor counted.
         texts: how many.
+        unjudged: texts without a token that the judge could score: they ended at once.
         tokenizer: fingerprint of the generating model's tokenizer.
         judge: `weights_hash` of the judging model.
     """
@@ -52,6 +53,7 @@ class GenerativePerplexity:
     steps: int
     length: int
     texts: int
+    unjudged: int
     tokenizer: str
     judge: str
 
@@ -95,16 +97,19 @@ def generative_perplexity(
     positive_int("length", length)
     decoding = decoding or Decoding(policy="random", temperature=1.0)
     tokens, steps = sample_tokens(model, tokenizer, texts, length, decoding, seed, batch_size, progress)
-    written = [tokenizer.decode(row) for row in tokens.tolist()]
+    rows = [_until(row, tokenizer.end_token_id) for row in tokens]
+    written = [tokenizer.decode(row.tolist()) for row in rows]
+    rows = [row for row in rows if len(row)]
     nats, name = judge_texts(written, judge, batch_size, next(model.parameters()).device)
     found = GenerativePerplexity(
         perplexity=nats.perplexity,
-        unigram_entropy=unigram_entropy(tokens),
-        distinct=(distinct(tokens, 1), distinct(tokens, 2), distinct(tokens, 3)),
+        unigram_entropy=unigram_entropy(rows),
+        distinct=(distinct(rows, 1), distinct(rows, 2), distinct(rows, 3)),
         temperature=decoding.temperature,
         steps=steps,
         length=length,
         texts=texts,
+        unjudged=int((nats.tokens == 0).sum()),
         tokenizer=tokenizer.fingerprint,
         judge=name,
     )
@@ -129,6 +134,8 @@ def sample_tokens(
     prompt: Sequence[int] = (),
 ) -> tuple[Tensor, int]:
     """Generate [texts, length] tokens, each row beginning with the prompt's; also the most steps that a text took.
+
+    A row stops at the end of its text; end-of-text tokens fill what is left of it.
 
     A shifted model cannot predict a row's first token: without a prompt it is given an end-of-text token before the
     text, as where one text follows another.
@@ -161,10 +168,10 @@ def judge_texts(
     """Nats of each text under a causal model, in the judge's own tokens, and the judge's `weights_hash`.
 
     The judge is on the hub, a folder, or package:NAME (see `unmask.models.pretrained.located`). One with a BOS token
-    scores every token; without, the first token of a text is given.
+    scores every token; without, the first token of a text is given. A text of which nothing is scored has no nats.
 
     Raises:
-        ValueError: for a text that is longer than the judge can read, or without a scored token.
+        ValueError: for a text that is longer than the judge can read, or where nothing of any text is scored.
     """
     place, options = located(str(judge))
     reader = AutoTokenizer.from_pretrained(place, **options)
@@ -173,38 +180,45 @@ def judge_texts(
     start = [] if reader.bos_token_id is None else [reader.bos_token_id]
     rows = [torch.tensor(start + reader.encode(text, add_special_tokens=False)) for text in texts]
     longest = getattr(network.config, "max_position_embeddings", None)
+    require(any(len(row) >= 2 for row in rows), "no text has a token that the judge could score")
     for number, row in enumerate(rows):
-        require(len(row) >= 2, f"text {number} has no token that the judge could score")
         require(
             longest is None or len(row) <= longest,
             f"text {number} has {len(row)} of the judge's tokens, it reads {longest}: generate shorter ones",
         )
     nats = torch.zeros(len(rows), dtype=torch.float64)
-    for part in torch.arange(len(rows)).split(batch_size):
+    scored = torch.tensor([i for i, row in enumerate(rows) if len(row) >= 2])
+    for part in scored.split(batch_size):
         length = torch.tensor([len(rows[i]) for i in part.tolist()])
         tokens = torch.nn.utils.rnn.pad_sequence([rows[i] for i in part.tolist()], batch_first=True)
         real = torch.arange(tokens.shape[1]) < length[:, None]
         logits = network(input_ids=tokens.to(device), attention_mask=real.long().to(device)).logits[:, :-1]
         nll = -logits.float().log_softmax(-1).cpu().gather(-1, tokens[:, 1:, None])[..., 0].double()
         nats[part] = (nll * real[:, 1:]).sum(1)
-    return RowNats("negative log-likelihood of a causal judge", nats, torch.tensor([len(r) - 1 for r in rows])), (
-        weights_hash(network)
-    )
+    return RowNats(
+        "negative log-likelihood of a causal judge", nats, torch.tensor([max(0, len(r) - 1) for r in rows])
+    ), (weights_hash(network))
 
 
-def unigram_entropy(tokens: Tensor) -> Estimate:
-    """Entropy in nats of the token frequencies within each row of [N, L], mean over rows."""
+def unigram_entropy(rows: Sequence[Tensor] | Tensor) -> Estimate:
+    """Entropy in nats of the token frequencies within each row of tokens, mean over rows."""
     found = []
-    for row in tokens.tolist():
-        share = torch.tensor(list(Counter(row).values()), dtype=torch.float64) / len(row)
+    for row in rows:
+        share = torch.tensor(list(Counter(row.tolist()).values()), dtype=torch.float64) / len(row)
         found.append(-(share * share.log()).sum())
-    return ratio(torch.stack(found), torch.ones(len(tokens)))
+    return ratio(torch.stack(found), torch.ones(len(rows)))
 
 
-def distinct(tokens: Tensor, n: int) -> float:
-    """Share of different n-grams among all n-grams of rows [N, L]; 0 where rows are shorter than n."""
-    grams = tokens.unfold(1, n, 1).flatten(0, 1) if tokens.shape[1] >= n else tokens.new_empty(0, n)
-    return len(grams.unique(dim=0)) / len(grams) if len(grams) else 0.0
+def distinct(rows: Sequence[Tensor] | Tensor, n: int) -> float:
+    """Share of different n-grams among all n-grams of rows of tokens; 0 where all rows are shorter than n."""
+    grams = [row.unfold(0, n, 1) for row in rows if len(row) >= n]
+    return len(torch.cat(grams).unique(dim=0)) / sum(map(len, grams)) if grams else 0.0
+
+
+def _until(row: Tensor, end_token_id: int | None) -> Tensor:
+    """The tokens before the first end."""
+    ends = (row == end_token_id).nonzero()
+    return row[: int(ends[0])] if end_token_id is not None and len(ends) else row
 
 
 def _beginning(row: Tensor, width: int, given: Tensor) -> TokenBatch:
