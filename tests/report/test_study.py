@@ -72,6 +72,8 @@ def test_costs_name_who_reached_a_target_and_who_did_not():
 def test_verdicts_are_sentences():
     (one,) = verdicts(Results.of(ONE))
     assert one == "puma, 300 steps, 1 seed: 2.00x fewer steps to 50%; at the end +30.0 points"
+    (stuck,) = verdicts(Results.of([ONE[0], _record("puma", 1, 0.0, 0.0, 0.1, 0.1)]))
+    assert stuck == "puma, 300 steps, 1 seed: target not reached (25%); at the end -50.0 points"
     (five,) = verdicts(Results.of(FIVE))
     assert five.startswith("puma, 300 steps, 5 seeds: ")
     assert five.endswith("at the end +30.0 (+30.0 to +30.0) points: better")
@@ -113,6 +115,9 @@ def test_matched_horizons_and_finals_are_tables_of_their_own():
     titles = [grid.title for grid in grids_of(results)]
     assert "Held-out loss, nats of far, 100 steps" in titles
     assert any(title.startswith("Matched horizons") and title.endswith("far") for title in titles)
+    (more,) = (grid for grid in grids_of(results) if grid.title == "More of far, mean over seeds")
+    assert more.head[3:] == ["n"]
+    assert list(more.rows[0]) == ["standard", "100", "5", "2"]
 
 
 def test_spread_has_deviation_area_and_speed():

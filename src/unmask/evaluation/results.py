@@ -78,7 +78,7 @@ class Results:
         )
         empty = [run.arm for run in runs if not run.curve]
         require(not empty, f"runs of {', '.join(sorted(set(empty)))} have no evaluation: train with evaluate_every")
-        shared = set.intersection(*({k for k, v in run.curve[-1].items() if _is_number(v)} for run in runs))
+        shared = set.intersection(*({k for k, v in run.curve[-1].items() if is_number(v)} for run in runs))
         shared -= {"step", "epoch", *get_args(Cost)}
         known = [m for m in MEASURES if m.key in shared]
         if measure is None:
@@ -203,5 +203,6 @@ class Results:
         return found
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a result is a figure that can be averaged."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -90,11 +90,13 @@ class Run:
         return self.curve[-1] if final is None else self.finals[final]
 
     def reached(self, measure: Measure, target: float, of: Cost) -> float | None:
-        """Steps, tokens or seconds until the measure held a target; None where it never did.
+        """Steps, tokens or seconds until the measure held a target; None where it never did, or without a count.
 
         It is held where two evaluations after one another are as good as the target or better, and reached on the
         straight line to the first of the two from the evaluation before.
         """
+        if any(of not in point for point in self.curve):
+            return None
         good = [measure.good(point[measure.key]) - measure.good(target) for point in self.curve]
         for i in range(len(good) - 1):
             if good[i] >= 0 and good[i + 1] >= 0:

@@ -10,7 +10,7 @@ import numpy as np
 
 from unmask.config import require
 from unmask.evaluation.estimate import Estimate, deviation_of, mean_of
-from unmask.evaluation.results import RECORDS, Results
+from unmask.evaluation.results import RECORDS, Results, is_number
 from unmask.evaluation.speedup import CLAIM, Measure, Paired, Speed, measure_of
 from unmask.report.curves import plot_results
 from unmask.report.grid import Grid
@@ -32,9 +32,11 @@ def verdicts(results: Results) -> list[str]:
             parts = [(f"at the end {_difference(end, results.measure)}{unit}", _verdict(end))]
             if speed is not None:
                 target, ratio = _value(speed.target, results.measure), speed.ratio()
-                fewer = f"{target}" if ratio is None else f"{_ratio(ratio)} fewer steps to {target}"
-                parts.insert(0, (fewer, speed.verdict()))
-            told = (f"{what}: {word}" if end.pairs > 1 else what for what, word in parts)
+                if ratio is None:
+                    parts.insert(0, (f"{speed.verdict()} ({target})", ""))
+                else:
+                    parts.insert(0, (f"{_ratio(ratio)} fewer steps to {target}", speed.verdict()))
+            told = (f"{what}: {word}" if word and end.pairs > 1 else what for what, word in parts)
             lines.append(f"{arm}, {steps} steps, {_pairs(end)}: {'; '.join(told)}")
     return lines
 
@@ -165,6 +167,20 @@ def spread(results: Results) -> list[Grid]:
     ]
 
 
+def numbers(results: Results, final: str) -> list[Grid]:
+    """What else a final evaluation gave, mean over seeds."""
+    runs = [run for run in results.runs if final in run.finals]
+    measure = next((m for run in runs if (m := measure_of(run.last(final)))), None)
+    known = {"interval", "rows", "puzzles", measure.key if measure else ""}
+    keys = dict.fromkeys(k for run in runs for k, v in run.last(final).items() if k not in known and is_number(v))
+    rows = []
+    for arm, steps in dict.fromkeys((run.arm, run.steps) for run in runs):
+        found = [run.last(final) for run in results.of_seed(arm, steps).values() if final in run.finals]
+        means = (np.mean([point[key] for point in found if key in point]) for key in keys)
+        rows.append([arm, str(steps), str(len(found)), *(f"{mean:.4g}" for mean in means)])
+    return [Grid(f"More of {final}, mean over seeds", ["arm", "steps", "seeds", *keys], rows)] if keys else []
+
+
 def protocol(results: Results) -> list[Grid]:
     """What the runs were made with; a line for each value where they differ."""
     rows: dict[tuple[str, str], None] = {}
@@ -183,7 +199,7 @@ def grids_of(results: Results) -> list[Grid]:
     finals = list(dict.fromkeys(name for run in results.runs for name in run.finals))
     made = [*ends(results), *costs(results), *matched(results)]
     for final in finals:
-        made += [*ends(results, final), *matched(results, final)]
+        made += [*ends(results, final), *matched(results, final), *numbers(results, final)]
     return [*made, *spread(results), *protocol(results)]
 
 

@@ -1,0 +1,55 @@
+"""Does it pay to grow the blocks of block diffusion during training? Text, blocks of 16, with and without PUMA.
+
+Every arm ends with blocks of 16 letters; the curricula begin with blocks of one, autoregression, and of four.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from experiments.parts import Likelihood, OrderLikelihood
+from unmask import Blockwise, ExactCount, IndependentMasking, LikelihoodConfig, ProgressiveUnmasking, RowMean
+from unmask.processes import Masking
+from unmask.recipes import TextData, TextModel, sotu
+from unmask.runs.config import RunConfig
+from unmask.runs.study import Study
+
+BLOCK = 16
+INDEPENDENT, PUMA = IndependentMasking(mask=ExactCount()), ProgressiveUnmasking(stages=8, threshold=0.9)
+NOISE = LikelihoodConfig(Blockwise(IndependentMasking(mask=ExactCount(), coupling="stratified"), BLOCK), samples=2)
+
+
+def growing(masking: Masking):
+    """Blocks that grow over the first three tenths."""
+
+    def change(config: RunConfig) -> RunConfig:
+        steps = config.training.steps
+        return replace(
+            config, masking=Blockwise(masking, ((0, 1), (round(0.15 * steps), 4), (round(0.3 * steps), BLOCK)))
+        )
+
+    return change
+
+
+study = Study(
+    name="blocks",
+    base=replace(
+        sotu(),
+        data=TextData(first_given=True),
+        model=TextModel(shifted=True),
+        objective=RowMean(),
+        evaluation=Likelihood(NOISE),
+    ),
+    arms={
+        "fixed": {"masking": Blockwise(INDEPENDENT, BLOCK)},
+        "growing": growing(INDEPENDENT),
+        "puma": {"masking": Blockwise(PUMA, BLOCK)},
+        "puma-growing": growing(PUMA),
+    },
+    control="fixed",
+    seeds=(1, 2, 3, 4, 5),
+    budgets=(1000,),
+    warmup=0.04,
+    evaluate=0.1,
+    finals={policy: OrderLikelihood(policy, BLOCK) for policy in ("confidence", "left_to_right")},
+)
