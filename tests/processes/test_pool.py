@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unmask import Blockwise, Clipped, ProgressiveUnmasking, RowStream
-from unmask.runs.checkpoint import load_state, save_state
+from unmask.store.checkpoint import load_state, save_state
 
 LENGTHS = [5, 17, 3, 30, 9, 22, 1, 12]
 POOLED = [

@@ -25,7 +25,7 @@ from unmask import (
     Scores,
 )
 from unmask.processes import dealt_anew
-from unmask.runs.checkpoint import load_state, save_state
+from unmask.store.checkpoint import load_state, save_state
 
 LENGTHS = [3, 9, 14, 1, 6, 11, 2, 8, 5, 12]
 BATCH, LENGTH, VOCABULARY = 8, 15, 12

@@ -270,21 +270,3 @@ def test_first_save_on_a_full_disk_says_that_there_is_no_earlier_one(tmp_path, f
     with full_disk(100), pytest.raises(CheckpointError, match="the disk is full; there is no earlier checkpoint"):
         _write(tmp_path / "checkpoints", 1)
     assert _names(tmp_path / "checkpoints") == []
-
-
-def test_resume_with_another_number_of_ranks_is_refused(trainer, stop_at, tmp_path):
-    settings = {"checkpoint_every": 2, "evaluate_every": 1}
-    with pytest.raises(stop_at.error):
-        trainer(evaluate=stop_at(3), **settings).train()
-    folder = tmp_path / "run" / "checkpoints" / "step-00000002"
-    state = checkpoint.load_state(folder / "optimizer")
-    shutil.copytree(folder, tmp_path / "copy")
-
-    def fill(target: Path) -> None:
-        shutil.copytree(tmp_path / "copy", target, dirs_exist_ok=True)
-        (target / "manifest.json").unlink()
-        checkpoint.save_state(target / "optimizer", state | {"ranks": 2})
-
-    checkpoint.write(folder.parent, 2, "1.2", fill, keep=2)
-    with pytest.raises(ValueError, match=r"written by 2 rank\(s\), this run has 1"):
-        trainer(**settings).train(resume=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -143,6 +144,25 @@ def test_two_processes_log_what_one_logs(two_processes, trainer, name):
         for measure in ("rows", "loss", "gradient"):
             found, wanted = ([x or 0 for x in line["by_rate"][measure]] for line in (two, one))
             assert found == pytest.approx(wanted, rel=1e-5), measure
+
+
+@pytest.mark.parametrize("name", MASKINGS)
+def test_what_two_processes_left_one_goes_on_with(two_processes, trainer, weights_in, tmp_path, name):
+    """Weights, moments, position and chains: the run ends as if two had gone on."""
+    from unmask.recipes import SudokuModel
+
+    out = tmp_path / "run"
+    shutil.copytree(two_processes / name, out)
+    shutil.rmtree(out / "checkpoints" / "step-00000008")
+    torch.manual_seed(1)  # what the model begins with is overwritten
+    model = SudokuModel(layers=1, width=16, heads=2).build().double()
+    run = trainer(model=model, masking=MASKINGS[name], **SETTINGS)
+    assert run.out == out
+    one = run.train(resume=True)
+    assert run.step == 8
+    wanted, weights = weights_in(two_processes / name / "checkpoints" / one.name), weights_in(one)
+    for tensor in wanted:
+        torch.testing.assert_close(weights[tensor], wanted[tensor], rtol=1e-8, atol=1e-8)
 
 
 def test_both_ranks_leave_their_state_in_each_checkpoint(two_processes):

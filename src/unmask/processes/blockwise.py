@@ -135,7 +135,7 @@ class IndependentBlocks(IndependentProcess):
         """Draw the next step's rows of this rank."""
         clean = self.rows.take(self.local_units)
         # Strata count the blocks of the longest row of the global batch, so every rank pads to that.
-        clean = clean.padded(max(gather_counts(clean.length, self.rows.world_size))).to(self.device)
+        clean = clean.padded(max(gather_counts(clean.length, self.rows.world_size)))
         blocks = self.blockwise.cut(clean.length, self.step)
         units = blocks.units(clean)
         first = self.rows.rank * self.local_units
@@ -147,4 +147,4 @@ class IndependentBlocks(IndependentProcess):
         t = self.time.quantile(quantile)
         batch = self.blockwise.assemble(clean, blocks, t, self.time, uniform, other, group)
         self._last = batch if self.needs is not None else None
-        return batch
+        return batch.to(self.device)

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a training run, and how it is put back: bitwise, on the same number of ranks."""
+"""What a checkpoint holds of a training run, and how it is put back: bitwise; on another number of ranks, re-dealt."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from unmask.data.tokenizers import TextTokenizer
 from unmask.distributed import placed, raise_together, whole
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.models.pretrained import model_card
-from unmask.processes import ForwardProcess
+from unmask.processes import ForwardProcess, dealt_anew
 from unmask.store import checkpoint
 from unmask.training.ema import WeightAverage
 from unmask.training.loss_scale import LossScale
@@ -125,7 +125,7 @@ def load_training(folder: Path, parts: Parts) -> Counters:
     """Put back what `save_training` wrote; returns how far the run had come.
 
     Raises:
-        ValueError: where the number of ranks differs, or the checkpoint was reduced to its weights.
+        ValueError: where the checkpoint was reduced to its weights, or its pool does not divide into the ranks.
     """
     model = parts.model
     if not (folder / "optimizer.json").is_file():
@@ -133,11 +133,6 @@ def load_training(folder: Path, parts: Parts) -> Counters:
             f"{folder} holds weights alone, as runs of a study do once they are whole: nothing to resume"
         )
     saved = checkpoint.load_state(folder / "optimizer")
-    if saved["ranks"] != parts.ranks:
-        raise ValueError(
-            f"{folder} was written by {saved['ranks']} rank(s), this run has {parts.ranks}; "
-            "resume with the same number"
-        )
     weights = read_weights(model, folder / "model")
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
@@ -145,7 +140,9 @@ def load_training(folder: Path, parts: Parts) -> Counters:
     if parts.average is not None:
         parts.average.load(read_weights(model, folder / "ema"), model)
     load_moments(parts.optimizer, _names(model), saved["moments"])
-    parts.process.load_state_dict(checkpoint.load_state(folder / f"rank-{parts.rank}")["process"])
+    states = [checkpoint.load_state(folder / f"rank-{rank}")["process"] for rank in range(saved["ranks"])]
+    own = states[parts.rank] if saved["ranks"] == parts.ranks else dealt_anew(states, parts.rank, parts.ranks)
+    parts.process.load_state_dict(own)
     if parts.loss_scale is not None and "loss_scale" in saved:
         parts.loss_scale.load_state_dict(saved["loss_scale"])
     return Counters(checkpoint.check(folder)["step"], saved["seconds"], saved["tokens"])
