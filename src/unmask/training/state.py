@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a training run, and how it is put back: bitwise; on another number of ranks, re-dealt."""
+"""What a checkpoint holds of a run, and how it is put back: bitwise; on another number of ranks, dealt anew."""
 
 from __future__ import annotations
 
