@@ -16,12 +16,12 @@ from unmask.config import nearest, parse
 from unmask.masks import MaskRule
 from unmask.objectives import Objective
 from unmask.policies import Policy
-from unmask.processes import Blockwise, IndependentMasking, Mixture, ProgressiveUnmasking
+from unmask.processes import Blockwise, IndependentMasking, ProgressiveUnmasking
 from unmask.recipes import RECIPES, RunConfig
 from unmask.schedules import Ramp, Schedule, parse_schedule
 from unmask.times import TimeDistribution
 
-MASKINGS = (IndependentMasking, ProgressiveUnmasking, Mixture, Blockwise)
+MASKINGS = (IndependentMasking, ProgressiveUnmasking, Blockwise)
 REGISTRY = ConstructorRegistry()
 
 
