@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from experiments.parts import Likelihood, OrderLikelihood
+from experiments.parts.text import Likelihood, OrderLikelihood
 from unmask import Blockwise, ExactCount, IndependentMasking, LikelihoodConfig, ProgressiveUnmasking, RowMean
 from unmask.processes import Masking
 from unmask.recipes import TextData, TextModel, sotu

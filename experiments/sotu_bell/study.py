@@ -6,7 +6,7 @@ Learning curves are of held-out rows of the validation addresses, the final like
 
 from __future__ import annotations
 
-from experiments.parts import GeneratedLetters, TextLikelihood
+from experiments.parts.text import GeneratedLetters, TextLikelihood
 from unmask.parts import named_masking
 from unmask.recipes import sotu
 from unmask.runs.study import Arm, Study, changed
