@@ -211,7 +211,8 @@ def _use(denoiser: MaskedDiffusionLM) -> None:
     denoiser.zero_grad()
 
     library = denoiser.eval().hugging_face
-    trained = [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
+    library.requires_grad_(True)  # what was frozen must have no gradient from the library's logits either
+    trained = list(library.parameters())
     logits = _logits(library(input_ids=noisy, attention_mask=real), denoiser, masked)
     expected = torch.nn.functional.cross_entropy(logits, tokens[masked])
     loss = denoiser(batch).loss

@@ -13,10 +13,14 @@ from transformers import (
     AutoModelForCausalLM,
     BertConfig,
     BertForMaskedLM,
+    EsmConfig,
+    Gemma4Config,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MixtralConfig,
+    Qwen3MoeConfig,
     RobertaConfig,
 )
 
@@ -148,3 +152,102 @@ def test_positions_are_counted_from_behind_that_of_padding():
     tokens = torch.arange(3, 13)[None]
     assert model.hidden(tokens, torch.ones_like(tokens, dtype=torch.bool)).isfinite().all()
     assert MaskedDiffusionLM.from_hf(llama(max_position_embeddings=9), MASK).longest_row == 9
+
+
+ESM = SIZES | {"vocab_size": V, "mask_token_id": MASK, "pad_token_id": 1, "token_dropout": True}
+LEARNED = {
+    "gpt2": lambda: GPT2Config(vocab_size=V, n_embd=16, n_layer=2, n_head=2, n_positions=12),
+    "bert": lambda: BertConfig(vocab_size=V, **SIZES),
+    "roberta": lambda: RobertaConfig(vocab_size=V, pad_token_id=1, **SIZES),
+    "llama": lambda: LlamaConfig(vocab_size=V, **SIZES),
+}
+
+
+@pytest.mark.parametrize("kind", LEARNED)
+@pytest.mark.parametrize("shifted", [False, True])
+def test_where_a_row_is_padded_changes_nothing(kind, shifted):
+    torch.manual_seed(0)
+    config = LEARNED[kind]()
+    config.initializer_range = 0.5
+    model = MaskedDiffusionLM.from_config(config, MASK, shifted).eval()
+    row, masked = torch.tensor([3, 4, MASK, 5, MASK, 6]), torch.tensor([0, 0, 1, 0, 1, 0]).bool()
+    nothing, real = torch.zeros(9, dtype=torch.int64), torch.zeros(3, 9, dtype=torch.bool)
+    tokens, places = nothing.repeat(3, 1), real.clone()
+    for line, columns in enumerate([[0, 1, 2, 3, 4, 5], [3, 4, 5, 6, 7, 8], [1, 2, 3, 4, 5, 6]]):
+        tokens[line, columns], real[line, columns], places[line, columns] = row, True, masked
+    alone = model.predict(row[None], torch.ones_like(row, dtype=torch.bool)[None], masked[None])
+    torch.testing.assert_close(model.predict(tokens, real, places), alone.repeat(3, 1), rtol=1e-4, atol=1e-4)
+
+
+def test_a_shifted_model_refuses_a_first_token_behind_padding():
+    model = MaskedDiffusionLM.from_hf(llama(), MASK, shifted=True)
+    tokens = torch.tensor([[0, MASK, 4]])
+    with pytest.raises(ValueError, match="position 0"):
+        model.predict(tokens, torch.tensor([[False, True, True]]), tokens == MASK)
+
+
+def test_a_row_of_masks_alone_is_refused_where_it_would_be_zero_over_zero(masked_batch):
+    torch.manual_seed(0)
+    model = MaskedDiffusionLM.from_config(EsmConfig(**ESM), MASK)
+    tokens = torch.tensor([[3, 4, 5], [6, 7, 8]])
+    masked = torch.ones_like(tokens, dtype=torch.bool)
+    with pytest.raises(ValueError, match="keep a token of each row given"):
+        model(masked_batch(tokens, masked))
+    masked[:, 0] = False
+    assert model(masked_batch(tokens, masked)).loss.isfinite()
+    plain = MaskedDiffusionLM.from_config(RobertaConfig(vocab_size=V, pad_token_id=1, **SIZES), MASK)
+    assert plain(masked_batch(tokens, torch.ones_like(masked))).loss.isfinite()
+
+
+def test_weights_that_no_prediction_depends_on_are_frozen(masked_batch):
+    model = MaskedDiffusionLM.from_config(EsmConfig(**ESM), MASK)
+    tokens = torch.arange(3, 11)[None]
+    model(masked_batch(tokens, torch.arange(8)[None] % 2 == 1)).loss.backward()
+    idle = {name for name, p in model.named_parameters() if p.grad is None}
+    assert idle == {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert idle
+    assert all("contact_head" in name for name in idle)
+
+
+@pytest.mark.parametrize("kind", [MixtralConfig, Qwen3MoeConfig])
+def test_the_routers_loss_is_the_librarys_where_the_config_asks_for_it(kind, masked_batch):
+    sizes = SIZES | {"head_dim": 8, "num_key_value_heads": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
+    sizes |= {"num_experts": 4, "num_local_experts": 4, "router_aux_loss_coef": 0.5, "initializer_range": 0.3}
+    tokens, masked = torch.arange(3, 19).view(2, 8), torch.arange(16).view(2, 8) % 3 == 1
+    real = torch.ones_like(masked)
+    real[1, 6:] = False
+    batch = masked_batch(tokens, masked & real, maskable=real, attention=real)
+    weights = torch.full(tokens.shape, 0.25)
+    losses, found = [], None
+    for asked in (False, True):
+        torch.manual_seed(0)
+        model = MaskedDiffusionLM.from_config(kind(vocab_size=V, output_router_logits=asked, **sizes), MASK).train()
+        found = model(batch, weights)
+        losses.append(found.loss)
+        assert (found.balance is None) != asked
+    hf = model.hugging_face
+    theirs = hf(input_ids=batch.noisy(MASK), attention_mask=real, output_router_logits=True)
+    expected = 0.5 * theirs.aux_loss * weights[masked & real].sum()
+    torch.testing.assert_close(found.balance, expected.detach())
+    torch.testing.assert_close(losses[1] - losses[0], expected)
+    gates = [p for name, p in model.named_parameters() if "gate.weight" in name]
+    ours, library = (torch.autograd.grad(x, gates) for x in (losses[1], expected))
+    torch.manual_seed(0)
+    plain = MaskedDiffusionLM.from_config(kind(vocab_size=V, **sizes), MASK).train()
+    without = [p for name, p in plain.named_parameters() if "gate.weight" in name]
+    for mine, other, rest in zip(
+        ours, library, torch.autograd.grad(plain(batch, weights).loss, without), strict=True
+    ):
+        torch.testing.assert_close(mine, other + rest, rtol=1e-4, atol=1e-6)
+
+
+def test_a_wrappers_text_config_is_what_counts():
+    text = SIZES | {"vocab_size": V, "head_dim": 8, "num_key_value_heads": 1, "max_position_embeddings": 9}
+    text |= {"vocab_size_per_layer_input": V, "hidden_size_per_layer_input": 4, "per_layer_config": {}}
+    text |= {"final_logit_softcapping": 0.5, "initializer_range": 1.0, "layer_types": ["full_attention"] * 2}
+    model = MaskedDiffusionLM.from_config(Gemma4Config(text_config=text), MASK)
+    assert model.longest_row == 9
+    tokens = torch.arange(3, 11)[None]
+    every = torch.ones_like(tokens, dtype=torch.bool)
+    logits = model.eval().predict(tokens, every, every)[:, :MASK]
+    assert 0.1 < float(logits.abs().max()) <= 0.5

@@ -7,7 +7,7 @@ distribution, so it can neither win nor take probability.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -45,6 +45,7 @@ class _MaskedCrossEntropy(torch.autograd.Function):
         with_gradients: bool,
         after: Callable[[Tensor], Tensor] | None,
         unused: Tensor | None,
+        *late: Tensor,
     ) -> tuple[Tensor | None, ...]:
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         count, size = len(hidden), weight.shape[0]
@@ -57,6 +58,7 @@ class _MaskedCrossEntropy(torch.autograd.Function):
             torch.zeros_like(leaf, dtype=wide) if with_gradients and leaf is not None and leaf.requires_grad else None
             for leaf in (weight, bias)
         )
+        d_late = [torch.zeros_like(leaf, dtype=wide) for leaf in late] if with_gradients else []
         largest = token_weights.abs().max() if count else token_weights.new_ones(())
         relative = (token_weights / torch.where(largest > 0, largest, 1))[:, None]
 
@@ -77,7 +79,7 @@ class _MaskedCrossEntropy(torch.autograd.Function):
                 logits += bias
             back = None
             if after is not None:
-                logits, back = _through(after, logits)
+                logits, back = _through(after, logits, late)
             logits[:, mask_token_id] = -torch.inf
             if unused is not None:
                 logits[:, unused] = -torch.inf
@@ -93,7 +95,9 @@ class _MaskedCrossEntropy(torch.autograd.Function):
             d_logits = others.scatter_(1, index, 1.0).mul_(1 / (1 + rest[:, None]))  # the softmax
             d_logits.scatter_add_(1, target, -torch.ones_like(truth))
             if back is not None:
-                d_logits = back(d_logits)
+                for total, part in zip(d_late, back(d_logits * relative[rows], late), strict=True):
+                    total += part
+                d_logits = back(d_logits)[0]
             if d_bias is not None:
                 d_bias += (d_logits.T @ relative[rows])[:, 0]
             d_state, scaled = torch.zeros_like(h, dtype=wide), (hidden[rows] * relative[rows]).to(dtype)
@@ -109,9 +113,9 @@ class _MaskedCrossEntropy(torch.autograd.Function):
             d_hidden[rows] = d_state.to(d_hidden.dtype)
             if "gradient" in found:
                 found["gradient"][rows] = d_state.norm(dim=-1) * token_weights[rows].abs()
-        ctx.gradients = (d_hidden, d_weight, d_bias) if with_gradients else None
+        ctx.gradients = (d_hidden, d_weight, d_bias, *d_late) if with_gradients else None
         ctx.token_weights, ctx.largest = token_weights, largest
-        ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
+        ctx.dtypes = weight.dtype, None if bias is None else bias.dtype, *(leaf.dtype for leaf in late)
         extra = tuple(found[name] for name in _names(needs))
         ctx.mark_non_differentiable(nll, *extra)
         return ((nll * token_weights).sum(), nll, *extra)
@@ -127,20 +131,25 @@ class _MaskedCrossEntropy(torch.autograd.Function):
         d_hidden, *rest = ctx.gradients
         ctx.gradients = None
         d_hidden.mul_((ctx.token_weights * upstream[0])[:, None])  # in the scale's precision, then rounded
-        d_weight, d_bias = (
+        d_weight, d_bias, *d_late = (
             None if g is None else g.mul_(ctx.largest * upstream[0]).to(dtype)
             for g, dtype in zip(rest, ctx.dtypes, strict=True)
         )
-        return d_hidden, d_weight, d_bias, *[None] * 8
+        return d_hidden, d_weight, d_bias, *[None] * 8, *d_late
 
 
-def _through(after: Callable[[Tensor], Tensor], logits: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """What a function makes of the logits, and how a gradient of its result goes back through it."""
+def _through(
+    after: Callable[[Tensor], Tensor], logits: Tensor, late: tuple[Tensor, ...]
+) -> tuple[Tensor, Callable[..., tuple[Tensor, ...]]]:
+    """What a function makes of the logits, and how a gradient of it goes back: to the logits, or to leaves."""
     given = logits.detach().requires_grad_()
     with torch.enable_grad():
         made = after(given.clone())  # it may write into what it is given
-    result = made.detach().to(logits.dtype, copy=True)
-    return result, lambda gradient: torch.autograd.grad(made, given, gradient.to(made.dtype))[0]
+
+    def back(gradient: Tensor, leaves: tuple[Tensor, ...] = (given,)) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(made, leaves, gradient.to(made.dtype), retain_graph=bool(late)) if leaves else ()
+
+    return made.detach().to(logits.dtype, copy=True), back
 
 
 def _product(a: Tensor, b: Tensor, wide: torch.dtype) -> Tensor:
@@ -166,6 +175,7 @@ def masked_cross_entropy(
     needs: tuple[str, ...] | None = None,
     after: Callable[[Tensor], Tensor] | None = None,
     unused: Tensor | None = None,
+    late: Sequence[Tensor] = (),
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Weighted cross-entropy at masked positions, with the scores of the same pass.
 
@@ -180,6 +190,7 @@ def masked_cross_entropy(
             gradient with respect to each hidden state.
         after: what the model does to its logits [N, V], row by row and differentiably; None for nothing.
         unused: int64 ids that are excluded as the mask token is.
+        late: weights that `after` reads, and that are trained.
 
     Returns:
         The loss Σ weight · nll (differentiable in hidden, weight and bias), nll [N] and the statistics, each
@@ -187,7 +198,7 @@ def masked_cross_entropy(
     """
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
-    leaves = (hidden, weight) if bias is None else (hidden, weight, bias)
+    leaves = (hidden, weight, *late) if bias is None else (hidden, weight, bias, *late)
     with_gradients = torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     with torch.autocast(kind, enabled=False):
@@ -203,6 +214,7 @@ def masked_cross_entropy(
             with_gradients,
             after,
             unused,
+            *late,
         )
     return loss, nll, dict(zip(_names(needs), extra, strict=True))
 
@@ -237,6 +249,10 @@ class MaskedHead(nn.Module):
         if self.readout is not None:
             self.readout.adopt()
 
+    def late(self) -> list[Tensor]:
+        """Trained weights that are read after the output layer."""
+        return [] if self.readout is None else self.readout.late()
+
     @property
     def _after(self) -> Callable[[Tensor], Tensor] | None:
         return self.readout.after if self.readout is not None and self.readout.changes_logits else None
@@ -261,6 +277,7 @@ class MaskedHead(nn.Module):
             needs,
             self._after,
             self.unused,
+            self.late(),
         )
 
     def logits(self, hidden: Tensor, mask_token_id: int) -> Tensor:

@@ -65,7 +65,6 @@ def add_adapters(hf: PreTrainedModel, lora: LoRA, mask_token_id: int) -> None:
     )
     _check_targets(hf, config)
     peft.inject_adapter_in_model(config, hf, ADAPTER)
-    model.head.adopt()
     for parameter in hf.parameters():
         if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
             parameter.data = parameter.data.float()  # what is trained needs fp32; the frozen weights do not

@@ -208,6 +208,7 @@ def add_lora(model: MaskedDiffusionLM, lora: LoRA | None = None) -> MaskedDiffus
             output layer or the token embedding has one.
     """
     add_adapters(model.hugging_face, lora or LoRA(), model.mask_token_id)
+    model.head.adopt()
     return model
 
 

@@ -40,14 +40,22 @@ class ReadOut(nn.Module):
         self.adopt()
         hidden = torch.zeros(1, self._width, dtype=self._weight.dtype, device=self._weight.device)
         logits = torch.zeros(1, len(self._weight), device=self._weight.device)
-        with torch.no_grad():
+        with torch.enable_grad():
             try:
                 self.changes_states = not _same(self.before(hidden), hidden)
-                self.changes_logits = not _same(self.after(logits), logits)
+                made = self.after(logits)
+                self.changes_logits = not _same(made, logits)
             except (AttributeError, IndexError, RuntimeError, TypeError) as error:
                 raise ValueError(
                     f"{type(model).__name__} has a read-out that does not run by itself: {error}"
                 ) from error
+        read = leaves(made)
+        self._late = [name for name, parameter in model.named_parameters() if id(parameter) in read]
+
+    def late(self) -> list[Tensor]:
+        """The weights that are read after the output layer (a bias), as far as they are trained."""
+        found = [self._model[0].get_parameter(name) for name in self._late]
+        return [parameter for parameter in found if parameter.requires_grad]
 
     def adopt(self) -> None:
         """Register what the model has besides backbone and output layer, so that its weights are trained.
@@ -153,6 +161,20 @@ def _shell(module: nn.Module, parts: dict[str, Callable[..., Any]]) -> nn.Module
         below = {path[len(name) + 1 :]: part for path, part in parts.items() if path.split(".")[0] == name}
         children[name] = _shell(cast(nn.Module, children[name]), below)
     return shell
+
+
+def leaves(tensor: Tensor) -> set[int]:
+    """Ids of the weights that a tensor was computed from."""
+    found, seen, ahead = set(), set(), [tensor.grad_fn]
+    while ahead:
+        node: Any = ahead.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.add(id(node.variable))
+        ahead += [before for before, _ in node.next_functions]
+    return found
 
 
 def _same(result: Tensor, given: Tensor) -> bool:

@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput
 
 from unmask.models.families import evaluating, longest_row, text_config
 from unmask.models.head import MaskedHead
+from unmask.models.readout import leaves
 
 LENGTH = 8
 """Tokens of a trial's row."""
@@ -120,8 +121,8 @@ def verify(model: Denoiser) -> None:
     (meta device, DeepSpeed's partitions).
 
     Raises:
-        ValueError: naming the family and what differs: logits, at any position, with or without padding; a first
-            position that does not see the last token; padding that is seen.
+        ValueError: naming the family and what differs: logits, at any position, with or without padding; a last
+            token that no position sees; padding that is seen.
     """
     hf = model.hugging_face
     if not has_values(hf):
@@ -132,10 +133,10 @@ def verify(model: Denoiser) -> None:
     padded[:, -1] = False
     with evaluating(hf):
         seen = _compare(model, rows, real)
-        if torch.equal(seen[0, 0], seen[1, 0]):
+        if torch.equal(seen[0, :-1], seen[1, :-1]):
             raise ValueError(
-                f"{_name(hf)} stays causal: its first position does not see the last token, whatever "
-                "config.is_causal says; a masked diffusion model needs another backbone"
+                f"{_name(hf)} stays causal: no position sees the last token, whatever config.is_causal says; a "
+                "masked diffusion model needs another backbone"
             )
         seen = _compare(model, rows, padded)[:, :-1]
         if not _close(seen[0], seen[1], _tolerance(hf)):
@@ -156,7 +157,7 @@ def freeze_unreached(model: Denoiser) -> None:
     rows = trial_rows(hf, model.mask_token_id)[:1]
     with evaluating(hf), torch.enable_grad():
         states = model.head.prepared(model.hidden(rows, torch.ones_like(rows, dtype=torch.bool)).flatten(0, 1))
-    reached = _leaves(states) | {id(p) for p in model.head.output.parameters()}
+    reached = leaves(states) | {id(p) for p in (*model.head.output.parameters(), *model.head.late())}
     if states.grad_fn is None:
         return
     trained = [(re.sub(r"\d+", "#", name), p) for name, p in model.named_parameters() if p.requires_grad]
@@ -219,20 +220,6 @@ def _close(ours: Tensor, theirs: Tensor, share: float, scale: float = 0.0) -> bo
     ours, theirs = ours.double(), theirs.double()
     largest = max(scale, float(theirs.abs().max())) if theirs.numel() else 0.0
     return bool(((ours - theirs).abs() <= share * largest).all())
-
-
-def _leaves(tensor: Tensor) -> set[int]:
-    """Ids of the weights that a tensor was computed from."""
-    found, seen, open_ = set(), set(), [tensor.grad_fn]
-    while open_:
-        node: Any = open_.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            found.add(id(node.variable))
-        open_ += [before for before, _ in node.next_functions]
-    return found
 
 
 def _tolerance(model: PreTrainedModel) -> float:
