@@ -208,7 +208,8 @@ class MaskedDiffusionLM(nn.Module):
     @property
     def longest_row(self) -> int | None:
         """How many tokens a row may have; None where the model does not say."""
-        return longest_row(self.hugging_face) if self._container else None
+        model = self._container[0] if self._container else self.backbone
+        return longest_row(model) if isinstance(model, PreTrainedModel) else None
 
     def hidden(
         self, noisy: Tensor, attention: Tensor, block: Tensor | None = None, clean: Tensor | None = None
