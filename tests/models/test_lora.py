@@ -11,10 +11,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
+    DistilBertConfig,
     GPT2Config,
     LlamaConfig,
     LlamaForCausalLM,
+    MixtralConfig,
     PreTrainedTokenizerFast,
+    Qwen3MoeConfig,
 )
 
 from unmask import (
@@ -194,6 +197,41 @@ def test_a_decoder_of_an_encoder_is_its_output_layer():
     add_lora(model, LoRA(rank=2))
     assert any("transform.dense.lora_A" in name for name, _ in model.named_parameters())  # the head's other layer
     assert type(model.head.output) is torch.nn.Linear
+
+
+WRAPPED = {
+    "a layer at the top": lambda v: DistilBertConfig(vocab_size=v, dim=16, hidden_dim=24, n_layers=1, n_heads=2),
+    "qwen3_moe": lambda v: Qwen3MoeConfig(vocab_size=v, head_dim=8, num_key_value_heads=1, **EXPERTS),
+    "mixtral": lambda v: MixtralConfig(vocab_size=v, head_dim=8, num_key_value_heads=1, **EXPERTS),
+}
+EXPERTS = SIZES | {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_adapters_train_and_merge_wherever_they_sit(kind, tmp_path):
+    """In layers that are children of the model itself, and two on the weights of one layer of experts."""
+    torch.manual_seed(0)
+    model = add_lora(MaskedDiffusionLM.from_config(WRAPPED[kind](12), MASK), LoRA(rank=2))
+    adapters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    own = {id(p) for p in model.hugging_face.parameters() if p.requires_grad}
+    assert {id(p) for p in adapters.values()} == own
+    tokens = torch.tensor([[1, 3, MASK, 5, MASK], [1, MASK, 7, 8, 9]])
+    hidden = model.hidden(tokens, torch.ones_like(tokens, dtype=torch.bool))[tokens == MASK]
+    model.head(hidden, torch.tensor([4, 6, 3]), torch.ones(3), MASK)[0].backward()
+    with torch.no_grad():
+        for name, parameter in adapters.items():
+            assert parameter.grad is not None, name
+            parameter.add_(torch.randn(parameter.shape), alpha=0.1)
+    live = predictions(model)
+    model.save_pretrained(tmp_path / "adapters")
+    back = model.load_weights(tmp_path / "adapters")
+    assert all(torch.equal(back[name], tensor) for name, tensor in model.state_dict().items())
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<pad>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, mask_token="<|mask|>")
+    save_pretrained(model, tokenizer, tmp_path / "merged")
+    merged = MaskedDiffusionLM.from_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(predictions(merged), live, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(predictions(model), live, rtol=0, atol=0)
 
 
 def test_half_precision_weights_get_adapters_in_fp32():

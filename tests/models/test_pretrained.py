@@ -16,8 +16,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from unmask import MaskedDiffusionLM, from_pretrained, save_pretrained
-from unmask.models.pretrained import check_bidirectional
+from unmask import from_pretrained, save_pretrained
 
 WORDS = ["<pad>", "<bos>", "<eos>", "<free>", *"abcdefghijklmnop"]
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -151,29 +150,6 @@ def test_saving_with_another_tokenizer_is_refused(folder, tmp_path):
     tokenizer.add_special_tokens({"mask_token": "<free>"})
     with pytest.raises(ValueError, match="mask token"):
         save_pretrained(model, tokenizer, tmp_path / "out")
-
-
-@each
-def test_the_check_passes_for_what_is_bidirectional(body):
-    check_bidirectional(MaskedDiffusionLM.from_hf(BODIES[body](20), 19))
-
-
-@pytest.mark.parametrize("body", CAUSAL)
-def test_the_check_finds_a_model_that_stayed_causal(body):
-    model = MaskedDiffusionLM.from_hf(BODIES[body](20), 19)
-    for module in model.hugging_face.modules():
-        if hasattr(module, "config"):
-            module.config.is_causal = True
-    with pytest.raises(ValueError, match="stays causal"):
-        check_bidirectional(model)
-
-
-def test_the_check_finds_padding_that_leaks():
-    model = MaskedDiffusionLM.from_hf(BODIES["llama"](20), 19)
-    forward = model.backbone.forward
-    model.backbone.forward = lambda input_ids, attention_mask: forward(input_ids=input_ids)
-    with pytest.raises(ValueError, match="padding"):
-        check_bidirectional(model)
 
 
 def test_half_precision_weights_are_trained_in_single_precision_unless_asked(folder):

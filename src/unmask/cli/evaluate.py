@@ -276,8 +276,7 @@ def _models(
     for subject in subjects:
         model = load_model(subject.checkpoint, subject.modules).to(device)
         if dataset is not None:
-            longest = getattr(model.config, "max_position_embeddings", None)
-            check_rows(dataset, model.mask_token_id, model.head.vocab_size, model.shifted, longest)
+            check_rows(dataset, model.mask_token_id, model.head.vocab_size, model.shifted, model.longest_row)
         found.append((subject, model))
     return found
 

@@ -26,7 +26,8 @@ from unmask import noise
 from unmask.batch import MaskedBatch, TokenBatch
 from unmask.config import positive_int, require
 from unmask.evaluation.likelihood import RowNats, chunks, masked_nll
-from unmask.models.denoiser import MaskedDiffusionLM, evaluating
+from unmask.models.denoiser import MaskedDiffusionLM
+from unmask.models.families import evaluating
 from unmask.policies import Policy, needs_of, resolve, top
 from unmask.policies import random as random_order
 from unmask.processes.blockwise import Blocks

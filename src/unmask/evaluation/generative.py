@@ -24,6 +24,7 @@ from unmask.evaluation.estimate import Estimate, ratio
 from unmask.evaluation.likelihood import RowNats
 from unmask.evaluation.records import weights_hash
 from unmask.models.denoiser import MaskedDiffusionLM
+from unmask.models.families import longest_row
 from unmask.models.pretrained import located, unpacked
 from unmask.sampling import Decoding, generate
 
@@ -118,7 +119,7 @@ def generative_perplexity(
 
 def text_length(model: MaskedDiffusionLM) -> int:
     """Tokens of a text unless asked otherwise: 128, or as many as the model reads in a row."""
-    longest = getattr(model.config, "max_position_embeddings", None) or 128
+    longest = model.longest_row or 128
     return min(128, longest - model.shifted)
 
 
@@ -147,7 +148,7 @@ def sample_tokens(
     tokenizer.check_model(model.mask_token_id, model.head.vocab_size)
     before = [tokenizer.eos_token_id] if model.shifted and not prompt else []
     given, width = torch.tensor([*before, *prompt], dtype=torch.int64), len(before) + length
-    longest = getattr(model.config, "max_position_embeddings", None) or width
+    longest = model.longest_row or width
     require(len(prompt) < length, f"the prompt has {len(prompt)} tokens, a text {length}: none is left to generate")
     require(width <= longest, f"a text of {length} tokens takes a row of {width}, the model reads {longest} tokens")
     device = next(model.parameters()).device
@@ -179,7 +180,7 @@ def judge_texts(
     network.to(device)
     start = [] if reader.bos_token_id is None else [reader.bos_token_id]
     rows = [torch.tensor(start + reader.encode(text, add_special_tokens=False)) for text in texts]
-    longest = getattr(network.config, "max_position_embeddings", None)
+    longest = longest_row(network)
     require(any(len(row) >= 2 for row in rows), "no text has a token that the judge could score")
     for number, row in enumerate(rows):
         require(

@@ -24,7 +24,8 @@ from unmask.data.stream import RowStream
 from unmask.data.tokenizers import TextTokenizer
 from unmask.evaluation.estimate import Estimate, ratio
 from unmask.masks import ExactCount
-from unmask.models.denoiser import MaskedDiffusionLM, evaluating
+from unmask.models.denoiser import MaskedDiffusionLM
+from unmask.models.families import evaluating
 from unmask.objectives import ELBO
 from unmask.processes import Blockwise, IndependentMasking, Masking
 

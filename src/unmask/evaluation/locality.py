@@ -28,7 +28,8 @@ from unmask.batch import MaskedBatch
 from unmask.config import ours, positive_int
 from unmask.evaluation.estimate import Estimate, ratio
 from unmask.evaluation.likelihood import LikelihoodConfig, losses, masked_nll
-from unmask.models.denoiser import MaskedDiffusionLM, evaluating
+from unmask.models.denoiser import MaskedDiffusionLM
+from unmask.models.families import evaluating
 from unmask.processes import IndependentMasking
 
 

@@ -69,8 +69,7 @@ class MaskedDiffusionTrainer(Trainer):
         self.objective.check(masking)
         require(args.max_steps > 0, "set TrainingArguments(max_steps=...): a process deals rows as it needs them")
         require(args.n_gpu < 2, "start one process for each GPU: `torchrun` or `accelerate launch`")
-        longest = getattr(model.hugging_face.config, "max_position_embeddings", None)
-        check_rows(train_dataset, model.mask_token_id, model.head.vocab_size, model.shifted, longest)
+        check_rows(train_dataset, model.mask_token_id, model.head.vocab_size, model.shifted, model.longest_row)
         super().__init__(
             cast(Any, model), args, train_dataset=cast(Any, train_dataset), eval_dataset=eval_dataset, **options
         )

@@ -6,32 +6,23 @@ positions they predict from one place, `MaskedDiffusionLM.hidden`, so they canno
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    PretrainedConfig,
-    PreTrainedModel,
-)
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-)
-from transformers.utils import logging as hf_logging
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from unmask.batch import MaskedBatch, Scores, Tensors
 from unmask.models.attention import BlockLayout
+from unmask.models.families import auto_class, longest_row, make_bidirectional, quiet, text_config
 from unmask.models.head import MaskedHead
 from unmask.models.lora import WEIGHTS_FILE as ADAPTERS_FILE
 from unmask.models.lora import has_adapters, load_adapters, save_adapters
+from unmask.models.readout import ReadOut
+from unmask.models.verify import find_backbone, freeze_unreached, verify
 
 
 @dataclass(frozen=True)
@@ -44,12 +35,15 @@ class MaskedOutput(Tensors):
         scores: the statistics asked for, or None.
         gradient: [B, L] length of the loss's gradient with respect to each masked position's hidden state, if
             asked for.
+        balance: scalar, what the loss holds besides: a mixture of experts' term for even routing, times Σ weight.
+            None where the model's config does not ask for it (`output_router_logits`).
     """
 
     loss: Tensor
     nll: Tensor
     scores: Scores | None
     gradient: Tensor | None = None
+    balance: Tensor | None = None
 
 
 class MaskedDiffusionLM(nn.Module):
@@ -76,27 +70,50 @@ class MaskedDiffusionLM(nn.Module):
         if not 0 <= mask_token_id < self.head.vocab_size:
             raise ValueError(f"mask_token_id {mask_token_id} is outside the vocabulary of {self.head.vocab_size}")
         self.mask_token_id, self.shifted = mask_token_id, shifted
+        # To the backbone: router logits, where the config wants experts to be used evenly.
+        self._options: dict[str, Any] = {}
+        # Whether a row may be masked as a whole; ESM's rescaling of what is seen has nothing to rescale then.
+        self.sees_only_masks = True
         # The Hugging Face model that backbone and head are parts of; a tuple keeps it from being registered.
         self._container: tuple[PreTrainedModel, ...] = ()
 
     @classmethod
-    def from_hf(cls, model: PreTrainedModel, mask_token_id: int, shifted: bool = False) -> MaskedDiffusionLM:
+    def from_hf(
+        cls, model: PreTrainedModel, mask_token_id: int, shifted: bool = False, unused: Sequence[int] = ()
+    ) -> MaskedDiffusionLM:
         """Wrap a Hugging Face causal or masked language model; its attention becomes bidirectional.
 
+        What the model does between its backbone and its logits is run by its own forward (`ReadOut`). A few tokens
+        are run through both and compared (`unmask.models.verify`), unless the weights have no values yet. Weights
+        that no prediction depends on are frozen.
+
+        Args:
+            model: of any family.
+            mask_token_id: id of the mask token.
+            shifted: hidden[i - 1] predicts token i.
+            unused: ids of the vocabulary that no token has: rows that fill it up. They are never predicted.
+
         Raises:
-            ValueError: for a model without output embeddings.
+            ValueError: for a model without output embeddings, one that predicts otherwise than the library's own, or
+                one that stays causal or lets padding leak. The message names the family and what differs.
         """
         output = model.get_output_embeddings()
-        if output is None or model.base_model is model:
+        if output is None:
             raise ValueError(
                 f"{type(model).__name__} has no language-model head; use AutoModelForCausalLM or AutoModelForMaskedLM"
             )
+        if not 0 <= mask_token_id < len(output.weight):
+            raise ValueError(f"mask_token_id {mask_token_id} is outside the vocabulary of {len(output.weight)}")
         make_bidirectional(model)
-        for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
-            if getattr(model.config, name, None) not in (None, 1, 1.0):
-                raise ValueError(f"{type(model).__name__} changes its logits ({name}): the masked head cannot")
-        denoiser = cls(model.base_model, MaskedHead(output, _transform_of(model)), mask_token_id, shifted)
+        backbone, example = find_backbone(model, mask_token_id)
+        readout = ReadOut(model, backbone, example)
+        none = torch.tensor(sorted(unused), device=output.weight.device) if unused else None
+        denoiser = cls(backbone, MaskedHead(output, readout, none), mask_token_id, shifted)
         denoiser._container = (model,)
+        if getattr(text_config(model.config), "output_router_logits", False):
+            denoiser._options = {"output_router_logits": True}
+        verify(denoiser)
+        freeze_unreached(denoiser)
         model.config.mask_token_id = mask_token_id
         model.config.unmask_shifted = shifted
         return denoiser
@@ -104,7 +121,9 @@ class MaskedDiffusionLM(nn.Module):
     @classmethod
     def from_config(cls, config: PretrainedConfig, mask_token_id: int, shifted: bool = False) -> MaskedDiffusionLM:
         """Make a model with random weights from a Hugging Face config of a causal or masked language model."""
-        return cls.from_hf(auto_class(config).from_config(config), mask_token_id, shifted)
+        kind = auto_class(config)
+        build = kind._from_config if issubclass(kind, PreTrainedModel) else kind.from_config
+        return cls.from_hf(build(config), mask_token_id, shifted)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **options: Any) -> MaskedDiffusionLM:
@@ -124,7 +143,7 @@ class MaskedDiffusionLM(nn.Module):
         mask_token_id = getattr(config, "mask_token_id", None)
         if mask_token_id is None:
             raise ValueError(f"{folder}/config.json names no mask_token_id: it was not saved by unmask")
-        with _quiet():
+        with quiet():
             model = auto_class(config).from_pretrained(folder, **options)
         return cls.from_hf(model, mask_token_id, getattr(config, "unmask_shifted", False))
 
@@ -143,7 +162,7 @@ class MaskedDiffusionLM(nn.Module):
         if self.has_adapters:
             save_adapters(container, folder, renamed)
             return
-        with _quiet():
+        with quiet():
             container.save_pretrained(folder, state_dict=renamed)
 
     def load_weights(self, folder: str | Path) -> dict[str, Tensor]:
@@ -154,7 +173,7 @@ class MaskedDiffusionLM(nn.Module):
         if self.has_adapters:
             theirs = self._container[0].state_dict() | load_adapters(self._container[0], folder)
             return {name: theirs[there] for name, there in self._container_names().items()}
-        with _quiet():
+        with quiet():
             loaded: Any = type(self._container[0]).from_pretrained(
                 folder, config=self._container[0].config, dtype="auto", output_loading_info=True
             )
@@ -186,6 +205,12 @@ class MaskedDiffusionLM(nn.Module):
         """The Hugging Face config, or None for a backbone of another kind."""
         return getattr(self.backbone, "config", None)
 
+    @property
+    def longest_row(self) -> int | None:
+        """How many tokens a row may have; None where the model does not say."""
+        model = self._container[0] if self._container else self.backbone
+        return longest_row(model) if isinstance(model, PreTrainedModel) else None
+
     def hidden(
         self, noisy: Tensor, attention: Tensor, block: Tensor | None = None, clean: Tensor | None = None
     ) -> Tensor:
@@ -203,23 +228,38 @@ class MaskedDiffusionLM(nn.Module):
         Raises:
             ValueError: where there are blocks, and the backbone cannot be told who sees whom.
         """
+        return self._run(noisy, attention, block, clean)[0]
+
+    def _run(
+        self, noisy: Tensor, attention: Tensor, block: Tensor | None = None, clean: Tensor | None = None
+    ) -> tuple[Tensor, Any, Tensor | None]:
+        """The states of `hidden`, what the backbone returned, and which of the tokens that it ran were real."""
         # The shift, once: which position's state predicts position i.
         predictor = (torch.arange(noisy.shape[1], device=noisy.device) - int(self.shifted)).clamp(min=0)
         if block is None or not block.any():
-            mask = None if bool(attention.all()) else attention
-            hidden = self.backbone(input_ids=noisy, attention_mask=mask).last_hidden_state
-            return hidden[:, predictor] if self.shifted else hidden
+            whole, order = _padding(attention)
+            if order is not None:
+                noisy, attention = noisy.gather(1, order), attention.gather(1, order)
+            mask = None if whole else attention
+            output = self.backbone(input_ids=noisy, attention_mask=mask, **self._options)
+            hidden = output.last_hidden_state[:, predictor] if self.shifted else output.last_hidden_state
+            if order is not None:
+                hidden = torch.empty_like(hidden).scatter(1, order[..., None].expand_as(hidden), hidden)
+            return hidden, output, mask
+        if not bool((attention[:, 1:] <= attention[:, :-1]).all()):
+            raise ValueError("a row in blocks has padding before a token: pad on the right")
         masked = torch.zeros_like(attention) if clean is None else noisy != clean
         if clean is None or not masked.any():
             clean, layout = noisy, BlockLayout.single(block, attention, predictor)
         else:
             layout = BlockLayout.double(block, attention, predictor, masked)
-        hidden = self.backbone(
+        output = self.backbone(
             input_ids=layout.tokens(noisy, clean),
             attention_mask=layout.attention_mask(self.backbone),
             position_ids=layout.position.expand(len(noisy), -1),
-        ).last_hidden_state
-        return layout.read(hidden)
+            **self._options,
+        )
+        return layout.read(output.last_hidden_state), output, layout.real
 
     def forward(
         self, batch: MaskedBatch, weights: Tensor | None = None, needs: tuple[str, ...] | None = None
@@ -233,12 +273,10 @@ class MaskedDiffusionLM(nn.Module):
             needs: statistics of `Scores` to return as well (a process's `needs`); None for none. "gradient"
                 adds the lengths of the gradient at the hidden states.
         """
-        masked = batch.masked
-        if self.shifted and bool(masked[:, 0].any()):
-            raise ValueError(
-                "a shifted model cannot predict position 0: prepend a BOS token, or make position 0 unmaskable"
-            )
-        hidden = self.hidden(batch.noisy(self.mask_token_id), batch.clean.attention, batch.block, batch.clean.tokens)
+        masked, attention = batch.masked, batch.clean.attention
+        self._check_masked(masked, attention)
+        noisy = batch.noisy(self.mask_token_id)
+        hidden, output, real = self._run(noisy, attention, batch.block, batch.clean.tokens)
         flat = masked.flatten().nonzero()[:, 0]
         token_weights = (
             weights.flatten()[flat] if weights is not None else torch.full((len(flat),), 1 / max(1, len(flat)))
@@ -258,7 +296,12 @@ class MaskedDiffusionLM(nn.Module):
         statistics = {name: spread(value) for name, value in found.items()}
         gradient = statistics.pop("gradient", None)
         scores = None if needs is None else Scores(**statistics, nll=full_nll)
-        return MaskedOutput(loss, full_nll, scores, gradient)
+        balance = None
+        if self._options and self.training and self.head.readout is not None:
+            balance = self.head.readout.balance(output, real) * token_weights.sum()
+            loss = loss + balance
+            balance = balance.detach()
+        return MaskedOutput(loss, full_nll, scores, gradient, balance)
 
     @torch.no_grad()
     def predict(self, noisy: Tensor, attention: Tensor, masked: Tensor, block: Tensor | None = None) -> Tensor:
@@ -267,10 +310,21 @@ class MaskedDiffusionLM(nn.Module):
         With `block` [B, L], position i sees its own and earlier blocks alone, as they are in `noisy`: the model
         of block diffusion at the block that is being filled, where the earlier ones are known.
         """
-        if self.shifted and bool(masked[:, 0].any()):
-            raise ValueError("a shifted model cannot predict position 0: prepend a BOS token")
+        self._check_masked(masked, attention)
         hidden = self.hidden(noisy, attention, block).flatten(0, 1)
         return self.head.logits(hidden[masked.flatten()], self.mask_token_id)
+
+    def _check_masked(self, masked: Tensor, attention: Tensor) -> None:
+        """Raise ValueError for masks that the model cannot predict."""
+        if self.shifted and bool((masked[:, 0] | (masked[:, 1:] & ~attention[:, :-1]).any(1)).any()):
+            raise ValueError(
+                "a shifted model cannot predict position 0: prepend a BOS token, or make position 0 unmaskable"
+            )
+        if not self.sees_only_masks and bool((masked >= attention).all(1).any()):
+            raise ValueError(
+                f"{type(self.backbone).__name__} rescales what it sees by the share that is masked, and a row is all "
+                "masks: keep a token of each row given (its class or end token)"
+            )
 
     def _container_names(self) -> dict[str, str]:
         """Names of `state_dict()` against those of the Hugging Face model, matched by identity."""
@@ -278,54 +332,11 @@ class MaskedDiffusionLM(nn.Module):
         return {name: theirs[id(t)] for name, t in self.state_dict(keep_vars=True).items()}
 
 
-def _transform_of(model: PreTrainedModel) -> nn.Module | None:
-    """What an encoder puts between its backbone and the output layer: BERT's transform, ModernBERT's head."""
-    predictions = getattr(getattr(model, "cls", None), "predictions", None)
-    found = getattr(predictions, "transform", None) or getattr(model, "head", None)
-    return found if isinstance(found, nn.Module) else None
+def _padding(attention: Tensor) -> tuple[bool, Tensor | None]:
+    """Whether all tokens are real; and where padding comes before tokens, the order that puts it behind them.
 
-
-def make_bidirectional(model: PreTrainedModel) -> None:
-    """Drop the causal mask of a Hugging Face model through its config; encoders are left as they are."""
-    for module in model.modules():
-        if isinstance(module, PreTrainedModel):
-            module.config.is_causal = False
-            module.config.use_cache = False
-        elif getattr(module, "is_causal", None) is True:
-            module.is_causal = cast(Any, False)  # attention layers that pass it on to a fused kernel
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch dropout off, and back on whatever happens."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers from drawing a progress bar for every file: a run's own display is enough."""
-    shown = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            hf_logging.enable_progress_bar()
-
-
-def auto_class(config: PretrainedConfig) -> Any:
-    """AutoModelForCausalLM or AutoModelForMaskedLM, whichever a config's model is; ValueError for neither."""
-    name = config.model_type
-    if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and "MaskedLM" not in str(config.architectures):
-        # Encoders with a causal variant (BERT) are meant as encoders.
-        if name in MODEL_FOR_MASKED_LM_MAPPING_NAMES and "CausalLM" not in str(config.architectures):
-            return AutoModelForMaskedLM
-        return AutoModelForCausalLM
-    if name in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        return AutoModelForMaskedLM
-    raise ValueError(f"transformers knows no causal or masked language model of type '{name}'")
+    Positions count real tokens then, whatever kind of positions a family has.
+    """
+    before = (attention[:, 1:] > attention[:, :-1]).any()
+    whole, before = torch.stack([attention.all(), before]).tolist()
+    return whole, (~attention).long().argsort(dim=1, stable=True) if before else None

@@ -7,6 +7,7 @@ distribution, so it can neither win nor take probability.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from unmask.batch import relative_to_best, statistics
+from unmask.models.readout import ReadOut
 
 CHUNK_ELEMENTS = 1 << 23
 """Logits held at a time: 32 MiB in fp32. More where the weight is trained and half of the hidden size's rows need
@@ -41,6 +43,9 @@ class _MaskedCrossEntropy(torch.autograd.Function):
         needs: tuple[str, ...] | None,
         dtype: torch.dtype,
         with_gradients: bool,
+        after: Callable[[Tensor], Tensor] | None,
+        unused: Tensor | None,
+        *late: Tensor,
     ) -> tuple[Tensor | None, ...]:
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         count, size = len(hidden), weight.shape[0]
@@ -53,6 +58,7 @@ class _MaskedCrossEntropy(torch.autograd.Function):
             torch.zeros_like(leaf, dtype=wide) if with_gradients and leaf is not None and leaf.requires_grad else None
             for leaf in (weight, bias)
         )
+        d_late = [torch.zeros_like(leaf, dtype=wide) for leaf in late] if with_gradients else []
         largest = token_weights.abs().max() if count else token_weights.new_ones(())
         relative = (token_weights / torch.where(largest > 0, largest, 1))[:, None]
 
@@ -71,7 +77,12 @@ class _MaskedCrossEntropy(torch.autograd.Function):
                 logits[:, part] = _product(h, w[part].T, wide)
             if bias is not None:
                 logits += bias
+            back = None
+            if after is not None:
+                logits, back = _through(after, logits, late)
             logits[:, mask_token_id] = -torch.inf
+            if unused is not None:
+                logits[:, unused] = -torch.inf
             truth = logits.gather(1, target)
             others, best, index = relative_to_best(logits)  # one exponentiation serves loss, scores and gradient
             rest = others.sum(-1)
@@ -83,6 +94,10 @@ class _MaskedCrossEntropy(torch.autograd.Function):
                 continue
             d_logits = others.scatter_(1, index, 1.0).mul_(1 / (1 + rest[:, None]))  # the softmax
             d_logits.scatter_add_(1, target, -torch.ones_like(truth))
+            if back is not None:
+                for total, part in zip(d_late, back(d_logits * relative[rows], late), strict=True):
+                    total += part
+                d_logits = back(d_logits)[0]
             if d_bias is not None:
                 d_bias += (d_logits.T @ relative[rows])[:, 0]
             d_state, scaled = torch.zeros_like(h, dtype=wide), (hidden[rows] * relative[rows]).to(dtype)
@@ -98,9 +113,9 @@ class _MaskedCrossEntropy(torch.autograd.Function):
             d_hidden[rows] = d_state.to(d_hidden.dtype)
             if "gradient" in found:
                 found["gradient"][rows] = d_state.norm(dim=-1) * token_weights[rows].abs()
-        ctx.gradients = (d_hidden, d_weight, d_bias) if with_gradients else None
+        ctx.gradients = (d_hidden, d_weight, d_bias, *d_late) if with_gradients else None
         ctx.token_weights, ctx.largest = token_weights, largest
-        ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
+        ctx.dtypes = weight.dtype, None if bias is None else bias.dtype, *(leaf.dtype for leaf in late)
         extra = tuple(found[name] for name in _names(needs))
         ctx.mark_non_differentiable(nll, *extra)
         return ((nll * token_weights).sum(), nll, *extra)
@@ -116,11 +131,25 @@ class _MaskedCrossEntropy(torch.autograd.Function):
         d_hidden, *rest = ctx.gradients
         ctx.gradients = None
         d_hidden.mul_((ctx.token_weights * upstream[0])[:, None])  # in the scale's precision, then rounded
-        d_weight, d_bias = (
+        d_weight, d_bias, *d_late = (
             None if g is None else g.mul_(ctx.largest * upstream[0]).to(dtype)
             for g, dtype in zip(rest, ctx.dtypes, strict=True)
         )
-        return d_hidden, d_weight, d_bias, None, None, None, None, None, None
+        return d_hidden, d_weight, d_bias, *[None] * 8, *d_late
+
+
+def _through(
+    after: Callable[[Tensor], Tensor], logits: Tensor, late: tuple[Tensor, ...]
+) -> tuple[Tensor, Callable[..., tuple[Tensor, ...]]]:
+    """What a function makes of the logits, and how a gradient of it goes back: to the logits, or to leaves."""
+    given = logits.detach().requires_grad_()
+    with torch.enable_grad():
+        made = after(given.clone())  # it may write into what it is given
+
+    def back(gradient: Tensor, leaves: tuple[Tensor, ...] = (given,)) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(made, leaves, gradient.to(made.dtype), retain_graph=bool(late)) if leaves else ()
+
+    return made.detach().to(logits.dtype, copy=True), back
 
 
 def _product(a: Tensor, b: Tensor, wide: torch.dtype) -> Tensor:
@@ -144,6 +173,9 @@ def masked_cross_entropy(
     token_weights: Tensor,
     mask_token_id: int,
     needs: tuple[str, ...] | None = None,
+    after: Callable[[Tensor], Tensor] | None = None,
+    unused: Tensor | None = None,
+    late: Sequence[Tensor] = (),
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Weighted cross-entropy at masked positions, with the scores of the same pass.
 
@@ -156,6 +188,9 @@ def masked_cross_entropy(
         mask_token_id: token excluded from the distribution.
         needs: statistics of `Scores` wanted besides; None for none. "gradient" adds the length of the loss's
             gradient with respect to each hidden state.
+        after: what the model does to its logits [N, V], row by row and differentiably; None for nothing.
+        unused: int64 ids that are excluded as the mask token is.
+        late: weights that `after` reads, and that are trained.
 
     Returns:
         The loss Σ weight · nll (differentiable in hidden, weight and bias), nll [N] and the statistics, each
@@ -163,12 +198,23 @@ def masked_cross_entropy(
     """
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
-    leaves = (hidden, weight) if bias is None else (hidden, weight, bias)
+    leaves = (hidden, weight, *late) if bias is None else (hidden, weight, bias, *late)
     with_gradients = torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     with torch.autocast(kind, enabled=False):
         loss, nll, *extra = _MaskedCrossEntropy.apply(
-            hidden, weight, bias, targets, token_weights.to(wide), mask_token_id, needs, dtype, with_gradients
+            hidden,
+            weight,
+            bias,
+            targets,
+            token_weights.to(wide),
+            mask_token_id,
+            needs,
+            dtype,
+            with_gradients,
+            after,
+            unused,
+            *late,
         )
     return loss, nll, dict(zip(_names(needs), extra, strict=True))
 
@@ -178,21 +224,38 @@ class MaskedHead(nn.Module):
 
     Args:
         output: the linear output layer [V, d]; its weight may be tied to the input embedding.
-        transform: what the library's model puts before it (BERT's dense layer and norm); applied to masked
-            positions alone. None for none.
+        readout: what the library's model does before and after it, at masked positions alone. None for nothing.
+        unused: ids of the vocabulary that no token has, int64; they have probability zero, as the mask token has.
     """
 
-    def __init__(self, output: nn.Module, transform: nn.Module | None = None) -> None:
+    unused: Tensor | None
+
+    def __init__(self, output: nn.Module, readout: ReadOut | None = None, unused: Tensor | None = None) -> None:
         super().__init__()
-        self.output, self.transform = output, transform
+        self.output, self.readout = output, readout
+        self.register_buffer("unused", unused, persistent=False)
 
     @property
     def vocab_size(self) -> int:
-        """V, the mask token included."""
+        """V, the mask token and ids that no token has included."""
         return cast(Tensor, self.output.weight).shape[0]
 
-    def _prepared(self, hidden: Tensor) -> Tensor:
-        return hidden if self.transform is None else self.transform(hidden)
+    def prepared(self, hidden: Tensor) -> Tensor:
+        """[N, d'] what the output layer reads of the states [N, d]."""
+        return self.readout.before(hidden) if self.readout is not None and self.readout.changes_states else hidden
+
+    def adopt(self) -> None:
+        """Take notice of modules that were replaced in the library's model, as adapters do."""
+        if self.readout is not None:
+            self.readout.adopt()
+
+    def late(self) -> list[Tensor]:
+        """Trained weights that are read after the output layer."""
+        return [] if self.readout is None else self.readout.late()
+
+    @property
+    def _after(self) -> Callable[[Tensor], Tensor] | None:
+        return self.readout.after if self.readout is not None and self.readout.changes_logits else None
 
     def forward(
         self,
@@ -205,18 +268,25 @@ class MaskedHead(nn.Module):
         """See `masked_cross_entropy`. hidden is [N, d]: the masked positions alone."""
         weight, bias = cast(Tensor, self.output.weight), cast("Tensor | None", getattr(self.output, "bias", None))
         return masked_cross_entropy(
-            self._prepared(hidden),
+            self.prepared(hidden),
             weight,
             bias,
             targets,
             token_weights,
             mask_token_id,
             needs,
+            self._after,
+            self.unused,
+            self.late(),
         )
 
     def logits(self, hidden: Tensor, mask_token_id: int) -> Tensor:
-        """[N, V] logits in fp32 (float64 stays) with the mask token at -inf, for sampling."""
-        logits = self.output(self._prepared(hidden))
+        """[N, V] logits in fp32 (float64 stays); the mask token and ids that no token has are at -inf."""
+        logits = self.output(self.prepared(hidden))
         logits = logits if logits.dtype == torch.float64 else logits.float()
+        if self._after is not None:
+            logits = self._after(logits).to(logits.dtype)
         excluded = torch.arange(logits.shape[-1], device=logits.device) == mask_token_id
+        if self.unused is not None:
+            excluded[self.unused] = True
         return logits.masked_fill(excluded, -torch.inf)

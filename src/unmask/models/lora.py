@@ -120,14 +120,17 @@ def merge_adapters(hf: PreTrainedModel) -> None:
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
-    wrappers = [(name, m) for name, m in hf.named_modules() if isinstance(m, AuxiliaryTrainingWrapper)]
-    inside = {id(m) for _, wrapper in wrappers for m in wrapper.modules()}
-    layers = [(n, m) for n, m in hf.named_modules() if isinstance(m, BaseTunerLayer) and id(m) not in inside]
-    for name, layer in layers:
-        layer.merge(safe_merge=True)
-        hf.set_submodule(name, layer.get_base_layer())
-    for name, wrapper in wrappers:
-        hf.set_submodule(name, wrapper.unload_and_optionally_merge_module(True, True, [ADAPTER]))
+    tuned = [name for name, m in hf.named_modules() if isinstance(m, BaseTunerLayer | AuxiliaryTrainingWrapper)]
+    for name in tuned:
+        if any(name.startswith(f"{other}.") for other in tuned):
+            continue  # wrapped once more, as the two weights of a layer of experts are: the outer one merges both
+        layer: Any = hf.get_submodule(name)
+        if hasattr(layer, "unload_and_optionally_merge_module"):
+            plain = layer.unload_and_optionally_merge_module(True, True, [ADAPTER])
+        else:
+            layer.merge(safe_merge=True)
+            plain = layer.get_base_layer()
+        hf.set_submodule(name, plain)
     del cast(Any, hf).peft_config
     hf.requires_grad_(True)
 

@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
-import torch
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -28,7 +27,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from unmask.models.denoiser import MaskedDiffusionLM, auto_class
+from unmask.models.denoiser import MaskedDiffusionLM
+from unmask.models.families import auto_class
 from unmask.models.layouts import Layout, known_layout
 from unmask.models.lora import ADAPTER, LoRA, add_adapters, merge_adapters
 from unmask.models.lora import CONFIG_FILE as ADAPTERS_CONFIG
@@ -68,11 +68,11 @@ def from_pretrained(
             given: updates of weights in half precision round away.
 
     Returns:
-        The model, whose attention was seen to be bidirectional, and its tokenizer, which knows the mask token.
+        The model, verified as `MaskedDiffusionLM.from_hf` says, and its tokenizer, which knows the mask token.
 
     Raises:
         ValueError: for an architecture that transformers does not know, a tokenizer that cannot be loaded or has
-            more tokens than the model, or a model that stays causal or lets padding leak.
+            more tokens than the model, or a model that `MaskedDiffusionLM.from_hf` refuses.
     """
     shared: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     shared |= {key: options[key] for key in WHERE if key in options}
@@ -92,7 +92,6 @@ def from_pretrained(
     if shifted == "auto":
         shifted = read_out
     model = MaskedDiffusionLM.from_hf(hf, mask_token_id, bool(shifted))
-    check_bidirectional(model)
     return Pretrained(model if lora is None else add_lora(model, lora), tokenizer)
 
 
@@ -195,6 +194,7 @@ def save_pretrained(
         base = config.base_model_name_or_path or "the pretrained model"
         card["LoRA"] = f"Adapters of rank {config.r} (alpha {config.lora_alpha}) were trained and merged into {base}."
         merge_adapters(model.hugging_face)
+        model.head.adopt()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(str(folder))
     (Path(folder) / "README.md").write_text(model_card(model, str(tokenizer.mask_token), card), encoding="utf-8")
@@ -208,6 +208,7 @@ def add_lora(model: MaskedDiffusionLM, lora: LoRA | None = None) -> MaskedDiffus
             output layer or the token embedding has one.
     """
     add_adapters(model.hugging_face, lora or LoRA(), model.mask_token_id)
+    model.head.adopt()
     return model
 
 
@@ -229,40 +230,6 @@ def model_card(model: MaskedDiffusionLM, mask_token: str, card: Mapping[str, Any
     ]
     parts += [f"## {heading[:1].upper() + heading[1:]}\n\n{value}" for heading, value in card.items()]
     return "\n\n".join(parts) + "\n"
-
-
-@torch.no_grad()
-def check_bidirectional(model: MaskedDiffusionLM, length: int = 8) -> None:
-    """Look whether the first position sees the last token, and no position sees padding.
-
-    Raises:
-        ValueError: where one of the two fails: the architecture keeps its causal mask, or drops the padding mask.
-    """
-    training, device = model.training, next(model.parameters()).device
-    model.eval()
-    try:
-        tokens = torch.arange(2 * length, device=device).view(2, length) % (model.head.vocab_size - 1)
-        tokens[1, :-1] = tokens[0, :-1]
-        tokens[1, -1] = (tokens[0, -1] + 1) % (model.head.vocab_size - 1)
-        real = torch.ones_like(tokens, dtype=torch.bool)
-        # The states before the shift: a shifted model's first position reads nothing at all.
-        first = _states(model, tokens, real)[:, 0]
-        if torch.equal(first[0], first[1]):
-            raise ValueError(
-                f"{type(model.backbone).__name__} stays causal: its first position does not see the last token. It "
-                "ignores config.is_causal; a masked diffusion model needs another backbone"
-            )
-        real[:, -1] = False
-        seen = _states(model, tokens, real)[:, :-1].double()
-        if not torch.allclose(seen[0], seen[1], rtol=1e-3, atol=1e-3 * float(seen.abs().max())):
-            raise ValueError(f"{type(model.backbone).__name__} lets padding leak into real positions")
-    finally:
-        model.train(training)
-
-
-def _states(model: MaskedDiffusionLM, tokens: Tensor, attention: Tensor) -> Tensor:
-    mask = None if bool(attention.all()) else attention
-    return model.backbone(input_ids=tokens, attention_mask=mask).last_hidden_state
 
 
 def _layout(name: str | Path, shared: dict[str, Any]) -> Layout | None:

@@ -14,7 +14,8 @@ from unmask import noise
 from unmask.batch import Scores, TokenBatch
 from unmask.config import positive_int, require
 from unmask.masks import smallest
-from unmask.models.denoiser import MaskedDiffusionLM, evaluating
+from unmask.models.denoiser import MaskedDiffusionLM
+from unmask.models.families import evaluating
 from unmask.policies import needs_of, resolve, top
 from unmask.sampling.decoding import Decoding, draw_tokens
 

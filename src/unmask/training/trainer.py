@@ -94,8 +94,9 @@ class Trainer:
         self.tokenizer = tokenizer
         if tokenizer is not None:
             tokenizer.check_model(model.mask_token_id, model.head.vocab_size)
-        positions = getattr(model.config, "max_position_embeddings", None)
-        shortest, longest = check_rows(dataset, model.mask_token_id, model.head.vocab_size, model.shifted, positions)
+        shortest, longest = check_rows(
+            dataset, model.mask_token_id, model.head.vocab_size, model.shifted, model.longest_row
+        )
 
         if config.threads is not None:
             torch.set_num_threads(config.threads)

@@ -1,0 +1,87 @@
+"""What is asked of any Hugging Face language model: its class, its positions, a bidirectional attention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import transformers
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
+from transformers.utils import logging as hf_logging
+
+
+def auto_class(config: PretrainedConfig) -> Any:
+    """AutoModelForCausalLM or AutoModelForMaskedLM, whichever a config's model is; ValueError for neither.
+
+    A class of transformers that the config names serves where the type of the config is in neither's list: the text
+    part of a model with images has such a type.
+    """
+    name = config.model_type
+    if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and "MaskedLM" not in str(config.architectures):
+        # Encoders with a causal variant (BERT) are meant as encoders.
+        if name in MODEL_FOR_MASKED_LM_MAPPING_NAMES and "CausalLM" not in str(config.architectures):
+            return AutoModelForMaskedLM
+        return AutoModelForCausalLM
+    if name in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        return AutoModelForMaskedLM
+    named = getattr(transformers, (config.architectures or [""])[0], None)
+    if isinstance(named, type) and issubclass(named, PreTrainedModel):
+        return named
+    raise ValueError(f"transformers knows no causal or masked language model of type '{name}'")
+
+
+def text_config(config: PretrainedConfig) -> PretrainedConfig:
+    """The config that the language model reads: of a model with images or sound, the part that is about text."""
+    return config.get_text_config(decoder=True)
+
+
+def longest_row(model: PreTrainedModel) -> int | None:
+    """How many tokens a row may have; None where the config does not say."""
+    positions = getattr(text_config(model.config), "max_position_embeddings", None)
+    if not isinstance(positions, int):
+        return None
+    for module in model.modules():  # RoBERTa and its like number positions from behind the one of padding
+        if isinstance(module, nn.Embedding) and module.num_embeddings == positions and module.padding_idx is not None:
+            return positions - module.padding_idx - 1
+    return positions
+
+
+def make_bidirectional(model: PreTrainedModel) -> None:
+    """Drop the causal mask of a Hugging Face model through its config, which is saved with it.
+
+    Encoders are left as they are. Layers that are causal by themselves would be so again in a saved folder that
+    transformers opens alone: they are not touched, and `unmask.models.verify` refuses the model.
+    """
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            module.config.is_causal = False
+            module.config.use_cache = False
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch dropout off, and back on whatever happens."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers from drawing a progress bar for every file: a run's own display is enough."""
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()
