@@ -198,6 +198,11 @@ def trainer(tmp_path: Path, rows: Dataset, build: Callable[..., MaskedDiffusionL
     """A function that makes a trainer: some settings by name, everything else small."""
 
     def make(out: str = "run", *, model=None, masking=None, dataset=None, objective=None, evaluate=None, **settings):
+        given = {name: settings.pop(name) for name in ("callbacks", "optimizer", "learning_rate") if name in settings}
+        if not callable(given.get("learning_rate", min)):
+            settings["learning_rate"] = given.pop("learning_rate")
+        if evaluate is None:
+            settings.pop("evaluate_every", None)
         config = TrainingConfig(
             **{
                 "steps": 6,
@@ -219,6 +224,7 @@ def trainer(tmp_path: Path, rows: Dataset, build: Callable[..., MaskedDiffusionL
             out=tmp_path / out,
             held_out=load_sudoku("test", limit=5) if dataset is None else None,
             evaluate=evaluate,
+            **given,
         )
 
     return make

@@ -71,6 +71,25 @@ def test_public_names_exist_and_are_documented():
         assert getattr(unmask, name).__doc__, name
 
 
+def test_import_loads_nothing_heavy_until_a_name_is_used():
+    heavy = "{'torch', 'transformers', 'datasets', 'accelerate', 'matplotlib', 'scipy', 'tyro'}"
+    script = f"import sys, unmask; assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"
+    script += "; assert unmask.Bell().mean == 0.5; assert not {'transformers', 'datasets'} & set(sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_a_name_that_there_is_not_is_refused():
+    with pytest.raises(AttributeError, match="no attribute 'Bel'"):
+        unmask.Bel  # noqa: B018
+
+
+def test_every_public_name_is_one_of_the_module_that_the_stub_names():
+    assert set(unmask.__all__) <= set(dir(unmask))
+    for name in unmask.__all__:
+        assert getattr(unmask, name).__module__.startswith("unmask."), name
+
+
 def test_every_folder_of_modules_is_a_package():
     for file in SOURCE.rglob("*.py"):
         assert (file.parent / "__init__.py").is_file(), file

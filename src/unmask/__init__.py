@@ -1,65 +1,28 @@
-"""unmask: train masked diffusion models faster and more stably, and measure it on your own data."""
+"""unmask: train masked diffusion models faster and more stably, and measure it on your own data.
+
+The public names are listed in __init__.pyi, and each is loaded when it is first used: `import unmask` alone loads
+neither torch nor transformers nor datasets.
+"""
+
+import ast
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 __version__ = "0.1.0"
 
-from unmask.batch import MaskedBatch, Scores, TokenBatch
-from unmask.data.importance import RowImportance
-from unmask.data.stream import RowStream
-from unmask.evaluation.likelihood import LikelihoodConfig
-from unmask.evaluation.locality import LocalityConfig
-from unmask.evaluation.tasks import AdditionTask, AnswerTask, ChoiceTask, ReasoningTask, SudokuTask
-from unmask.masks import Bernoulli, ExactCount
-from unmask.models.denoiser import MaskedDiffusionLM, MaskedOutput
-from unmask.models.head import MaskedHead
-from unmask.models.lora import LoRA
-from unmask.models.pretrained import Pretrained, add_lora, from_pretrained, save_pretrained
-from unmask.objectives import ELBO, MaskedMean, RowMean
-from unmask.processes import Blockwise, ForwardProcess, IndependentMasking, ProgressiveUnmasking
-from unmask.processes.ppots import PPOTS
-from unmask.sampling import Decoding, Generation, generate
-from unmask.schedules import Ramp
-from unmask.times import Bell, Beta, Clipped, Uniform
-from unmask.training import Trainer, TrainingConfig
+_STUB = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+_HOME = {name.name: node.module for node in _STUB.body if isinstance(node, ast.ImportFrom) for name in node.names}
 
-__all__ = [
-    "ELBO",
-    "PPOTS",
-    "AdditionTask",
-    "AnswerTask",
-    "Bell",
-    "Bernoulli",
-    "Beta",
-    "Blockwise",
-    "ChoiceTask",
-    "Clipped",
-    "Decoding",
-    "ExactCount",
-    "ForwardProcess",
-    "Generation",
-    "IndependentMasking",
-    "LikelihoodConfig",
-    "LoRA",
-    "LocalityConfig",
-    "MaskedBatch",
-    "MaskedDiffusionLM",
-    "MaskedHead",
-    "MaskedMean",
-    "MaskedOutput",
-    "Pretrained",
-    "ProgressiveUnmasking",
-    "Ramp",
-    "ReasoningTask",
-    "RowImportance",
-    "RowMean",
-    "RowStream",
-    "Scores",
-    "SudokuTask",
-    "TokenBatch",
-    "Trainer",
-    "TrainingConfig",
-    "Uniform",
-    "add_lora",
-    "from_pretrained",
-    "generate",
-    "save_pretrained",
-]
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'unmask' has no attribute '{name}'")
+    globals()[name] = value = getattr(import_module(str(_HOME[name])), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -203,7 +203,7 @@ DAMAGE = {
         r"no readable manifest\.json",
     ),
     "manifest of another kind": (lambda f: (f / "manifest.json").write_text("[]"), "is in format None"),
-    "foreign format": (_manifest(format="unmask-checkpoint-99"), "'unmask-checkpoint-99'; this version reads"),
+    "foreign format": (_manifest(format="others-3"), "'others-3'; this version reads"),
     "manifest without files": (_manifest(files=None), r"altered: its manifest\.json"),
     "manifest without step": (_manifest(step=None), r"altered: its manifest\.json"),
 }
@@ -221,6 +221,16 @@ def test_broken_checkpoint_is_named_and_passed_over(tmp_path, damage, message):
     shutil.rmtree(earlier)
     with pytest.warns(UserWarning, match=message):
         assert checkpoint.newest(tmp_path) is None
+
+
+def test_checkpoint_of_a_newer_version_is_neither_passed_over_nor_deleted(trainer, tmp_path):
+    settings = {"steps": 4, "checkpoint_every": 2}
+    last = trainer("run", **settings).train()
+    _manifest(format="unmask-checkpoint-99")(last)
+    before = {p: p.read_bytes() for p in last.rglob("*") if p.is_file()}
+    with pytest.raises(checkpoint.OtherFormat, match="use the version that wrote it"):
+        trainer("run", **settings).train(resume=True)
+    assert {p: p.read_bytes() for p in last.rglob("*") if p.is_file()} == before
 
 
 @pytest.mark.parametrize("damage", [_truncate, _alter, _foreign])

@@ -40,6 +40,6 @@ def main(argv: list[str] | None = None) -> None:
         message = escape(" ".join(str(error).split()))
         Console(stderr=True, soft_wrap=True).print(f"[bold red]unmask:[/] {message}", highlight=False)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        Console(stderr=True).print("\nunmask: interrupted; the last checkpoint is kept, go on with --resume")
+    except KeyboardInterrupt as error:
+        Console(stderr=True).print("\nunmask: interrupted", *([f"; {error}"] if str(error) else []), sep="")
         raise SystemExit(130) from None

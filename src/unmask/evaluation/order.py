@@ -19,7 +19,8 @@ from torch import Tensor
 from unmask.batch import MaskedBatch, TokenBatch
 from unmask.config import from_json, require
 from unmask.data.stream import RowStream
-from unmask.models.denoiser import MaskedDiffusionLM, evaluating
+from unmask.models.denoiser import MaskedDiffusionLM
+from unmask.models.families import evaluating
 from unmask.processes import ProgressiveUnmasking
 from unmask.sampling import Decoding, generate
 from unmask.schedules import integer_at

@@ -170,7 +170,7 @@ class RunConfig:
         if isinstance(self.data, Tokenized):
             self.data.check()
             tokenizer = self.data.tokenizer().fingerprint if resume else None
-        check_folder(Path(out), to_json(self.described), self.training.resumable, resume, overwrite, tokenizer)
+        check_folder(Path(out), to_json(self.described), self.training.changes_from, resume, overwrite, tokenizer)
 
     def train(
         self, out: str | Path, *, name: str | None = None, resume: bool = False, overwrite: bool = False

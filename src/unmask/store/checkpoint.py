@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,10 @@ TENSOR = "__tensor__"  # stands for a tensor in the JSON half of a state
 
 class CheckpointError(ValueError):
     """A checkpoint cannot be written or read; the message says what to do."""
+
+
+class OtherFormat(CheckpointError):
+    """A checkpoint of another version of unmask: it is whole for all that this version knows."""
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -72,7 +76,9 @@ def temporary_of(root: Path, step: int) -> Path:
     return root / f".writing-step-{step:08d}"
 
 
-def write(root: Path, step: int, version: str, fill: Callable[[Path], None], keep: int) -> Path:
+def write(
+    root: Path, step: int, version: str, fill: Callable[[Path], None], keep: int, spared: Collection[int] = ()
+) -> Path:
     """Write the checkpoint of a step and delete all but the last `keep`, and what lies beyond this step.
 
     Beyond it lie only broken checkpoints, which the resumed run has passed over.
@@ -83,6 +89,7 @@ def write(root: Path, step: int, version: str, fill: Callable[[Path], None], kee
         version: of unmask, for the manifest.
         fill: writes the files into the folder it is given.
         keep: whole checkpoints to keep, at least 1.
+        spared: steps whose checkpoints stay besides.
 
     Raises:
         CheckpointError: where the disk is full or not writable; earlier checkpoints are left as they were.
@@ -105,15 +112,17 @@ def write(root: Path, step: int, version: str, fill: Callable[[Path], None], kee
         _sync(root)
         folders = _folders(root)
         here = folders.index(target) + 1
+        stays = {folder_of(root, other) for other in spared}
         for other in folders[: max(0, here - keep)] + folders[here:]:
-            shutil.rmtree(other)
+            if other not in stays:
+                shutil.rmtree(other)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         why = "the disk is full" if _is_full(error) else str(error)
         last = newest(root)
-        kept = f"the last good checkpoint is {last}" if last else "there is no earlier checkpoint"
+        rest = f"the last good checkpoint is {last}" if last else "there is no earlier checkpoint"
         raise CheckpointError(
-            f"could not save step {step} in {root}: {why}; {kept}. Make room, then go on with --resume"
+            f"could not save step {step} in {root}: {why}; {rest}. Make room, then go on with --resume"
         ) from error
     return target
 
@@ -128,9 +137,13 @@ def check(folder: Path) -> dict[str, Any]:
         manifest = json.loads((folder / MANIFEST).read_text())
     except (OSError, ValueError):
         raise CheckpointError(f"{folder} is not an unmask checkpoint: it has no readable {MANIFEST}") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        found = manifest.get("format") if isinstance(manifest, dict) else None
-        raise CheckpointError(f"{folder} is in format {found!r}; this version reads {FORMAT!r}")
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != FORMAT:
+        kind = OtherFormat if str(found).startswith(FORMAT.rstrip("0123456789")) else CheckpointError
+        raise kind(
+            f"{folder} is in format {found!r}; this version reads {FORMAT!r}: use the version that wrote it, or "
+            "another --out"
+        )
     if not isinstance(manifest.get("step"), int) or not isinstance(manifest.get("files"), dict):
         raise CheckpointError(f"the checkpoint {folder} was altered: its {MANIFEST} lacks the step or the files")
     for name, facts in manifest["files"].items():
@@ -147,11 +160,17 @@ def check(folder: Path) -> dict[str, Any]:
 
 
 def newest(root: Path) -> Path | None:
-    """The newest whole checkpoint, or None. Broken ones are passed over with a warning."""
+    """The newest whole checkpoint, or None. Broken ones are passed over with a warning.
+
+    Raises:
+        OtherFormat: for one of another version, which is neither passed over nor, therefore, ever deleted.
+    """
     for folder in reversed(_folders(root)):
         try:
             check(folder)
             return folder
+        except OtherFormat:
+            raise
         except CheckpointError as error:
             warnings.warn(f"{error}; looking for an earlier one", stacklevel=2)
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from unmask.config import completed, differences
 from unmask.data.tokenizers import TextTokenizer
-from unmask.store.checkpoint import newest
+from unmask.store.checkpoint import newest, steps_of
 
 CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"
@@ -39,7 +40,7 @@ def read_config(folder: Path) -> dict[str, Any] | None:
 def check_folder(
     out: Path,
     run: Any,
-    training: dict[str, Any],
+    changes: Callable[[dict[str, Any], int], list[str]],
     resume: bool = False,
     overwrite: bool = False,
     tokenizer: str | None = None,
@@ -49,7 +50,8 @@ def check_folder(
     Args:
         out: the folder.
         run: description of the run, as JSON values.
-        training: settings of the loop that a resumed run must share, as JSON values.
+        changes: what keeps a run of other settings of the loop from being resumed, given its whole config and the
+            steps that it has done.
         resume: the folder may hold this same run.
         overwrite: the folder may hold any run.
         tokenizer: fingerprint of what makes the rows' tokens, if they are text.
@@ -65,9 +67,8 @@ def check_folder(
         if out.exists() and (not out.is_dir() or any(path.name not in begun for path in out.iterdir())):
             raise ValueError(f"{out} is not empty and holds no run of unmask; choose another --out")
     elif resume:
-        before = completed(saved["training"])
-        changed = differences(completed(saved["run"]), run)
-        changed += differences({name: before.get(name) for name in training}, training)
+        before = {**saved, "training": completed(saved["training"])}
+        changed = differences(completed(saved["run"]), run) + changes(before, steps_of(out / "checkpoints"))
         if changed:
             raise ValueError(f"{out} holds another run, it cannot be resumed: {'; '.join(changed)}")
         if saved.get("tokenizer") is not None and tokenizer is None:

@@ -30,7 +30,9 @@ class MetricsLog:
             with self.path.open("a") as file:
                 file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         except OSError as error:
-            raise OSError(f"could not write {self.path}: {error.strerror}. Checkpoints are kept: --resume") from error
+            raise OSError(
+                f"could not write {self.path}: {error.strerror}. --resume goes on from the last checkpoint"
+            ) from error
 
 
 def read_metrics(folder: str | Path, kind: str | None = None) -> list[dict[str, Any]]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from unmask.config import ours, positive_int, require
+from unmask.config import differences, from_json, ours, positive_int, require, to_json
+
+Schedule = Literal["cosine", "linear", "constant", "warmup_stable_decay"]
 
 
 @dataclass(frozen=True)
@@ -21,10 +24,15 @@ class TrainingConfig:
     """Rows of one forward on one rank; gradients are accumulated over a step. None: all at once."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Course of the learning rate after the warm-up."""
+    schedule: Schedule = "cosine"
+    """Course of the learning rate after the warm-up, as transformers' schedules of these names; warmup_stable_decay:
+    constant, and a cosine over the last `decay_steps`."""
     final_learning_rate: float = 0.0
-    """Where the cosine ends, as a share of the peak."""
+    """Where the rate ends, as a share of the peak."""
+    decay_steps: int | None = None
+    """Steps of the decay of warmup_stable_decay. None: a tenth of all."""
+    anneal_from: int = 0
+    """Step from which the schedule runs anew, warm-up included: where a finished run is to go on for more steps."""
     warmup_steps: int = 50
     """Steps of linear warm-up."""
     weight_decay: float = 0.01
@@ -56,7 +64,9 @@ class TrainingConfig:
     log_every: int = 10
     """Steps between lines in metrics.jsonl."""
     checkpoint_every: int | None = None
-    """Steps between checkpoints; the last step is always saved. None: at the end alone."""
+    """Steps between checkpoints; the last step is always saved, and the step at which a run is interrupted."""
+    checkpoint_minutes: float | None = 10.0
+    """Minutes between checkpoints, whatever the steps. None: no checkpoints by time."""
     keep_checkpoints: int = 2
     """Checkpoints kept; older ones are deleted once a new one is whole."""
     tracker: str = "tensorboard"
@@ -65,13 +75,13 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "log_every", "keep_checkpoints"):
             positive_int(name, getattr(self, name))
-        for name in ("micro_batch_size", "threads", "evaluate_every", "checkpoint_every"):
+        for name in ("micro_batch_size", "threads", "evaluate_every", "checkpoint_every", "decay_steps"):
             if getattr(self, name) is not None:
                 positive_int(name, getattr(self, name))
-        for name in ("warmup_steps", "seed"):
+        for name in ("warmup_steps", "seed", "anneal_from"):
             positive_int(name, getattr(self, name), least=0)
         choices = {
-            "schedule": ("cosine", "constant"),
+            "schedule": get_args(Schedule),
             "precision": ("auto", "bf16", "fp16", "fp32"),
             "attention": ("auto", "plain", "eager", "sdpa"),
         }
@@ -85,24 +95,63 @@ class TrainingConfig:
             require(0 <= getattr(self, name) < 1, f"{name} must be in [0, 1), got {getattr(self, name)}")
         share = self.final_learning_rate
         require(0 <= share <= 1, f"final_learning_rate is a share of the peak in [0, 1], got {share}")
+        require(self.anneal_from < self.steps, f"anneal_from {self.anneal_from} must be below steps {self.steps}")
+        minutes = self.checkpoint_minutes
+        require(minutes is None or minutes > 0, f"checkpoint_minutes must be greater than 0, got {minutes}")
         if self.ema_decay is not None:
             require(0 < self.ema_decay < 1, f"ema_decay must be in (0, 1), got {self.ema_decay}")
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of step 0, 1, ...: a function of the step alone, so there is no scheduler to save."""
-        if step < self.warmup_steps:
-            return self.learning_rate * (step + 1) / self.warmup_steps
+        done, steps = step - self.anneal_from, self.steps - self.anneal_from
+        if done < self.warmup_steps:
+            return self.learning_rate * (done + 1) / self.warmup_steps
         if self.schedule == "constant":
             return self.learning_rate
-        progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
-        cosine = 0.5 * (1 + math.cos(math.pi * progress))
-        return self.learning_rate * (self.final_learning_rate + (1 - self.final_learning_rate) * cosine)
+        first = self.warmup_steps
+        if self.schedule == "warmup_stable_decay":
+            first = max(first, steps - (self.decay_steps or max(1, steps // 10)))
+        progress = max(0, done - first) / max(1, steps - first)
+        left = 1 - progress if self.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+        return self.learning_rate * (self.final_learning_rate + (1 - self.final_learning_rate) * left)
 
-    @property
-    def resumable(self) -> dict[str, Any]:
-        """The settings that a resumed run must share; the others may change without changing the weights."""
-        free = {"evaluate_every", "log_every", "checkpoint_every", "keep_checkpoints", "tracker", "threads"}
-        return {name: value for name, value in vars(self).items() if name not in free}
+    def changes_from(self, saved: Mapping[str, Any], done: int, given: Mapping[str, str] | None = None) -> list[str]:
+        """What keeps a saved run from going on with these settings; empty where nothing does.
 
+        Where it is evaluated, logged and saved is free, and so is how a step is split. More steps are free where the
+        learning rates of the steps done stay what they were.
+
+        Args:
+            saved: the run's config.json, its settings complete.
+            done: steps that the run has done.
+            given: by name, what the user hands to the trainer in place of settings: "optimizer", "learning_rate".
+                None: not known yet.
+        """
+        if given is not None and (found := differences(saved.get("given", {}), given, "given")):
+            return found
+        saved = saved["training"]
+        mine = to_json(self)
+        fixed = sorted(set(mine) - _FREE - _SCHEDULED)
+        if found := differences({name: saved.get(name) for name in fixed}, {name: mine[name] for name in fixed}):
+            return found
+        before: TrainingConfig = from_json({**saved, "type": "TrainingConfig"})
+        if self.steps < done:
+            return [f"steps: {before.steps} -> {self.steps}, and {done} are done"]
+        if self.anneal_from != before.anneal_from and not before.anneal_from <= self.anneal_from <= done:
+            return [f"anneal_from: {before.anneal_from} -> {self.anneal_from}, and {done} steps are done"]
+        if given is not None and "learning_rate" in given:
+            return []
+        if all(before.learning_rate_at(s) == self.learning_rate_at(s) for s in range(self.anneal_from, done)):
+            return []
+        return [
+            f"steps: {before.steps} -> {self.steps}: under {self.schedule} the {done} steps done had other learning "
+            f"rates than they have among {self.steps}. --anneal-from {done} runs the schedule anew from here; "
+            "constant, and warmup_stable_decay before its decay, can be made longer as they are"
+        ]
+
+
+_FREE = {"evaluate_every", "log_every", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "tracker"}
+_FREE |= {"threads", "micro_batch_size"}
+_SCHEDULED = {"steps", "decay_steps", "anneal_from"}
 
 ours(TrainingConfig)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 
 from unmask.training.config import TrainingConfig
+
+OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
+"""Makes an optimiser of parameter groups, as `lambda groups: torch.optim.SGD(groups, lr=0.1)`. The loop sets each
+group's learning rate at every step."""
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

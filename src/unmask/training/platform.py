@@ -6,6 +6,7 @@ import ctypes
 import os
 import platform
 import shutil
+from typing import Any
 
 import torch
 from torch import nn
@@ -166,3 +167,13 @@ def _layers(backbone: nn.Module) -> list[nn.Module]:
 
 def _compiler() -> str:
     return os.environ.get("CXX", "g++")  # where torch looks
+
+
+def described(model: MaskedDiffusionLM, dtype: torch.dtype | None, compiled: bool) -> dict[str, Any]:
+    """What the settings came to on this machine: device, precision, attention kernel, compiled or not."""
+    return {
+        "device": next(model.parameters()).device.type,
+        "precision": name_of(dtype),
+        "attention": getattr(model.config, "_attn_implementation", None),
+        "compiled": compiled,
+    }

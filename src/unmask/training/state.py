@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,11 @@ from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.models.pretrained import model_card
 from unmask.processes import ForwardProcess, dealt_anew
 from unmask.store import checkpoint
+from unmask.training.callbacks import Callback
 from unmask.training.ema import WeightAverage
 from unmask.training.loss_scale import LossScale
+
+_SWITCHES = ("fused", "foreach", "capturable")  # of optimisers: the machine's, not the run's
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Parts:
         process: this rank's.
         average: moving average of the weights, if there is one.
         loss_scale: of fp16, if that is what products are in.
+        callbacks: what the user added, in order.
         rank: of this process.
         ranks: how many there are.
     """
@@ -41,6 +46,7 @@ class Parts:
     process: ForwardProcess
     average: WeightAverage | None = None
     loss_scale: LossScale | None = None
+    callbacks: Sequence[Callback] = ()
     rank: int = 0
     ranks: int = 1
 
@@ -66,6 +72,7 @@ def save_training(
     counters: Counters,
     *,
     keep: int,
+    spared: Collection[int] = (),
     tokenizer: TextTokenizer | None = None,
     card: dict[str, Any] | None = None,
 ) -> Path:
@@ -76,6 +83,7 @@ def save_training(
         parts: what is saved.
         counters: of the step.
         keep: whole checkpoints to keep.
+        spared: steps whose checkpoints stay besides.
         tokenizer: what made the rows' tokens, if they are text; saved beside the weights.
         card: what the model card tells, by heading.
 
@@ -87,7 +95,11 @@ def save_training(
     """
     model, names, step = parts.model, _names(parts.model), counters.step
     weights = {name: whole(tensor) for name, tensor in model.state_dict().items()}
-    moments = {names[p]: {k: whole(v) for k, v in state.items()} for p, state in parts.optimizer.state.items()}
+    moments = {names[p]: {k: _whole(v) for k, v in state.items()} for p, state in parts.optimizer.state.items()}
+    groups = {
+        str(i): {k: v for k, v in group.items() if k not in ("params", *_SWITCHES)}
+        for i, group in enumerate(parts.optimizer.param_groups)
+    }
     average = None
     if parts.average is not None:
         average = {name: whole(tensor) for name, tensor in parts.average.weights(model).items()}
@@ -100,7 +112,8 @@ def save_training(
         progress: dict[str, Any] = vars(counters) | {"ranks": parts.ranks}
         if parts.loss_scale is not None:
             progress["loss_scale"] = parts.loss_scale.state_dict()
-        checkpoint.save_state(folder / "optimizer", {"moments": moments, **progress})
+        progress["callbacks"] = {str(i): callback.state_dict() for i, callback in enumerate(parts.callbacks)}
+        checkpoint.save_state(folder / "optimizer", {"moments": moments, "groups": groups, **progress})
         checkpoint.save_state(folder / rank_file, rank_state)
 
     problem = None
@@ -114,7 +127,7 @@ def save_training(
     raise_together(parts.ranks, problem, checkpoint.CheckpointError)
     try:
         if parts.rank == 0:
-            checkpoint.write(root, step, __version__, fill, keep)
+            checkpoint.write(root, step, __version__, fill, keep, spared)
     except checkpoint.CheckpointError as error:
         problem = error
     raise_together(parts.ranks, problem, checkpoint.CheckpointError)
@@ -140,6 +153,14 @@ def load_training(folder: Path, parts: Parts) -> Counters:
     if parts.average is not None:
         parts.average.load(read_weights(model, folder / "ema"), model)
     load_moments(parts.optimizer, _names(model), saved["moments"])
+    for i, settings in saved.get("groups", {}).items():
+        group = parts.optimizer.param_groups[int(i)]
+        group.update({key: _like(value, group.get(key)) for key, value in settings.items()})
+    callbacks = saved.get("callbacks", {})
+    if len(callbacks) != len(parts.callbacks):
+        raise ValueError(f"{folder} was written by a run with {len(callbacks)} callback(s): give the trainer as many")
+    for i, callback in enumerate(parts.callbacks):
+        callback.load_state_dict(callbacks[str(i)])
     states = [checkpoint.load_state(folder / f"rank-{rank}")["process"] for rank in range(saved["ranks"])]
     own = states[parts.rank] if saved["ranks"] == parts.ranks else dealt_anew(states, parts.rank, parts.ranks)
     parts.process.load_state_dict(own)
@@ -156,15 +177,26 @@ def read_weights(model: MaskedDiffusionLM, folder: Path) -> dict[str, Tensor]:
 
 
 def load_moments(
-    optimizer: torch.optim.Optimizer, names: dict[Tensor, str], moments: dict[str, dict[str, Tensor]]
+    optimizer: torch.optim.Optimizer, names: dict[Tensor, str], moments: dict[str, dict[str, Any]]
 ) -> None:
     """Give the optimiser its state back; what it keeps where (AdamW its step count) is for itself to say."""
     packed = optimizer.state_dict()
     for group, numbered in zip(optimizer.param_groups, packed["param_groups"], strict=True):
         for parameter, number in zip(group["params"], numbered["params"], strict=True):
             if (state := moments.get(names[parameter])) is not None:
-                packed["state"][number] = {k: placed(v, parameter) if v.dim() else v for k, v in state.items()}
+                packed["state"][number] = {
+                    k: placed(v, parameter) if isinstance(v, Tensor) and v.dim() else v for k, v in state.items()
+                }
     optimizer.load_state_dict(packed)
+
+
+def _whole(value: Any) -> Any:
+    return whole(value) if isinstance(value, Tensor) else value
+
+
+def _like(value: Any, like: Any) -> Any:
+    """JSON has no tuples, and optimisers compare by type."""
+    return tuple(value) if isinstance(like, tuple) else value
 
 
 def _names(model: MaskedDiffusionLM) -> dict[Tensor, str]:

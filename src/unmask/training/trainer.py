@@ -1,4 +1,4 @@
-"""The training loop, on Hugging Face accelerate; this is the one file that imports it.
+"""The training loop.
 
 One step: the process draws this rank's rows; the objective gives each masked token its weight and the batch
 its normaliser Z, summed over all ranks before any forward; micro-batches are run; the optimiser steps; the
@@ -10,15 +10,13 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import GradientAccumulationPlugin
 from datasets import Dataset
 from torch import Tensor
 
@@ -27,24 +25,29 @@ from unmask.batch import MaskedBatch, Scores
 from unmask.config import to_json
 from unmask.data.stream import RowStream, check_rows
 from unmask.data.tokenizers import TextTokenizer
-from unmask.distributed import is_sharded, raise_together, sum_over_ranks, whole
+from unmask.distributed import gather_rows, is_sharded, sum_over_ranks, whole
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.objectives import Objective, RowMean
 from unmask.processes import Blockwise, Masking
 from unmask.processes.refit import refit_time, time_of
 from unmask.store import checkpoint
-from unmask.store.folder import begin_run, check_folder, lock_folder
+from unmask.store.folder import check_folder
 from unmask.store.metrics import MetricsLog
 from unmask.training import platform
+from unmask.training.callbacks import Callback
 from unmask.training.checks import check_start, not_finite
+from unmask.training.claim import claimed_folder
 from unmask.training.config import TrainingConfig
 from unmask.training.diagnostics import BINS, by_rate, summary, weight_sums
 from unmask.training.ema import WeightAverage
+from unmask.training.interrupts import Interrupts, end
 from unmask.training.loss_scale import LossScale
 from unmask.training.micro import joined, micro_batches
-from unmask.training.optimizer import adamw
+from unmask.training.optimizer import OptimizerFactory, adamw, parameter_groups
 from unmask.training.progress import Display, TrainingProgress, shown_of
+from unmask.training.ranks import accelerator_of
 from unmask.training.state import Counters, Parts, load_training, save_training
+from unmask.training.tracking import tracker_settings
 
 Evaluation = Callable[[MaskedDiffusionLM, bool], dict[str, Any]]
 
@@ -64,7 +67,10 @@ class Trainer:
             evaluation after the last step. Its numbers go to the log, "solved" and "loss" to the display too.
         run: all that makes the run, configs by name, saved as `config.json` and compared on resume.
         tokenizer: what made the rows' tokens, if they are text: saved beside the weights, and compared on resume.
-        name: of the run, on the display.
+        name: of the run, on the display and for trackers.
+        optimizer: makes the optimiser of parameter groups; by default AdamW as the config says.
+        learning_rate: of step 0, 1, ..., a function of the step alone; by default as the config says.
+        callbacks: told of steps, evaluations and checkpoints; see `unmask.training.callbacks`.
 
     Raises:
         ValueError: for anything that could not train: an objective that refuses the masking, rows that hold
@@ -85,8 +91,21 @@ class Trainer:
         run: dict[str, Any] | None = None,
         tokenizer: TextTokenizer | None = None,
         name: str = "train",
+        optimizer: OptimizerFactory | None = None,
+        learning_rate: Callable[[int], float] | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         self.config = config = config or TrainingConfig()
+        if config.evaluate_every is not None and evaluate is None:
+            raise ValueError(
+                "evaluate_every says how often to evaluate: give the trainer evaluate too, or leave it out"
+            )
+        self.learning_rate = learning_rate or config.learning_rate_at
+        self.callbacks = list(callbacks)
+        given = {"optimizer": optimizer, "learning_rate": learning_rate}
+        self.given = {
+            key: getattr(value, "__qualname__", type(value).__name__) for key, value in given.items() if value
+        }
         self.objective = objective or RowMean()
         self.objective.check(masking)
         self.out, self.evaluate, self.name = Path(out), evaluate, name
@@ -101,8 +120,7 @@ class Trainer:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         platform.keep_freed_memory()
-        tracker = None if config.tracker == "none" else config.tracker
-        self.accelerator = _accelerator(tracker, self.out)
+        self.accelerator = accelerator_of(None if config.tracker == "none" else config.tracker, self.out)
         device = self.accelerator.device
         self.dtype = platform.autocast_dtype(config.precision, device)
         self.loss_scale = LossScale() if self.dtype == torch.float16 else None
@@ -115,7 +133,8 @@ class Trainer:
         wanted = time_of(self.process).measures
         if wanted is not None and held_out is None:
             raise ValueError(f"{masking} measures the model during training: give the trainer held_out rows")
-        self.wrapped, self.optimizer = self.accelerator.prepare(model, adamw(model, config, device))
+        made = optimizer(parameter_groups(model, config.weight_decay)) if optimizer else adamw(model, config, device)
+        self.wrapped, self.optimizer = self.accelerator.prepare(model, made)
         self.model: MaskedDiffusionLM = self.accelerator.unwrap_model(self.wrapped)
         tokens = config.steps * config.batch_size * longest // self.accelerator.num_processes
         self.compiled = platform.should_compile(config.compile, self.model, device, self.dtype, tokens)
@@ -138,24 +157,12 @@ class Trainer:
         """What changes from step to step."""
         accelerator = self.accelerator
         ranks = accelerator.process_index, accelerator.num_processes
-        return Parts(self.model, self.optimizer, self.process, self.average, self.loss_scale, *ranks)
+        return Parts(self.model, self.optimizer, self.process, self.average, self.loss_scale, self.callbacks, *ranks)
 
     @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints."""
         return self.out / "checkpoints"
-
-    @property
-    def machine(self) -> dict[str, Any]:
-        """What the settings came to on this machine: device, precision, attention kernel, compiled or not, ranks."""
-        kernel = getattr(self.model.config, "_attn_implementation", None)
-        return {
-            "device": self.accelerator.device.type,
-            "precision": platform.name_of(self.dtype),
-            "attention": kernel,
-            "compiled": self.compiled,
-            "ranks": self.accelerator.num_processes,
-        }
 
     def train(self, resume: bool = False, overwrite: bool = False) -> Path:
         """Run to the last step.
@@ -185,46 +192,86 @@ class Trainer:
         main, config = self.accelerator.is_main_process, self.config
         log = MetricsLog(self.out, after=self.step if self.step else -1) if main else None
         if config.tracker != "none":
-            self.accelerator.init_trackers("tracker")
+            settings = {"run": to_json(self.run), "training": to_json(config)}
+            self.accelerator.init_trackers(**tracker_settings(config.tracker, self.name, settings))
         self.wrapped.train()
-        last_saved = self.step if self.step else -1
+        saved_at, saved = time.monotonic(), self.step if self.step else -1
         if self.step < config.steps:
-            self._log(log, "start", self.machine)
+            ranks = self.accelerator.num_processes
+            self._log(log, "start", platform.described(self.model, self.dtype, self.compiled) | {"ranks": ranks})
         with Display(visible=main) as display:
             progress = TrainingProgress(display, self.name, config.steps, self.step)
             if self.compiled:
                 progress.note("layers are compiled, so the first steps take up to a minute")
-            if self.step == 0:
-                self._evaluate(log, progress)
-            while self.step < config.steps:
-                began = time.perf_counter()
-                fit = self._refit()
-                metrics = self._train_step()
-                self.counters.step += 1
-                self.counters.seconds += time.perf_counter() - began
-                if fit:  # under the step that it served: a run resumed from the one before fits again
-                    self._log(log, "time", fit)
-                if self.step == 1 and metrics["masked_share"] > 0:
-                    check_start(metrics["nll"], self.model.head.vocab_size)
-                progress.step(self.step, loss=metrics["loss"])
-                if self._logs(self.step):
-                    self._log(log, "train", metrics)
-                if _due(self.step, config.evaluate_every, config.steps):
+            with Interrupts(progress.note) as interrupts:
+                if self.step == 0:
                     self._evaluate(log, progress)
-                if _due(self.step, config.checkpoint_every, config.steps):
-                    self._save()
-                    last_saved = self.step
-        if last_saved != self.step:
+                while self.step < config.steps and not self._stopped():
+                    self._one_step(log, progress)
+                    if _due(self.step, config.evaluate_every, config.steps):
+                        self._evaluate(log, progress)
+                    number, late, wanted = self._most(
+                        interrupts.signal,
+                        config.checkpoint_minutes is not None
+                        and time.monotonic() - saved_at > 60 * config.checkpoint_minutes,
+                        self.step in self._spared(),
+                    )
+                    if number or late or wanted or _due(self.step, config.checkpoint_every, config.steps):
+                        self._save()
+                        saved_at, saved = time.monotonic(), self.step
+                    if number:
+                        text = f"stopped at step {self.step}, which is saved; go on with --resume"
+                        progress.note(text)
+                        end(number, text)
+            for reason in filter(None, (callback.stop for callback in self.callbacks)):
+                progress.note(f"ends at step {self.step}: {reason}")
+        if saved != self.step:
             self._save()
         for tracker in self.accelerator.trackers:  # not end_training: a later run needs the process group
             tracker.finish()
         return checkpoint.folder_of(self.checkpoints, self.step)
 
+    def _one_step(self, log: MetricsLog | None, progress: TrainingProgress) -> None:
+        began = time.perf_counter()
+        fit = self._refit()
+        metrics = self._train_step()
+        self.counters.step += 1
+        self.counters.seconds += time.perf_counter() - began
+        if fit:  # under the step that it served: a run resumed from the one before fits again
+            self._log(log, "time", fit)
+        if self.step == 1 and metrics["masked_share"] > 0:
+            check_start(metrics["nll"], self.model.head.vocab_size)
+        progress.step(self.step, loss=metrics["loss"])
+        if self._logs(self.step):
+            self._log(log, "train", metrics)
+        for callback in self.callbacks:
+            callback.step(self.step, metrics)
+
+    def _most(self, *asked: int) -> list[int]:
+        """What any rank asks for, all do."""
+        ranks = self.accelerator.num_processes
+        return gather_rows(ranks, torch.tensor([list(map(int, asked))]))[0].amax(0).tolist()
+
+    def _stopped(self) -> bool:
+        return bool(self._most(any(callback.stop is not None for callback in self.callbacks))[0])
+
+    def _spared(self) -> set[int]:
+        return {callback.keep for callback in self.callbacks if callback.keep is not None}
+
     def _save(self) -> None:
         card = {name: f"`{value}`" for name, value in self.run.items()}
         card["training"] = f"Step {self.step} of {self.config.steps}."
-        kept = {"keep": self.config.keep_checkpoints, "tokenizer": self.tokenizer, "card": card}
-        save_training(self.checkpoints, self.parts, self.counters, **kept)
+        folder = save_training(
+            self.checkpoints,
+            self.parts,
+            self.counters,
+            keep=self.config.keep_checkpoints,
+            spared=self._spared(),
+            tokenizer=self.tokenizer,
+            card=card,
+        )
+        for callback in self.callbacks:
+            callback.checkpoint(self.step, folder)
 
     def _logs(self, step: int) -> bool:
         return step % self.config.log_every == 0 or step in (1, self.config.steps)
@@ -252,7 +299,7 @@ class Trainer:
         # Dropout, if the backbone has any, draws from torch's generator: a function of (seed, step, rank).
         torch.manual_seed(int(noise.hashes(config.seed, self.step, accelerator.process_index)) & (1 << 62) - 1)
         for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate_at(self.step)
+            group["lr"] = self.learning_rate(self.step)
         batch = self.process.draw()
         weights = self.objective.weights(batch)
         normaliser = self._sum(self.objective.normaliser(batch))
@@ -298,7 +345,7 @@ class Trainer:
             "loss": loss,
             "nll": counts[2] / max(1.0, counts[1]),
             "grad_norm": None if skipped else norm,
-            "learning_rate": config.learning_rate_at(self.step),
+            "learning_rate": self.learning_rate(self.step),
             "masked_share": counts[1] / counts[0],
             **extra,
         }
@@ -337,6 +384,8 @@ class Trainer:
             self.wrapped.train()
         self._log(log, "evaluation", results)
         progress.evaluated(self.step, **shown_of(results))
+        for callback in self.callbacks:
+            callback.evaluation(self.step, results)
 
     def _log(self, log: MetricsLog | None, kind: str, values: dict[str, Any]) -> None:
         if log is not None:
@@ -347,53 +396,25 @@ class Trainer:
         if self.config.tracker != "none":
             self.accelerator.log(numbers, step=self.step)
 
-    @contextmanager
-    def _claimed_folder(self, resume: bool, overwrite: bool) -> Iterator[None]:
+    def _claimed_folder(self, resume: bool, overwrite: bool) -> AbstractContextManager[None]:
         """Hold the folder against other writers; refuse one that holds something else; write the config."""
         run, tokenizer = to_json(self.run), None if self.tokenizer is None else self.tokenizer.fingerprint
-        asked = (self.out, run, self.config.resumable, resume, overwrite, tokenizer)
-        check_folder(*asked)
-        self.accelerator.wait_for_everyone()  # all ranks look before one writes
         described = {
             "unmask": __version__,
             "run": run,
             "training": to_json(self.config),
+            "given": self.given,
             "tokenizer": tokenizer,
             "started_in": os.path.relpath(Path.cwd(), self.out),  # where relative paths of the run begin
             "parameters": sum(p.numel() for p in self.model.parameters()),
         }
-        with ExitStack() as held:
-            problem = None
-            try:
-                if self.accelerator.is_main_process:
-                    held.callback(lock_folder(self.out).release)
-                    # Another run may have begun, and ended, since the first look.
-                    check_folder(*asked)
-                    begin_run(self.out, described, overwrite)
-                    checkpoint.clear_unfinished(self.checkpoints)
-            except (ValueError, OSError) as error:
-                problem = error
-            raise_together(self.accelerator.num_processes, problem, ValueError)
-            yield
 
+        def look() -> None:
+            changes = partial(self.config.changes_from, given=self.given)
+            check_folder(self.out, run, changes, resume, overwrite, tokenizer)
 
-def _accelerator(tracker: str | None, out: Path) -> Accelerator:
-    # One process may train several runs after one another; accelerate keeps the first one's settings.
-    AcceleratorState._reset_state()
-    try:
-        # Whatever `accelerate config` or the environment says of these, the run's own settings decide.
-        accelerator = Accelerator(
-            mixed_precision="no",
-            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-            dynamo_backend="no",
-            log_with=tracker,
-            project_dir=str(out),
-        )
-    except ValueError as error:
-        raise ValueError(f"tracker '{tracker}': {error}") from None
-    if tracker is not None and not accelerator.log_with:
-        raise ValueError(f"tracker '{tracker}' is not installed; install its package, or use --tracker none")
-    return accelerator
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        return claimed_folder(self.out, described, look, overwrite, rank, ranks, self.accelerator.wait_for_everyone)
 
 
 def _due(step: int, every: int | None, last: int) -> bool:

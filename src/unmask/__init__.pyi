@@ -1,0 +1,43 @@
+# The public names and where they are: read by type checkers, and by __init__.py at run time.
+from unmask.batch import MaskedBatch as MaskedBatch
+from unmask.batch import Scores as Scores
+from unmask.batch import TokenBatch as TokenBatch
+from unmask.data.importance import RowImportance as RowImportance
+from unmask.data.stream import RowStream as RowStream
+from unmask.evaluation.likelihood import LikelihoodConfig as LikelihoodConfig
+from unmask.evaluation.locality import LocalityConfig as LocalityConfig
+from unmask.evaluation.tasks import AdditionTask as AdditionTask
+from unmask.evaluation.tasks import AnswerTask as AnswerTask
+from unmask.evaluation.tasks import ChoiceTask as ChoiceTask
+from unmask.evaluation.tasks import ReasoningTask as ReasoningTask
+from unmask.evaluation.tasks import SudokuTask as SudokuTask
+from unmask.masks import Bernoulli as Bernoulli
+from unmask.masks import ExactCount as ExactCount
+from unmask.models.denoiser import MaskedDiffusionLM as MaskedDiffusionLM
+from unmask.models.denoiser import MaskedOutput as MaskedOutput
+from unmask.models.head import MaskedHead as MaskedHead
+from unmask.models.lora import LoRA as LoRA
+from unmask.models.pretrained import Pretrained as Pretrained
+from unmask.models.pretrained import add_lora as add_lora
+from unmask.models.pretrained import from_pretrained as from_pretrained
+from unmask.models.pretrained import save_pretrained as save_pretrained
+from unmask.objectives import ELBO as ELBO
+from unmask.objectives import MaskedMean as MaskedMean
+from unmask.objectives import RowMean as RowMean
+from unmask.processes import Blockwise as Blockwise
+from unmask.processes import ForwardProcess as ForwardProcess
+from unmask.processes import IndependentMasking as IndependentMasking
+from unmask.processes import ProgressiveUnmasking as ProgressiveUnmasking
+from unmask.processes.ppots import PPOTS as PPOTS
+from unmask.sampling import Decoding as Decoding
+from unmask.sampling import Generation as Generation
+from unmask.sampling import generate as generate
+from unmask.schedules import Ramp as Ramp
+from unmask.times import Bell as Bell
+from unmask.times import Beta as Beta
+from unmask.times import Clipped as Clipped
+from unmask.times import Uniform as Uniform
+from unmask.training import Trainer as Trainer
+from unmask.training import TrainingConfig as TrainingConfig
+
+__version__: str

@@ -1,0 +1,113 @@
+"""A run that is asked to end saves its step, says what is true, and ends with the code that schedulers expect."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from unmask.training import read_metrics
+
+SMALL = [
+    "--model.layers=1",
+    "--model.width=16",
+    "--model.heads=2",
+    "--batch-size=8",
+    "--data.limit=50",
+    "--threads=1",
+]
+SMALL += ["--evaluation.puzzles=10", "--evaluation.final-puzzles=10", "--tracker=none", "--log-every=1"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_command_saves_its_step_and_says_so(tmp_path, number, code):
+    command = [
+        sys.executable,
+        "-m",
+        "unmask.cli",
+        "train",
+        "sudoku",
+        "--steps",
+        "100000",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    process = subprocess.Popen([*command, *SMALL], stderr=subprocess.PIPE, text=True)
+    log, began = tmp_path / "run" / "metrics.jsonl", time.monotonic()
+    while process.poll() is None and time.monotonic() - began < 120:
+        if log.is_file() and log.read_text().count('"train"') >= 3:
+            break
+        time.sleep(0.01)
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == code, said
+    (last,) = (tmp_path / "run" / "checkpoints").glob("step-*")
+    assert int(last.name.removeprefix("step-")) == max(line["step"] for line in read_metrics(tmp_path / "run"))
+    assert f"stopped at step {int(last.name.removeprefix('step-'))}, which is saved" in " ".join(said.split())
+
+
+def _kill_self_at(step: int, number: int, times: int = 1):
+    from unmask.training.callbacks import Callback
+
+    class Kill(Callback):
+        def step(self, done: int, metrics: dict) -> None:
+            for _ in range(times if done == step else 0):
+                os.kill(os.getpid(), number)
+
+    return Kill()
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_run_interrupted_from_python_resumes_bitwise(trainer, state_of, tmp_path, number, error):
+    whole = trainer("whole", callbacks=[_kill_self_at(99, number)]).train()
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(error) as ended:
+        trainer("cut", callbacks=[_kill_self_at(3, number)]).train()
+    assert error is KeyboardInterrupt or ended.value.code == 143
+    assert [p.name for p in (tmp_path / "cut" / "checkpoints").iterdir()] == ["step-00000003"]
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+    cut = trainer("cut", callbacks=[_kill_self_at(99, number)]).train(resume=True)
+    assert state_of(cut) == state_of(whole)
+
+
+def test_a_second_signal_ends_the_run_at_once(trainer, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        trainer("cut", callbacks=[_kill_self_at(3, signal.SIGINT, times=2)]).train()
+    assert not (tmp_path / "cut" / "checkpoints").exists()
+
+
+def test_the_command_line_claims_no_checkpoint_where_there_is_none(command, monkeypatch):
+    from unmask import cli
+
+    def interrupted(words: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.COMMANDS, "sample", interrupted)
+    code, _, said = command("sample", "anything")
+    assert code == 130
+    assert said == "unmask: interrupted"
+
+
+def test_checkpoints_are_written_by_time(trainer, tmp_path):
+    trainer("often", steps=4, checkpoint_minutes=1e-9, keep_checkpoints=9).train()
+    trainer("seldom", steps=4, checkpoint_minutes=60).train()
+    trainer("never", steps=4, checkpoint_minutes=None).train()
+    found = {p.name: len(list((p / "checkpoints").glob("step-*"))) for p in tmp_path.iterdir()}
+    assert found == {"often": 4, "seldom": 1, "never": 1}
+
+
+def test_saving_by_time_changes_no_bit(trainer, state_of):
+    often = trainer("often", steps=4, checkpoint_minutes=1e-9).train()
+    assert state_of(often) == state_of(trainer("seldom", steps=4).train())
+
+
+def test_evaluating_ever_so_often_needs_an_evaluation(build, rows, tmp_path: Path):
+    from unmask import IndependentMasking, Trainer, TrainingConfig
+
+    with pytest.raises(ValueError, match="evaluate_every says how often"):
+        Trainer(build(), IndependentMasking(), rows, config=TrainingConfig(evaluate_every=2), out=tmp_path / "run")

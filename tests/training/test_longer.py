@@ -1,0 +1,52 @@
+"""A run may be made longer where the learning rates of its steps stay what they were."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.mark.parametrize("schedule", ["constant", "warmup_stable_decay"])
+def test_run_made_longer_is_the_longer_run(trainer, state_of, stop_at, schedule):
+    settings = {"schedule": schedule, "decay_steps": 2, "checkpoint_every": 1}
+    whole = trainer("whole", steps=8, **settings).train()
+    with pytest.raises(stop_at.error):
+        trainer("cut", steps=6, evaluate=stop_at(4), evaluate_every=1, **settings).train()  # 4 - 1 steps are saved
+    assert state_of(trainer("cut", steps=8, **settings).train(resume=True)) == state_of(whole)
+
+
+def test_finished_constant_run_goes_on(trainer, state_of):
+    trainer("run", steps=4, schedule="constant").train()
+    longer = trainer("run", steps=6, schedule="constant").train(resume=True)
+    assert state_of(longer) == state_of(trainer("whole", steps=6, schedule="constant").train())
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "warmup_stable_decay"])
+def test_decayed_run_is_not_made_longer_by_itself_but_anneals_anew_when_asked(trainer, schedule):
+    settings = {"schedule": schedule, "decay_steps": 2}
+    trainer("run", steps=4, **settings).train()
+    with pytest.raises(ValueError, match=f"steps: 4 -> 6: under {schedule} the 4 steps.*--anneal-from 4"):
+        trainer("run", steps=6, **settings).train(resume=True)
+    longer = trainer("run", steps=7, anneal_from=4, **settings)
+    assert longer.train(resume=True).name == "step-00000007"
+    peak = longer.config.learning_rate
+    assert [longer.config.learning_rate_at(step) for step in (4, 5)] == [peak / 2, peak]
+    assert longer.train(resume=True).name == "step-00000007"  # and is the same run from now on
+
+
+@pytest.mark.parametrize(("anneal_from", "steps"), [(2, 6), (0, 3), (5, 9)])
+def test_annealing_anew_begins_where_the_run_is(trainer, anneal_from, steps):
+    trainer("run", steps=4).train()
+    with pytest.raises(ValueError, match=r"steps: 4 -> |anneal_from: 0 -> 5, and 4 steps"):
+        trainer("run", steps=steps, anneal_from=anneal_from).train(resume=True)
+
+
+def test_resumed_run_may_split_its_steps_otherwise(trainer, weights_in, stop_at, build):
+    import torch
+
+    settings = {"checkpoint_every": 1}
+    whole = trainer("whole", model=build(double=True), **settings).train()
+    with pytest.raises(stop_at.error):
+        trainer("cut", model=build(double=True), evaluate=stop_at(3), evaluate_every=1, **settings).train()
+    cut = trainer("cut", model=build(double=True), micro_batch_size=3, **settings).train(resume=True)
+    for name, tensor in weights_in(whole).items():
+        torch.testing.assert_close(weights_in(cut)[name], tensor, rtol=1e-9, atol=1e-9)
