@@ -236,7 +236,7 @@ def test_sizes_are_whole_numbers_of_at_least_one(value):
         ("final_learning_rate", 1.5),
         ("ema_decay", 0.0),
         ("ema_decay", 1.0),
-        ("schedule", "linear"),
+        ("schedule", "quadratic"),
         ("precision", "fp8"),
     ],
 )

@@ -77,7 +77,7 @@ def trial_rows(model: PreTrainedModel, mask_token_id: int) -> Tensor:
     free = [token for token in reversed(range(len(weight))) if token != mask_token_id]
     tokens = torch.tensor([free[i % len(free)] for i in range(2, length + 2)], device=weight.device)
     rows = tokens.repeat(2, 1)
-    rows[1, -1] = free[0]
+    rows[1, -1] = next(token for token in free if token != int(tokens[-1]))
     return rows
 
 

@@ -116,7 +116,6 @@ class Trainer:
         shortest, longest = check_rows(
             dataset, model.mask_token_id, model.head.vocab_size, model.shifted, model.longest_row
         )
-
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         platform.keep_freed_memory()
