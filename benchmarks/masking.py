@@ -40,7 +40,9 @@ def maskings() -> dict[str, object]:
                 found[name] = IndependentMasking(mask=rule, coupling=coupling, mirror=mirror)
     found["Bell, ExactCount, stratified"] = IndependentMasking(Bell(), ExactCount(), "stratified")
     found["P-POTS, ExactCount, stratified, mirror"] = IndependentMasking(PPOTS(), ExactCount(), "stratified", True)
-    found["PUMA, K 8, threshold 0.9 (draw and observe)"] = ProgressiveUnmasking(threshold=0.9)
+    for pool in ("batch", 4096):
+        name = f"PUMA, K 8, threshold 0.9, pool {pool} (draw and observe)"
+        found[name] = ProgressiveUnmasking(threshold=0.9, pool=pool)
     return found
 
 
@@ -53,7 +55,7 @@ def measure(repeats: int) -> Table:
     model = MaskedDiffusionLM.from_config(config, MASK_TOKEN)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-4, fused=True)
     dtype, objective = autocast_dtype("auto", torch.device("cpu")), RowMean()
-    data = load_sudoku("train", form="pair", limit=4000)
+    data = load_sudoku("train", form="pair", limit=8000)
     processes = {name: masking.start(RowStream(data), size.batch) for name, masking in maskings().items()}
     processes["uniform, Bernoulli, rows by importance (draw and observe)"] = IndependentMasking().start(
         RowStream(data, importance=RowImportance()), size.batch

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from transformers import TrainingArguments, set_seed
 
-from unmask import ProgressiveUnmasking
+from unmask import Clipped, ProgressiveUnmasking
 from unmask.integrations import MaskedDiffusionTrainer
 from unmask.recipes import SudokuData, SudokuModel
 
@@ -37,7 +37,7 @@ def main(steps: int = 40, out: str | Path | None = None) -> list[float]:
                 eval_steps=steps,
                 report_to="none",
             ),
-            masking=ProgressiveUnmasking(stages=8, threshold=0.8, until=0.5),
+            masking=ProgressiveUnmasking(stages=8, threshold=0.8, time=Clipped(0.5, 1.0)),
             train_dataset=data.load(),
             eval_dataset=data.held_out().select(range(32)),
         )

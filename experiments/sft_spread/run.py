@@ -23,7 +23,8 @@ import torch
 from datasets import Dataset
 from transformers import LlamaForCausalLM
 
-from experiments import causal, questions
+from experiments import causal
+from experiments.parts import questions
 from experiments.common import append, loop
 from unmask import ELBO, PPOTS, IndependentMasking, MaskedDiffusionLM, Trainer, TrainingConfig
 from unmask.config import to_json

@@ -14,7 +14,7 @@ from unmask.models.head import MaskedHead
 from unmask.models.lora import LoRA
 from unmask.models.pretrained import Pretrained, add_lora, from_pretrained, save_pretrained
 from unmask.objectives import ELBO, MaskedMean, RowMean
-from unmask.processes import Blockwise, ForwardProcess, IndependentMasking, Mixture, ProgressiveUnmasking
+from unmask.processes import Blockwise, ForwardProcess, IndependentMasking, ProgressiveUnmasking
 from unmask.processes.ppots import PPOTS
 from unmask.sampling import Decoding, Generation, generate
 from unmask.schedules import Ramp
@@ -45,7 +45,6 @@ __all__ = [
     "MaskedHead",
     "MaskedMean",
     "MaskedOutput",
-    "Mixture",
     "Pretrained",
     "ProgressiveUnmasking",
     "Ramp",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -107,16 +107,12 @@ class TokenBatch(Tensors):
 
         return self if extra == 0 else self.map(widen)
 
-    def replaced(self, rows: Tensor, new: TokenBatch) -> TokenBatch:
-        """Return a copy in which the rows at index `rows` are those of `new`; lengths are evened out."""
-        length = max(self.length, new.length)
-        old, new = self.padded(length), new.padded(length)
-
-        def put(name: str) -> Any:
-            value = getattr(old, name)
-            return None if value is None else value.index_copy(0, rows, getattr(new, name))
-
-        return TokenBatch(**{field.name: put(field.name) for field in fields(TokenBatch)})
+    def put(self, rows: Tensor, new: TokenBatch) -> None:
+        """Write `new`, of the same length, in place over the rows at index `rows` [n]."""
+        for field in fields(TokenBatch):
+            value = getattr(self, field.name)
+            if value is not None:
+                value[rows] = getattr(new, field.name)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ class Purpose(IntEnum):
     SAMPLE = 7
     EVALUATION = 8
     REMASK = 9
+    TURN = 10
 
 
 def _signed(value: int) -> int:

@@ -19,8 +19,8 @@ from torch import Tensor
 from unmask.batch import MaskedBatch, TokenBatch
 from unmask.config import from_json, require
 from unmask.data.stream import RowStream
-from unmask.models.denoiser import MaskedDiffusionLM
-from unmask.processes import Chains, Mixture, ProgressiveUnmasking
+from unmask.models.denoiser import MaskedDiffusionLM, evaluating
+from unmask.processes import ProgressiveUnmasking
 from unmask.sampling import Decoding, generate
 from unmask.schedules import integer_at
 from unmask.store import checkpoint
@@ -61,21 +61,23 @@ def chain_order(
         [N, L] int64 step at which the policy reveals each position, from 0; -1 where it was given, as clue,
         padding or part of the random start. What the chain leaves masked at its end comes last, all at once.
     """
-    masking = replace(masking, stages=integer_at(masking.stages, at))
+    stages = integer_at(masking.stages, at)
+    chain = replace(masking, stages=stages).chain(stages, seed)
+    stage = torch.zeros_like(batch.row)
+    revealed = chain.entry(batch, stage)
+    order, step = torch.full_like(batch.tokens, -1), 0
     running = torch.arange(len(batch), device=batch.tokens.device)
-    chains = Chains(masking, batch, torch.zeros_like(running), seed)
-    order, step, training = torch.full_like(batch.tokens, -1), 0, model.training
-    model.eval()
-    try:
+    with evaluating(model):
         while len(running):
-            clean, masked = batch[running], chains.masked
-            scores = model(MaskedBatch(clean, masked[running], None, None, clean.row), needs=masking.needs).scores
-            ended = chains.advance(scores, running)
-            order = order.masked_fill(masked & ~chains.masked, step)
-            running, step = running[~ended], step + 1
-    finally:
-        model.train(training)
-    return order.masked_fill(chains.masked, step)
+            clean, seen = batch[running], revealed[running]
+            scores = model(
+                MaskedBatch(clean, clean.maskable & ~seen, None, None, clean.row), needs=masking.needs
+            ).scores
+            now, stage[running], _ = chain.advance(clean, seen, stage[running], scores)
+            order[running] = order[running].masked_fill(now & ~seen, step)
+            revealed[running] = now
+            running, step = running[~chain.ended(clean, now, stage[running])], step + 1
+    return order.masked_fill(batch.maskable & ~revealed, step)
 
 
 def agreement(first: Tensor, second: Tensor) -> Agreement:
@@ -119,7 +121,7 @@ def order_over_training(
     Args:
         run: folder of a run; train it with `keep_checkpoints` large enough.
         dataset: rows to follow; by default those that the run's data holds out.
-        masking: of the chain; by default the run's, or that of its mixture.
+        masking: of the chain; by default the run's.
         rows: how many rows, from the first.
         seed: of the chain's noise.
 
@@ -134,8 +136,7 @@ def order_over_training(
     if saved is None:
         raise ValueError(f"{run} is no run's folder: there is no config.json")
     if masking is None:
-        of_run = from_json(saved["run"]["masking"])
-        masking = of_run.progressive if isinstance(of_run, Mixture) else of_run
+        masking = from_json(saved["run"]["masking"])
         if not isinstance(masking, ProgressiveUnmasking):
             raise ValueError(f"the run in {run} has no chain ({masking}): say which by `masking`")
     if dataset is not None:

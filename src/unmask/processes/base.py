@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
+from torch.nn.functional import pad
 
 from unmask.batch import MaskedBatch, Scores
 from unmask.data.stream import RowStream
@@ -27,7 +29,11 @@ class ForwardProcess(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """All a resumed run needs, in nested dicts of tensors, numbers and strings; rows' position included."""
+        """All a resumed run needs, in nested dicts of tensors, numbers and strings; rows' position included.
+
+        What belongs to rows of this rank lies in a dict "pool" of tensors whose first dimension is the row, in the
+        order of the global slots; everything else is the same on all ranks.
+        """
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -69,3 +75,33 @@ def local_size(batch_size: int, world_size: int, unit: int = 1) -> int:
             f"use a multiple of {world_size * unit}"
         )
     return batch_size // world_size
+
+
+def dealt_anew(states: list[dict[str, Any]], rank: int, world_size: int) -> dict[str, Any]:
+    """The state of one of `world_size` ranks, from the states that the ranks of another run saved.
+
+    Args:
+        states: of every rank, in order.
+        rank: the one to make a state for.
+        world_size: how many ranks share the run now.
+
+    Raises:
+        ValueError: where the rows do not divide into so many ranks.
+    """
+    first = states[0]
+    if "pool" not in first:
+        return first
+    pool = {name: _joined([state["pool"][name] for state in states]) for name in first["pool"]}
+    total = len(next(iter(pool.values())))
+    if total % world_size:
+        raise ValueError(f"a pool of {total} rows does not divide into {world_size} ranks")
+    each = total // world_size
+    return first | {"pool": {name: rows[rank * each : (rank + 1) * each].clone() for name, rows in pool.items()}}
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Rows of several ranks as one, padded with zeros where one rank's were longer than another's."""
+    if parts[0].dim() == 1:
+        return torch.cat(parts)
+    width = max(part.shape[1] for part in parts)
+    return torch.cat([pad(part, (0, width - part.shape[1])) for part in parts])

@@ -173,18 +173,13 @@ class IndependentProcess:
         """No statistics; but the losses, where the time distribution or the row weights learn from them."""
         return () if self.time.learns or self.rows.importance is not None else None
 
-    def draw(self, active: Tensor | None = None) -> MaskedBatch:
-        """Draw the next step's rows of this rank.
-
-        Args:
-            active: [units] bool, which units of the global batch are drawn, where others fill the rest; by
-                default all. The coupling is over those drawn.
-        """
-        config, (first, clean, total) = self.config, self._take(active)
-        clean = clean.to(self.device)
+    def draw(self) -> MaskedBatch:
+        """Draw the next step's rows of this rank."""
+        config, clean = self.config, self.rows.take(self.local_units).to(self.device)
+        first = self.rows.rank * self.local_units
         here = slice(first, first + len(clean))
-        t = self.time.quantile(self._quantiles(total)[here])
-        group = self._groups(total)[here]
+        t = self.time.quantile(self._quantiles(self.units)[here])
+        group = self._groups(self.units)[here]
         uniform = self._uniforms(clean, noise.Purpose.MASK)
         other = self._uniforms(clean, noise.Purpose.MIRROR) if config.reads_second_field else None
         self.step += 1
@@ -217,12 +212,6 @@ class IndependentProcess:
         self.rows.load_state_dict(state["rows"])
         self.time.load_state_dict(state["time"])
         self.step = int(state["step"])
-
-    def _take(self, active: Tensor | None) -> tuple[int, TokenBatch, int]:
-        """This rank's clean rows for the active units, after how many of other ranks, and of how many in all."""
-        active = torch.ones(self.units, dtype=torch.bool) if active is None else active
-        counts, rank = active.view(-1, self.local_units).sum(1).tolist(), self.rows.rank
-        return sum(counts[:rank]), self.rows.take(counts[rank], counts), sum(counts)
 
     def _quantiles(self, units: int) -> Tensor:
         """[units] coupled quantiles of this step, over all ranks."""

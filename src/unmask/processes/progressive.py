@@ -1,56 +1,67 @@
 """Progressive unmasking (PUMA, arXiv 2602.10314): train along the model's own teacher-forced unmasking chain.
 
-A pool holds one chain for each row of the batch. Each step trains on the pool as it stands; then the
-policy, fed with the scores of that same forward, chooses which masked positions to reveal next, and their
-clean tokens are revealed. Chains that end are replaced by new rows. So masks seen in training are those met
-at inference, at no extra forward.
+A pool holds one chain for each of its rows. Each step trains some of them as they stand; then the policy, fed with
+the scores of that same forward, chooses which masked positions to reveal next, and their clean tokens are revealed.
+Rows whose chains end are replaced by new ones. So masks seen in training are those met at inference, at no extra
+forward.
 
 Why it is sound: the probability of choosing a set depends on the visible state alone, so Bayes' rule cancels
-it, and the posterior of a masked token given the visible ones stays the data's (the paper's Proposition 2).
+it, and the posterior of a masked token given the visible ones stays the data's (the paper's Proposition 2). Which
+chains train at a step depends on no token at all, so a pool of any size leaves this as it is.
+
+In the paper the pool is the batch. Then a row is trained K times in a row, and consecutive gradients come from the
+same few rows; a pool larger than the batch mends that (docs/puma.md).
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from unmask import noise
 from unmask.batch import MaskedBatch, Scores, TokenBatch
+from unmask.config import positive_int, require
 from unmask.data.stream import RowStream
 from unmask.distributed import gather_counts
-from unmask.masks import smallest
-from unmask.policies import Policy, needs_of, resolve, top
+from unmask.policies import Policy, needs_of, resolve
 from unmask.processes.base import local_size
+from unmask.processes.blocks import Blocks
+from unmask.processes.chains import Chain
 from unmask.schedules import Schedule, check_schedule, integer_at
+from unmask.times import TimeDistribution, Uniform
+
+STEPS_BETWEEN_VISITS = 128
+"""Steps between two visits to a chain that a pool of our choice aims at; see `ProgressiveUnmasking.pool_size`."""
 
 
 @dataclass(frozen=True)
 class ProgressiveUnmasking:
-    """PUMA's teacher-forced chain with batch streaming.
+    """PUMA's teacher-forced chains in a pool.
 
     Attributes:
-        stages: K, a number or a `Schedule` of them. Stage j trains at a revealed ratio in [j/K, (j+1)/K), up to
-            rounding to whole tokens. When K changes, every chain goes on from where it is: its stage becomes the
-            one that holds its revealed ratio.
+        stages: K, a number or a `Schedule` of them: how often a row is trained, unless it is fast-forwarded. When K
+            changes, every chain goes on from where it is: its stage becomes the one of its revealed ratio.
         policy: reveal policy, a name in `unmask.policies` or a function (scores, noise) -> priority [B, L].
         threshold: fast-forward: also reveal every masked position whose top probability exceeds this; in
             (0, 1). None: off.
-        until: replace a row once this share of it is revealed, in (0, 1]; 1 is the paper's chain.
-        exponent: warp of the stages: stage j covers revealed ratios [(j/K)^e, ((j+1)/K)^e); 1 is the paper's chain.
-            Above 1 a chain spends more of its steps nearly masked, below 1 nearly revealed. It weights the stages
-            by how often they are trained at, rather than by a weight on the loss or by training at one state
-            twice: every forward still meets a new state, and rows are refilled as often as before.
+        time: distribution of the mask rates that a chain passes through: each stage has the same share of it, from
+            high rates to low. `Uniform()` is the paper's chain. `Clipped(0.5, 1)` ends it half revealed, `Bell()`
+            spends its stages in the middle, `Beta(1, 0.5)` near its start. Without a threshold, a chain met at
+            a random step has a rate of this distribution.
+        pool: chains over all ranks; a multiple of the batch. None: see `pool_size`. "batch": the paper's, as many as
+            a step trains.
     """
 
     stages: Schedule = 8
     policy: str | Policy = "confidence"
     threshold: float | None = None
-    until: float = 1.0
-    exponent: float = 1.0
+    time: TimeDistribution = field(default_factory=Uniform)
+    pool: int | Literal["batch"] | None = None
 
     def __post_init__(self) -> None:
         check_schedule("stages", self.stages, lambda k: k >= 1, "a positive integer", whole=True)
@@ -58,10 +69,13 @@ class ProgressiveUnmasking:
             raise ValueError(
                 f"threshold is a probability in (0, 1), or None for no fast-forward; got {self.threshold}"
             )
-        if not 0 < self.until <= 1:
-            raise ValueError(f"until is a share of revealed tokens in (0, 1], got {self.until}")
-        if not 0 < self.exponent < math.inf:
-            raise ValueError(f"exponent must be greater than 0, got {self.exponent}")
+        running = self.time.start()
+        if running.learns or running.measures is not None:
+            raise ValueError(f"time: {self.time} learns during training, and a chain's stages are fixed: use another")
+        if isinstance(self.pool, str):
+            require(self.pool == "batch", f"pool is a number of chains, 'batch' or None, got {self.pool!r}")
+        elif self.pool is not None:
+            positive_int("pool", self.pool)
         resolve(self.policy)
 
     @property
@@ -71,8 +85,8 @@ class ProgressiveUnmasking:
 
     @property
     def support(self) -> tuple[float, float]:
-        """A chain runs from fully masked to the end given by `until`."""
-        return 1 - self.until, 1.0
+        """That of `time`."""
+        return self.time.support
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -82,12 +96,41 @@ class ProgressiveUnmasking:
             wanted = ("log_confidence", *wanted)
         return wanted
 
+    def pool_size(self, batch_size: int, rows: int) -> int:
+        """Chains over all ranks, for a batch and a data set of so many rows.
+
+        Where `pool` is None: as many that 128 steps lie between two visits to a chain, but no more than the data set
+        has rows. What matters is this distance: gradients of one row should not meet again within the memory of the
+        optimiser, and beyond that a larger pool changes little (docs/puma.md has the figures).
+
+        Raises:
+            ValueError: for a pool that is no multiple of the batch.
+        """
+        if self.pool == "batch":
+            return batch_size
+        if self.pool is None:
+            return batch_size * max(1, min(STEPS_BETWEEN_VISITS, rows // batch_size))
+        if self.pool % batch_size:
+            near = max(1, round(self.pool / batch_size)) * batch_size
+            raise ValueError(
+                f"pool {self.pool} is no multiple of batch_size {batch_size}, so a sweep over it would not be of "
+                f"whole steps; use {near}, say"
+            )
+        return self.pool
+
+    def chain(self, stages: int, seed: int) -> Chain:
+        """The law of its chains while K is `stages`."""
+        return Chain(stages, self.policy, self.time, self.threshold, seed, integer_at(self.stages, 0))
+
     def start(
         self, rows: RowStream, batch_size: int, seed: int = 0, device: torch.device | str | None = None
     ) -> ProgressiveProcess:
         """Start with a pool of fresh rows whose first stages are spread evenly.
 
         `batch_size` counts the rows (forwards) of a step over all ranks together.
+
+        Raises:
+            ValueError: where ranks do not divide the batch, or the batch does not divide the pool.
         """
         return ProgressiveProcess(self, rows, batch_size, seed, device)
 
@@ -102,157 +145,39 @@ def scores_of(scores: Scores | None, positions: Tensor) -> Scores:
     return scores
 
 
-class Chains:
-    """Teacher-forced chains of units, each advancing by itself: what is revealed, and at which stage it is.
+Cut = Callable[[int, int], Blocks]
+"""(length, step) -> how rows of so many positions are cut at a step."""
 
-    A unit is whatever the caller hands in as a row: a whole row, or one block of it with a row number of its
-    own. Chains know of no stream and no batch. A unit without a maskable position has nothing to reveal: its
-    chain ends at its first step.
 
-    Attributes:
-        clean: [N, L] the units.
-        revealed: [N, L] bool, maskable positions revealed so far.
-        stage: [N] int64.
-        stages: K, as `restage` set it; at first the config's at step 0.
-        fast_forwarded: share of the tokens revealed by the last `advance` that only the threshold revealed.
-    """
-
-    def __init__(self, config: ProgressiveUnmasking, clean: TokenBatch, stage: Tensor, seed: int) -> None:
-        self.config, self.seed = config, seed
-        self.policy = resolve(config.policy)
-        self.stages = integer_at(config.stages, 0)
-        self.clean, self.stage = clean, stage
-        self.revealed = self.entry(clean, stage)
-        self.fast_forwarded = 0.0
-
-    @property
-    def masked(self) -> Tensor:
-        """[N, L] positions that are still masked."""
-        return self.clean.maskable & ~self.revealed
-
-    @property
-    def live(self) -> int:
-        """Stages that a unit can be trained in before `until` ends its chain."""
-        return max(1, math.ceil(self.stages * self.config.until ** (1 / self.config.exponent) - 1e-9))
-
-    def entry(self, clean: TokenBatch, stage: Tensor) -> Tensor:
-        """[n, L] what is revealed of units that enter at `stage` [n]: a random choice of as many as it says."""
-        uniform = self.uniforms(clean, clean.length, noise.Purpose.MASK)
-        return smallest(uniform, clean.maskable, self._target(clean, stage)[:, None])
-
-    def advance(self, scores: Scores | None, units: Tensor | None = None) -> Tensor:
-        """Move chains on by one stage: reveal what the policy ranks first, and what passes the threshold.
-
-        Args:
-            scores: [n, L] of the units' masked positions.
-            units: [n] int64 index of the units that move; by default all of them. The others stay as they are.
-
-        Returns:
-            [n] bool, which of them have ended. A unit that has ended may be replaced, or left alone.
-
-        Raises:
-            ValueError: for missing or misshapen scores, or a policy that gives NaN; nothing has moved then.
-        """
-        if units is None:
-            units = torch.arange(len(self.clean), device=self.stage.device)
-        config, clean, stage, masked = self.config, self.clean[units], self.stage[units], self.masked[units]
-        scores = scores_of(scores, masked)
-
-        # At least one token, so that no unit lingers where a stage is less than a token wide (L_eff ≤ K).
-        length, following = clean.effective_length, stage + 1
-        count = (self._target(clean, following) - (length - masked.sum(1))).clamp(min=1)
-        draws = self.uniforms(clean, clean.length, noise.Purpose.REVEAL, stage)
-        reveal = top(self.policy(replace(scores, nll=None), draws), masked, count)  # no policy may peek
-        if config.threshold is not None:
-            sure = masked & (scores.log_confidence > math.log(config.threshold))
-            extra = (sure & ~reveal).sum(1)
-            reveal |= sure
-        else:
-            extra = torch.zeros_like(following)
-        self.revealed = self.revealed.index_copy(0, units, self.revealed[units] | reveal)
-
-        # A fast-forwarded unit has overtaken its stage: find it anew, but never behind the next one, or a unit
-        # whose last token stays below the threshold would never end.
-        now = length - (masked & ~reveal).sum(1)
-        overtaken = torch.maximum(following, self._stage_of(now, length))
-        stage = torch.where(extra > 0, overtaken, following)
-        self.stage = self.stage.index_copy(0, units, stage)
-        self.fast_forwarded = float(extra.sum() / reveal.sum().clamp(min=1))
-        return (stage >= self.live) | (now >= length) | (now >= config.until * length)
-
-    def replace(self, units: Tensor, new: TokenBatch, stage: Tensor | None = None) -> None:
-        """Put new units [n] at the index `units` [n]; they enter at `stage` [n], by default 0."""
-        if len(units) == 0:
-            return
-        stage = torch.zeros_like(units) if stage is None else stage
-        self.clean = self.clean.replaced(units, new)
-        self.stage = self.stage.index_copy(0, units, stage)
-        revealed = torch.nn.functional.pad(self.revealed, (0, self.clean.length - self.revealed.shape[1]))
-        self.revealed = revealed.index_copy(0, units, self.entry(new.padded(self.clean.length), stage))
-
-    def restage(self, stages: int) -> None:
-        """Go on with another K. Nothing is revealed or hidden: each unit's stage is that of its revealed ratio."""
-        if stages == self.stages:
-            return
-        self.stages = stages
-        revealed = (self.clean.maskable & self.revealed).sum(1)
-        self.stage = self._stage_of(revealed, self.clean.effective_length).clamp(max=self.live - 1)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Units, what is revealed of them, and stages; K follows from the step."""
-        pool = {field.name: getattr(self.clean, field.name) for field in fields(TokenBatch)}
-        return {"pool": pool, "revealed": self.revealed, "stage": self.stage}
-
-    def load_state_dict(self, state: dict[str, Any], stages: int) -> None:
-        """Continue where `state_dict` was taken, mid-chain, at a K of `stages`.
-
-        Raises:
-            ValueError: where the saved pool has another number of units.
-        """
-        pool = TokenBatch(**state["pool"])
-        if len(pool) != len(self.clean):
-            raise ValueError(
-                f"the saved pool has {len(pool)} rows for this rank, this run has {len(self.clean)}: "
-                "resume with the same batch size and number of ranks"
-            )
-        device = self.stage.device
-        self.clean, self.stages = pool.to(device), stages
-        self.revealed, self.stage = state["revealed"].to(device), state["stage"].to(device)
-
-    def uniforms(self, clean: TokenBatch, length: int, purpose: noise.Purpose, stage: Tensor | None = None) -> Tensor:
-        """[n, length] uniform numbers for one purpose of units: all the randomness that chains have.
-
-        Numbers are drawn once for each stage; after a change of K stages count anew.
-        """
-        salt: int | Tensor = 0
-        if stage is not None:
-            salt = (stage + ((self.stages - integer_at(self.config.stages, 0)) << 32))[:, None]
-        return noise.uniforms(self.seed, clean.row, clean.draw, length, purpose=purpose, salt=salt)
-
-    def _target(self, clean: TokenBatch, stage: Tensor) -> Tensor:
-        """[n] tokens to reveal by `stage`: round(r · L_eff), r^(1/e) uniform in the stage, at most L_eff - 1."""
-        within = self.uniforms(clean, 1, noise.Purpose.STAGE, stage)[:, 0]
-        ratio = ((stage + within) / self.stages) ** self.config.exponent
-        most = (self.config.until * clean.effective_length.double() - 1e-9).ceil().long() - 1
-        return torch.minimum((ratio * clean.effective_length).round().long(), most)
-
-    def _stage_of(self, revealed: Tensor, length: Tensor) -> Tensor:
-        """[n] the stage that holds the ratio revealed / length."""
-        ratio = revealed.double() / length.clamp(min=1)
-        # The margin keeps a ratio that is exactly a boundary from falling below it.
-        return (self.stages * ratio ** (1 / self.config.exponent) + 1e-9).floor().long()
+def whole_rows(length: int, step: int) -> Blocks:
+    """A row is one block."""
+    return Blocks(max(1, length), length)
 
 
 class ProgressiveProcess:
-    """A pool of rows of the stream and their chains; a row whose chain ends is replaced by the stream's next.
+    """A pool of rows of the stream; every block of a row is a chain. All of it lives on the CPU.
+
+    The global batch has `batch_size` slots. Each slot has as many chains of its own as every other, and deals them
+    once a sweep, in an order shuffled by (seed, sweep, slot). So a chain is trained once in every sweep, no batch
+    holds a row twice, and a rank that has some of the slots needs to know of no other rank's chains. First stages
+    ascend over the pool: a slot's chains begin near one stage, so that every batch has all of them evenly.
+
+    A row is replaced once the chains of all its blocks have ended; a block whose chain has ended before that carries
+    no mask. Where the cut changes, rows are cut anew where they stand: what is revealed stays revealed, and each new
+    block enters the stage of its revealed ratio.
 
     Args:
         config: of the chains.
         rows: the stream.
-        batch_size: slots of the pool over all ranks together; each rank holds an equal, contiguous part.
+        batch_size: rows of a step over all ranks together; each rank has an equal, contiguous part of the slots.
         seed: of the noise.
-        device: where the chains live.
-        active: see `select`; by default every slot takes part.
+        device: where drawn batches are put.
+        cut: how rows are cut into blocks; None: not at all.
+
+    Attributes:
+        clean: [N, L] this rank's part of the pool, slot by slot.
+        revealed: [N, L] bool.
+        stage: [N, blocks of a row] int64.
     """
 
     def __init__(
@@ -260,28 +185,27 @@ class ProgressiveProcess:
         config: ProgressiveUnmasking,
         rows: RowStream,
         batch_size: int,
-        seed: int,
-        device: torch.device | str | None,
-        active: Tensor | None = None,
+        seed: int = 0,
+        device: torch.device | str | None = None,
+        cut: Cut | None = None,
     ) -> None:
         self.slots = local_size(batch_size, rows.world_size)
         if rows.importance is not None:
             raise ValueError("progressive unmasking keeps rows for many steps: its stream cannot draw by importance")
-        self.config, self.rows, self.device = config, rows, device
-        nobody = TokenBatch(
-            tokens=torch.zeros(self.slots, 0, dtype=torch.int64),
-            maskable=torch.zeros(self.slots, 0, dtype=torch.bool),
-            attention=torch.zeros(self.slots, 0, dtype=torch.bool),
-            row=torch.full((self.slots,), -1),
-            draw=torch.zeros(self.slots, dtype=torch.int64),
-            weight=torch.ones(self.slots),
-        ).to(device)
-        self.chains = Chains(config, nobody, torch.zeros_like(nobody.row), seed)
-        self.opened = torch.zeros(batch_size, dtype=torch.bool)
-        self.step = 0
-        self.metrics: dict[str, float] = {}
-        self._awaits_scores = False
-        self.select(torch.ones(batch_size, dtype=torch.bool) if active is None else active)
+        self.config, self.rows, self.seed, self.device = config, rows, seed, device
+        self.pool = config.pool_size(batch_size, len(rows.dataset))
+        self.turns = self.pool // batch_size
+        self.step, self.metrics = 0, {}
+        self._cut, self._is_cut = cut or whole_rows, cut is not None
+        self._sweep, self._order = -1, torch.empty(0)
+        self._drawn: Tensor | None = None
+
+        self.chain = config.chain(integer_at(config.stages, 0), seed)
+        self.clean = rows.take(self.slots * self.turns)
+        self.blocks = self._cut(self.clean.length, 0)
+        place = rows.rank * len(self.clean) + torch.arange(len(self.clean))
+        self.stage = (place * self.chain.stages // self.pool)[:, None].repeat(1, self.blocks.count)
+        self.revealed = self._entered(self.clean, self.stage)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -289,90 +213,160 @@ class ProgressiveProcess:
         return self.config.needs
 
     @property
-    def clean(self) -> TokenBatch:
-        """This rank's rows."""
-        return self.chains.clean
-
-    @property
-    def stage(self) -> Tensor:
-        """[B] their stages."""
-        return self.chains.stage
-
-    @property
-    def masked(self) -> Tensor:
-        """[B, L] positions that are still masked."""
-        return self.chains.masked
-
-    def select(self, active: Tensor) -> None:
-        """Choose the slots that take part from now on; the chains of the others wait as they are.
-
-        Args:
-            active: [batch_size] bool over all ranks' slots. Those never active before get rows now, whose first
-                stages are spread evenly over all that do.
-        """
-        new = (active & ~self.opened).view(-1, self.slots)
-        self.opened = self.opened | active
-        rank = self.rows.rank
-        counts = new.sum(1).tolist()
-        if sum(counts):
-            slots = new[rank].nonzero()[:, 0]
-            number = torch.arange(len(slots)) + sum(counts[:rank])
-            clean = self.rows.take(len(slots), counts).to(self.device)
-            stage = (number * self.chains.live // sum(counts)).to(clean.row.device)
-            self.chains.replace(slots.to(clean.row.device), clean, stage)
-        self.running = active.view(-1, self.slots)[rank].nonzero()[:, 0].to(self.stage.device)
+    def turn(self) -> Tensor:
+        """[B] places in this rank's part of the pool that train at this step."""
+        sweep, turn = divmod(self.step, self.turns)
+        slot = torch.arange(self.slots)
+        if sweep != self._sweep:
+            number = (slot + self.rows.rank * self.slots)[:, None]
+            keys = noise.hashes(self.seed, int(noise.Purpose.TURN), sweep, number, torch.arange(self.turns))
+            self._sweep, self._order = sweep, keys.argsort(dim=1, stable=True)
+        return slot * self.turns + self._order[:, turn]
 
     def draw(self) -> MaskedBatch:
-        """Return the active rows of the pool as they stand.
+        """Return the rows whose turn it is, as they stand.
 
         Raises:
             RuntimeError: where the scores of the last draw were never given to `observe`: the chains would
                 stand still, and training would see the same masks for ever.
         """
-        if self._awaits_scores:
+        if self._drawn is not None:
             raise RuntimeError("draw() was called twice without observe(scores) between: the chains cannot advance")
-        self._awaits_scores = True
-        clean, masked = self.clean[self.running], self.masked[self.running]
-        rate = masked.sum(1, keepdim=True).double() / clean.effective_length[:, None]
-        return MaskedBatch(clean, masked, rate, None, group=clean.row)
+        self._drawn = turn = self.turn
+        clean, blocks = self.clean[turn], self.blocks
+        units = blocks.units(clean)
+        ended = self.chain.ended(units, *self._of_units(turn))
+        masked = clean.maskable & ~self.revealed[turn] & ~blocks.unfold(ended[:, None].expand(-1, blocks.size))
+        share = blocks.fold(masked).sum(1, keepdim=True).double() / units.effective_length.clamp(min=1)[:, None]
+        if not self._is_cut:
+            return MaskedBatch(clean, masked, share, None, clean.row).to(self.device)
+        rate = blocks.unfold(share.expand(-1, blocks.size))
+        return MaskedBatch(clean, masked, rate, None, clean.row, blocks.numbers(masked)).to(self.device)
 
     def observe(self, scores: Scores | None) -> None:
-        """Advance every active chain by one stage, with the scores of the last draw; replace the rows that end.
+        """Advance every chain of the last draw by one stage; replace the rows that end.
 
         Args:
             scores: [B, L] for all rows of the last draw, in their order.
 
         Raises:
-            ValueError: for missing or misshapen scores, or a policy that gives NaN.
+            ValueError: for missing or misshapen scores, or a policy that gives NaN; nothing has moved then.
         """
-        if not self._awaits_scores:
+        if self._drawn is None:
             raise RuntimeError("observe() takes the scores of a draw, and there was no draw() since the last")
-        ended = self.running[self.chains.advance(scores, self.running)]
-        new = self.rows.take(len(ended), gather_counts(len(ended), self.rows.world_size))
-        self.chains.replace(ended, new.to(self.device))
+        turn, blocks = self._drawn, self.blocks
+        clean = self.clean[turn]
+        units = blocks.units(clean)
+        scores = scores_of(scores, clean.tokens).map(lambda score: blocks.fold(score.cpu()))
+        revealed, stage = self._of_units(turn)
+        running = (~self.chain.ended(units, revealed, stage)).nonzero()[:, 0]
+        moved = self.chain.advance(units[running], revealed[running], stage[running], scores[running])
+        forwarded = float(moved[2].sum() / (moved[0] & ~revealed[running]).sum().clamp(min=1))
+        revealed[running], stage[running] = moved[:2]
+        self.revealed[turn] = blocks.unfold(revealed)
+        self.stage[turn] = stage.view(len(turn), -1)
+        ended = self.chain.ended(units, revealed, stage).view(len(turn), -1).all(1)
+        self._replace(turn[ended])
+        self.step += 1
         self.metrics = {
-            "refills": float(len(ended)),
-            "mean_stage": float(self.stage[self.running].sum()) / max(1, len(self.running)),
-            "fast_forwarded": self.chains.fast_forwarded,
-            "stages": float(self.chains.stages),
+            "refills": float(ended.sum()),
+            "mean_stage": float(moved[1].double().mean()),
+            "fast_forwarded": forwarded,
+            "stages": float(self.chain.stages),
+            "pool": float(self.pool),
             "rows": float(self.rows.position),
         }
-        self.step += 1
-        self.chains.restage(integer_at(self.config.stages, self.step))
-        self._awaits_scores = False
+        if self._is_cut:
+            self.metrics["block_size"] = float(self.blocks.size)
+        self._restage()
+        self._recut(self._cut(self.clean.length, self.step))
+        self._drawn = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The pool, its chains, the steps done and the stream's position."""
-        return {"rows": self.rows.state_dict(), "step": self.step, "opened": self.opened, **self.chains.state_dict()}
+        """Which rows the pool holds, what is revealed of them, their stages, the steps done, the stream's position.
+
+        The tokens come back from the stream. What lies under "pool" is row by row, in the order of the ranks'
+        slots; so the parts of all ranks, joined, can be dealt to any number of ranks (`processes.base.dealt_anew`).
+        """
+        return {
+            "rows": self.rows.state_dict(),
+            "step": self.step,
+            "pool": {
+                "row": self.clean.row.clone(),
+                "draw": self.clean.draw.clone(),
+                "tokens": _fingerprint(self.clean),
+                "revealed": self.revealed.clone(),
+                "stage": self.stage.clone(),
+            },
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken, mid-chain.
 
         Raises:
-            ValueError: where the saved pool has another number of rows.
+            ValueError: where the saved pool has another number of rows, or its rows have other tokens now.
         """
-        step = int(state["step"])
-        self.chains.load_state_dict(state, integer_at(self.config.stages, step))
+        pool = state["pool"]
+        if len(pool["row"]) != len(self.clean):
+            raise ValueError(
+                f"the saved pool has {len(pool['row'])} rows for this rank, this run has {len(self.clean)}: "
+                "resume with the same batch size and pool"
+            )
         self.rows.load_state_dict(state["rows"])
-        self.step, self.opened = step, state["opened"]
-        self._awaits_scores = False
+        clean = self.rows.rows(pool["row"].clone(), pool["draw"].clone()).padded(pool["revealed"].shape[1])
+        if not torch.equal(_fingerprint(clean), pool["tokens"]):
+            raise ValueError("the rows of the saved pool have other tokens in this data set: it has changed since")
+        self.step, self.clean, self._drawn = int(state["step"]), clean, None
+        self.chain = self.config.chain(integer_at(self.config.stages, self.step), self.seed)
+        self.blocks = self._cut(clean.length, self.step)
+        self.revealed, self.stage = pool["revealed"].clone(), pool["stage"].clone()
+
+    def _of_units(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """What is revealed of the units of some rows [n · blocks, size], and their stages [n · blocks]."""
+        return self.blocks.fold(self.revealed[places]), self.stage[places].flatten()
+
+    def _entered(self, clean: TokenBatch, stage: Tensor) -> Tensor:
+        """[n, L] what is revealed of rows whose blocks enter at `stage` [n, blocks]."""
+        return self.blocks.unfold(self.chain.entry(self.blocks.units(clean), stage.flatten()))
+
+    def _replace(self, places: Tensor) -> None:
+        """Put the next rows of the stream in place of those that ended; their blocks enter at stage 0."""
+        new = self.rows.take(len(places), gather_counts(len(places), self.rows.world_size))
+        if len(places) == 0:
+            return
+        if new.length > self.clean.length:  # longer than any before; other rows get empty blocks at their ends
+            self.revealed = pad(self.revealed, (0, new.length - self.clean.length))
+            self.clean = self.clean.padded(new.length)
+            self._recut(self._cut(new.length, self.step), self.stage)
+        self.clean.put(places, new.padded(self.clean.length))
+        self.stage[places] = 0
+        self.revealed[places] = self._entered(self.clean[places], self.stage[places])
+
+    def _restage(self) -> None:
+        """Go on with the K of this step. Nothing is revealed or hidden."""
+        stages = integer_at(self.config.stages, self.step)
+        if stages == self.chain.stages:
+            return
+        every = torch.arange(len(self.clean))
+        units, (revealed, stage) = self.blocks.units(self.clean), self._of_units(every)
+        ended = self.chain.ended(units, revealed, stage)
+        self.chain = self.config.chain(stages, self.seed)
+        self.stage = self.chain.restaged(units, revealed, ended).view(len(every), -1)
+
+    def _recut(self, blocks: Blocks, stage: Tensor | None = None) -> None:
+        """Cut rows anew where they stand; each block enters the stage of its revealed ratio, or keeps `stage`."""
+        if blocks == self.blocks:
+            return
+        self.blocks = blocks
+        if stage is not None:
+            self.stage = pad(stage, (0, blocks.count - stage.shape[1]))
+            return
+        units, revealed = blocks.units(self.clean), blocks.fold(self.revealed)
+        nobody = torch.zeros(len(units), dtype=torch.bool)
+        self.stage = self.chain.restaged(units, revealed, nobody).view(len(self.clean), -1)
+
+
+def _fingerprint(clean: TokenBatch) -> Tensor:
+    """[B] int64 of tokens and maskable positions, whatever the padding."""
+    position = torch.arange(clean.length)
+    return (noise.hashes(clean.tokens, clean.maskable.long(), position) * clean.attention).sum(1)

@@ -15,8 +15,8 @@ from unmask.training import TrainingConfig
 
 MASKINGS: dict[str, Masking] = {
     "standard": IndependentMasking(mask=ExactCount()),
-    "puma": ProgressiveUnmasking(stages=8, threshold=0.8, until=0.5),
-    "puma-paper": ProgressiveUnmasking(stages=8),
+    "puma": ProgressiveUnmasking(stages=8, threshold=0.8, time=Clipped(0.5, 1.0)),
+    "puma-paper": ProgressiveUnmasking(stages=8, pool="batch"),
     "high-rates": IndependentMasking(time=Clipped(0.5, 1.0), mask=ExactCount()),
 }
 

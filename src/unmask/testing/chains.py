@@ -1,7 +1,7 @@
 """Does PUMA's chain meet the states of inference? Proposition 1 of arXiv 2602.10314 by exact enumeration.
 
 On a tabular world every row, every random start, every target of a stage and every order of the noise can be
-listed. This supplies all of them to the production code (`Chains`), and sets the law of the chain's states
+listed. This supplies all of them to the production code (`Chain`), and sets the law of the chain's states
 against that of idealised inference with the same frozen scores, policy and start: inference that reveals the
 chosen set with tokens from their joint posterior. The two are equal for every policy that looks at the visible
 state and its noise alone; a policy that peeks at hidden tokens is found out.
@@ -15,7 +15,7 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from torch import Tensor
 from unmask.batch import Scores, TokenBatch
 from unmask.noise import Purpose
 from unmask.policies import STATISTICS, resolve
-from unmask.processes import Chains, ProgressiveUnmasking
+from unmask.processes import Chain, ProgressiveUnmasking
 from unmask.schedules import integer_at
 from unmask.testing.tabular import TabularWorld
 
@@ -73,21 +73,19 @@ def chain_states(
         weight,
     )
     now, within, order = _expanded(config, now, now.stage, orders)
-    clean = world.rows(strings[now.string])
-    chains = _Supplied(config, clean, now.stage, {Purpose.MASK: order, Purpose.STAGE: within})
-    now = _gathered(now.string, chains.revealed, now.stage, now.probability)
+    chain = _supplied(config, {Purpose.MASK: order, Purpose.STAGE: within})
+    revealed = chain.entry(world.rows(strings[now.string]), now.stage)
+    now = _gathered(now.string, revealed, now.stage, now.probability)
     found = []
     while len(now.string):
         found.append(now)
         now, within, order = _expanded(config, now, now.stage + 1, orders)
         clean = world.rows(strings[now.string])
-        chains = _Supplied(
-            config, clean, now.stage, {Purpose.REVEAL: order, Purpose.STAGE: within, Purpose.MASK: order}
-        )
-        chains.revealed = now.revealed
-        ended = chains.advance(_scores(predict, clean.tokens, ~now.revealed))
-        on = ~ended
-        now = _gathered(now.string[on], chains.revealed[on], chains.stage[on], now.probability[on])
+        chain = _supplied(config, {Purpose.REVEAL: order, Purpose.STAGE: within})
+        scores = _scores(predict, clean.tokens, ~now.revealed)
+        revealed, stage, _ = chain.advance(clean, now.revealed, now.stage, scores)
+        on = ~chain.ended(clean, revealed, stage)
+        now = _gathered(now.string[on], revealed[on], stage[on], now.probability[on])
     return found
 
 
@@ -114,12 +112,15 @@ def inference_states(
     predict = predict or world.log_probabilities
     length, hidden = world.length, world.mask_token_id
     stages, everything = integer_at(config.stages, 0), (hidden,) * length
+    lowest = config.time.support[0]
     orders = [tuple(order) for order in _orders(length).tolist()]
 
     def targets(stage: int) -> Iterator[tuple[int, float]]:
-        most = math.ceil(config.until * length - 1e-9) - 1
+        most = math.ceil((1 - lowest) * length - 1e-9) - 1
         for middle, width in _pieces(config, stages, stage, length):
-            yield min(round(((stage + middle) / stages) ** config.exponent * length), most), width
+            level = min(1.0, (stage + middle) / stages)
+            rate = float(config.time.quantile(torch.tensor(1 - level, dtype=torch.float64)))
+            yield min(round((1 - rate) * length), most), width
 
     now: dict[State, float] = defaultdict(float)
     for count, width in targets(entry):
@@ -148,10 +149,9 @@ def inference_states(
             for (places, overtook), p in chosen.items():
                 count = length - len(masked) + len(places)
                 ratio = count / length
-                reached = math.floor(stages * ratio ** (1 / config.exponent) + 1e-9)
-                later = max(stage + 1, reached) if overtook else stage + 1
-                live = max(1, math.ceil(stages * config.until ** (1 / config.exponent) - 1e-9))
-                if later >= live or ratio >= config.until:
+                passed = 1 - float(config.time.cdf(torch.tensor(1 - ratio, dtype=torch.float64)))
+                later = max(stage + 1, math.floor(stages * passed + 1e-9)) if overtook else stage + 1
+                if later >= stages or 1 - ratio <= lowest:
                     continue
                 for state, q in _filled(world, visible, places, joint):
                     following[state, later] += probability * p * q
@@ -200,17 +200,19 @@ def check_chain(config: ProgressiveUnmasking, world: TabularWorld, predict: Pred
             )
 
 
-class _Supplied(Chains):
-    """Chains whose uniform numbers are handed in."""
+@dataclass(frozen=True)
+class _Supplied(Chain):
+    """A chain whose uniform numbers are handed in."""
 
-    def __init__(
-        self, config: ProgressiveUnmasking, clean: TokenBatch, stage: Tensor, supply: dict[Purpose, Tensor]
-    ) -> None:
-        self.supply = supply
-        super().__init__(config, clean, stage, seed=0)
+    supply: dict[Purpose, Tensor] = field(default_factory=dict)
 
-    def uniforms(self, clean: TokenBatch, length: int, purpose: Purpose, stage: Tensor | None = None) -> Tensor:
+    def uniforms(self, units: TokenBatch, length: int, purpose: Purpose, stage: Tensor | None = None) -> Tensor:
         return self.supply[purpose]
+
+
+def _supplied(config: ProgressiveUnmasking, supply: dict[Purpose, Tensor]) -> _Supplied:
+    law = config.chain(integer_at(config.stages, 0), seed=0)
+    return _Supplied(**vars(law), supply=supply)
 
 
 def _orders(length: int) -> Tensor:
@@ -220,8 +222,12 @@ def _orders(length: int) -> Tensor:
 
 
 def _pieces(config: ProgressiveUnmasking, stages: int, stage: int, length: int) -> list[tuple[float, float]]:
-    """Pieces of [0, 1] on which the target of `stage`, round(((stage + w)/K)^e · L), is constant: (middle, width)."""
-    bounds = (stages * ((n + 0.5) / length) ** (1 / config.exponent) - stage for n in range(length))
+    """Pieces of [0, 1] on which the target of `stage`, round((1 - Q(1 - (stage + w)/K)) · L), is constant.
+
+    Each as (middle, width). The target changes where the mask rate passes 1 - (n + 1/2) / L.
+    """
+    rates = 1 - (torch.arange(length, dtype=torch.float64) + 0.5) / length
+    bounds = (stages * (1 - config.time.cdf(rates)) - stage).tolist()
     cuts = [0.0, *(cut for cut in bounds if 0 < cut < 1), 1.0]
     return [((a + b) / 2, b - a) for a, b in itertools.pairwise(cuts) if b - a > 1e-12]
 

@@ -1,0 +1,73 @@
+"""Does PUMA hurt the hard tail? Addition by length of the carry chain, under several decoding orders.
+
+    unmask study experiments/addition/study.py --out runs/addition
+
+A pair whose carry runs through all its digits needs the sum's digits from right to left; a model trained along
+its own confidence may never practise that (The Confidence Shortcut, arXiv 2605.29123).
+"""
+
+from experiments.parts.addition import AdditionData, AdditionModel
+from unmask import Beta, ExactCount, IndependentMasking, ProgressiveUnmasking, RowMean, TrainingConfig
+from unmask.evaluation.tasks import AdditionTask
+from unmask.runs.config import RunConfig
+from unmask.runs.study import Arm, Study
+from unmask.sampling import Decoding
+
+STANDARD = IndependentMasking(mask=ExactCount())
+
+
+def addition(digits: int) -> RunConfig:
+    """Standard masking on numbers of so many digits."""
+    return RunConfig(
+        recipe="addition",
+        data=AdditionData(digits),
+        model=AdditionModel(digits),
+        masking=STANDARD,
+        objective=RowMean(),
+        training=TrainingConfig(batch_size=96, learning_rate=2e-3, threads=1),
+        evaluation=AdditionTask(digits=digits, puzzles=200, final_puzzles=1000),
+    )
+
+
+def arms(digits: int) -> dict[str, dict[str, object]]:
+    """The field's baseline, high rates, and PUMA with its pool and with the paper's."""
+    puma = ProgressiveUnmasking(stages=digits + 1, threshold=0.9)
+    return {
+        "uniform-count": {},
+        "beta": {"masking": IndependentMasking(Beta(2, 1), ExactCount())},
+        "puma": {"masking": puma},
+        "puma-batch": {"masking": ProgressiveUnmasking(stages=digits + 1, threshold=0.9, pool="batch")},
+    }
+
+
+def tail(digits: int) -> dict[str, AdditionTask]:
+    """Pairs by carry chain, each length equally often, under four orders."""
+    return {
+        policy: AdditionTask(
+            digits=digits, final_puzzles=1200, seed=1, carry=(0, digits), decoding=Decoding(policy=policy)
+        )
+        for policy in ("confidence", "random", "left_to_right", "right_to_left")
+    }
+
+
+five = Study(
+    "five",
+    addition(5),
+    {name: Arm(change, seeds=(1, 2) if name == "puma-batch" else None) for name, change in arms(5).items()},
+    control="uniform-count",
+    budgets=(1000,),
+    finals=tail(5),
+    warmup=0.04,
+    evaluate=0.05,
+)
+eight = Study(
+    "eight",
+    addition(8),
+    {name: change for name, change in arms(8).items() if name != "puma-batch"},
+    control="uniform-count",
+    seeds=(1,),
+    budgets=(1500,),
+    finals=tail(8),
+    warmup=0.04,
+    evaluate=0.05,
+)

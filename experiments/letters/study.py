@@ -1,0 +1,38 @@
+"""PUMA on letters, judged by likelihood over all orders: what is the pool, what the rates, what the policy?
+
+unmask study experiments/letters/study.py --out runs/letters
+"""
+
+from dataclasses import replace
+
+from unmask import Bell, IndependentMasking, MaskedMean, ProgressiveUnmasking, RowMean
+from unmask.recipes import TextData, sotu
+from unmask.runs.study import Study
+
+recipe = sotu()
+CHAIN = ProgressiveUnmasking(stages=8)
+arms = {
+    "unweighted": IndependentMasking(coupling="stratified"),
+    "bell": IndependentMasking(Bell(), coupling="stratified"),
+    "puma-batch": replace(CHAIN, pool="batch"),
+    "puma": CHAIN,
+    "puma-random": replace(CHAIN, policy="random"),
+    "puma-bell": replace(CHAIN, time=Bell()),
+    "puma-bell-random": replace(CHAIN, time=Bell(), policy="random"),
+}
+study = Study(
+    "letters",
+    replace(
+        recipe,
+        data=TextData(held_out_rows=128),
+        objective=MaskedMean(),
+        training=replace(recipe.training, threads=1),
+    ),
+    {name: {"masking": masking} for name, masking in arms.items()}
+    | {"puma-row-mean": {"masking": CHAIN, "objective": RowMean()}},
+    control="unweighted",
+    seeds=(1, 2),
+    budgets=(1000,),
+    warmup=0.05,
+    evaluate=0.1,
+)

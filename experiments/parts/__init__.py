@@ -1,0 +1,1 @@
+"""Data, models and maskings of the experiments that are no part of the library."""

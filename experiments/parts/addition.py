@@ -1,0 +1,74 @@
+"""Addition of two numbers: data, and a model that begins knowing which digit stands where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from datasets import Dataset
+from torch import nn
+from transformers import GPT2Config
+
+from unmask import MaskedDiffusionLM
+from unmask.data.arithmetic import MASK_TOKEN, VOCAB_SIZE, load_addition
+
+
+@dataclass(frozen=True)
+class AdditionData:
+    """Pairs of numbers, half of them drawn to have a given carry chain."""
+
+    digits: int
+    rows: int = 200_000
+
+    def load(self) -> Dataset:
+        """The training pairs."""
+        return load_addition("train", digits=self.digits, rows=self.rows)
+
+    def held_out(self) -> Dataset:
+        """Pairs of another split."""
+        return load_addition("test", digits=self.digits, rows=64, seed=1)
+
+
+@dataclass(frozen=True)
+class AdditionModel:
+    """A GPT-2 body of four layers.
+
+    A position starts as the sum of a vector for its number and one for its place, a digit with its Fourier features
+    mod 10 in it: without these, thousands of steps go by before the first digit is added.
+    """
+
+    digits: int
+    width: int = 128
+
+    def build(self) -> MaskedDiffusionLM:
+        """The model with random weights."""
+        length = 3 * self.digits + 3
+        config = GPT2Config(
+            vocab_size=VOCAB_SIZE,
+            n_positions=length,
+            n_embd=self.width,
+            n_layer=4,
+            n_head=4,
+            activation_function="gelu",
+            initializer_range=0.05,
+            attn_pdrop=0.0,
+            embd_pdrop=0.0,
+            resid_pdrop=0.0,
+            tie_word_embeddings=False,
+            bos_token_id=None,
+            eos_token_id=None,
+        )
+        model = MaskedDiffusionLM.from_config(config, MASK_TOKEN)
+        last = torch.tensor([self.digits - 1, self.digits, 2 * self.digits, 2 * self.digits + 1, length - 1])
+        part = torch.searchsorted(last, torch.arange(length))  # of a, +, b, = and c
+        place = last[part] - torch.arange(length)
+        start = 0.6 * torch.randn(2, self.digits + 1, self.width)
+        angle = 2 * torch.pi * torch.outer(torch.arange(10), torch.arange(1, 6)) / 10
+        waves = torch.cat([angle.cos(), angle.sin()], dim=1) @ torch.randn(10, self.width) / 10**0.5
+        tokens, places = (cast(nn.Embedding, model.backbone.get_submodule(name)) for name in ("wte", "wpe"))
+        with torch.no_grad():
+            tokens.weight.normal_(std=1.0)
+            tokens.weight[:10] = waves + 0.3 * tokens.weight[:10]
+            places.weight.copy_(start[0][part] + start[1][place])
+        return model

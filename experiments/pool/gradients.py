@@ -1,0 +1,67 @@
+"""How much do consecutive gradients repeat one another? Cosine between the gradients of steps i and i + d.
+
+    python -m experiments.pool.gradients
+
+Training as in study.py; from step 200 on the gradients of 96 steps are kept. What all steps share (the direction that
+training takes) shows for standard masking too; what is above it comes from rows that come back. Writes gradients.json.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from experiments.pool.study import base, control, pooled
+from unmask import RowStream
+
+DISTANCES = range(1, 33)
+FROM, KEPT = 200, 96
+
+
+def cosines(masking, seed: int) -> list[float]:
+    """Mean cosine for each distance."""
+    config = base.training
+    torch.manual_seed(seed)
+    model = base.model.build()
+    optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, betas=(config.beta1, config.beta2))
+    process = masking.start(RowStream(base.data.load(), seed), config.batch_size, seed)
+    kept = []
+    for step in range(FROM + KEPT):
+        for group in optimizer.param_groups:
+            group["lr"] = replace(config, steps=800, warmup_steps=32).learning_rate_at(step)
+        batch = process.draw()
+        weights = base.objective.weights(batch) / base.objective.normaliser(batch).float()
+        with torch.autocast("cpu", torch.bfloat16):
+            output = model(batch, weights, needs=process.needs)
+        output.loss.backward()
+        if step >= FROM:
+            flat = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+            kept.append(flat / flat.norm())
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        if process.needs is not None:
+            process.observe(output.scores)
+    every = torch.stack(kept)
+    product = every @ every.T
+    return [float(product.diagonal(d).mean()) for d in DISTANCES]
+
+
+def main() -> None:
+    """Measure every arm."""
+    torch.set_num_threads(1)
+    arms = {name: control._cell(name, 1, 800, screen=False).config.masking for name in control.arms}
+    arms["chain-times-10"] = pooled(10).change["masking"]  # type: ignore[index]
+    found = {}
+    for name, masking in arms.items():
+        found[name] = [cosines(masking, seed) for seed in (1, 2)]
+        print(name, [round(sum(values) / 2, 3) for values in zip(*found[name], strict=True)][::4], flush=True)
+    out = {"distances": list(DISTANCES), "from": FROM, "kept": KEPT, "cosines": found}
+    Path(__file__).with_name("gradients.json").write_text(json.dumps(out) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""PUMA's pool on Sudoku: how large must it be, and what is it that a small one spoils?
+
+    unmask study experiments/pool/study.py --out runs/pool
+
+Whole chains without a threshold, where a pool that is the batch loses most. `sweep` varies pool, batch and stages (one
+seed). `control` takes PUMA apart, three seeds: standard masking; rows that come back as PUMA's do, but under fresh
+masks (`RepeatedRows`); chains whose policy is random; chains by confidence. Each with the batch as the pool, and with
+a hundred times the batch.
+"""
+
+from dataclasses import replace
+
+from experiments.parts.repeated import RepeatedRows
+from experiments.parts.sudoku import HalfOfSudokus
+from unmask import ExactCount, IndependentMasking, ProgressiveUnmasking
+from unmask.recipes import sudoku
+from unmask.runs.study import Arm, Study
+
+STEPS = 800
+STANDARD = IndependentMasking(mask=ExactCount())
+recipe = sudoku()
+base = replace(
+    recipe,
+    masking=STANDARD,
+    training=replace(recipe.training, steps=STEPS, batch_size=16, threads=1),
+    evaluation=HalfOfSudokus(half=0, puzzles=100, final_puzzles=1000),
+)
+
+
+def pooled(times: int, stages: int = 8, batch: int = 16, steps: int = STEPS) -> Arm:
+    """Whole chains in a pool of so many batches."""
+    masking = ProgressiveUnmasking(stages=stages, pool=times * batch)
+    return Arm({"masking": masking, "training.batch_size": batch}, budgets=(steps,))
+
+
+sweep = Study(
+    "sweep",
+    base,
+    {"standard": {}}
+    | {f"batch-16-stages-8-times-{times}": pooled(times) for times in (1, 3, 10, 32, 100, 320)}
+    | {f"batch-16-stages-{k}-times-{times}": pooled(times, k) for k in (4, 16) for times in (1, 10, 100)}
+    | {f"batch-8-stages-8-times-{times}": pooled(times, batch=8, steps=2 * STEPS) for times in (1, 10, 100, 320)}
+    | {f"batch-64-stages-8-times-{times}": pooled(times, batch=64, steps=STEPS // 2) for times in (1, 10, 100)},
+    control="standard",
+    seeds=(1,),
+    warmup=0.04,
+    evaluate=0.1,
+)
+control = Study(
+    "control",
+    base,
+    {"standard": {}}
+    | {
+        f"{name}-{where}": {"masking": replace(masking, pool=pool)}
+        for name, masking in {
+            "repeated": RepeatedRows(stages=8),
+            "random-chain": ProgressiveUnmasking(stages=8, policy="random"),
+            "chain": ProgressiveUnmasking(stages=8),
+        }.items()
+        for where, pool in {"batch": 16, "pool": 1600}.items()
+    },
+    control="standard",
+    seeds=(1, 2, 3),
+    warmup=0.04,
+    evaluate=0.1,
+)

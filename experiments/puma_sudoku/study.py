@@ -1,0 +1,72 @@
+"""PUMA with a pool on Sudoku: settings chosen on one half of the unseen puzzles, claims made on the other.
+
+unmask study experiments/puma_sudoku/study.py --out runs/puma_sudoku
+"""
+
+from dataclasses import replace
+
+from experiments.parts.sudoku import HalfOfSudokus
+from unmask import Beta, Clipped, ExactCount, IndependentMasking, MaskedMean, ProgressiveUnmasking, Ramp
+from unmask.recipes import sudoku
+from unmask.runs.study import Arm, Study
+from unmask.sampling import Decoding
+
+recipe = sudoku()
+STANDARD = IndependentMasking(mask=ExactCount())
+HALF = ProgressiveUnmasking(stages=8, threshold=0.8, time=Clipped(0.5, 1.0))
+WHOLE = ProgressiveUnmasking(stages=8, threshold=0.9)
+base = replace(recipe, masking=STANDARD, training=replace(recipe.training, batch_size=16, threads=1))
+
+
+def judged_by(half: int):
+    return replace(base, evaluation=HalfOfSudokus(half=half, puzzles=100, final_puzzles=1000))
+
+
+screening = Study(
+    "screening",
+    judged_by(0),
+    {
+        "uniform-count": {},
+        "high-rates": {"masking": replace(STANDARD, time=Clipped(0.5, 1.0))},
+        "beta": {"masking": replace(STANDARD, time=Beta(2, 1))},
+    }
+    | {
+        name: {"masking": masking}
+        for name, masking in {
+            "whole": replace(WHOLE, threshold=None),
+            "whole-threshold": WHOLE,
+            "whole-early": replace(WHOLE, time=Beta(1, 0.5)),
+            "half": HALF,
+            "half-4": replace(HALF, stages=4),
+            "half-no-threshold": replace(HALF, threshold=None),
+            "half-margin": replace(HALF, policy="margin"),
+            "half-entropy": replace(HALF, policy="entropy"),
+            "half-random": replace(HALF, policy="random"),
+            "half-growing": replace(HALF, stages=Ramp(4, 16, steps=600)),
+        }.items()
+    }
+    | {"half-masked-mean": {"masking": HALF, "objective": MaskedMean()}},
+    control="uniform-count",
+    seeds=(11,),
+    budgets=(1000,),
+    warmup=0.04,
+    evaluate=0.1,
+)
+confirming = Study(
+    "confirming",
+    judged_by(1),
+    {
+        "uniform-count": Arm(budgets=(750, 1500)),
+        "high-rates": Arm({"masking": replace(STANDARD, time=Clipped(0.5, 1.0))}, budgets=(1500,)),
+        "puma": Arm({"masking": HALF}, budgets=(750, 1500)),
+        "puma-whole": Arm({"masking": WHOLE}, budgets=(1500,)),
+    },
+    control="uniform-count",
+    seeds=(21, 22, 23, 24, 25),
+    finals={
+        policy: HalfOfSudokus(half=1, final_puzzles=400, decoding=Decoding(policy=policy, tokens_per_step=4))
+        for policy in ("margin", "entropy", "random")
+    },
+    warmup=0.04,
+    evaluate=0.1,
+)

@@ -1,0 +1,41 @@
+"""PUMA on worked answers from scratch: sums of four digits, worked out step by step.
+
+unmask study experiments/puma_text/study.py --out runs/puma_text
+"""
+
+from experiments.parts import questions
+from experiments.parts.answers import SumsTask, WorkedSums
+from unmask import Beta, ExactCount, IndependentMasking, ProgressiveUnmasking, RowMean, TrainingConfig
+from unmask.recipes import TextModel
+from unmask.runs.config import RunConfig
+from unmask.runs.study import Arm, Study
+from unmask.sampling import Decoding
+
+TERMS = 4
+tokenizer = questions.alphabet()
+base = RunConfig(
+    recipe="worked-sums",
+    data=WorkedSums(TERMS),
+    model=TextModel(tokenizer.vocab_size, tokenizer.mask_token_id, positions=sum(questions.lengths(TERMS)) + 1),
+    masking=IndependentMasking(mask=ExactCount()),
+    objective=RowMean(),
+    training=TrainingConfig(batch_size=64, learning_rate=2e-3, threads=1),
+    evaluation=SumsTask(
+        terms=TERMS, puzzles=200, final_puzzles=1000, batch_size=250, decoding=Decoding(tokens_per_step=2)
+    ),
+)
+puma = ProgressiveUnmasking(stages=12, threshold=0.9)
+study = Study(
+    "worked-sums",
+    base,
+    {
+        "uniform-count": {},
+        "beta": {"masking": IndependentMasking(Beta(2, 1), ExactCount())},
+        "puma": {"masking": puma},
+        "puma-batch": Arm({"masking": ProgressiveUnmasking(stages=12, threshold=0.9, pool="batch")}, seeds=(1,)),
+    },
+    control="uniform-count",
+    budgets=(1200,),
+    warmup=0.04,
+    evaluate=0.05,
+)
