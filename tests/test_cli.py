@@ -223,16 +223,18 @@ def test_train_then_refuse_then_resume_then_overwrite(command, tmp_path, masking
 
 def test_nested_fields_can_be_overridden(command, tmp_path):
     puma = ["--masking", "puma", "--masking.stages", "4", "--masking.threshold", "None", "--masking.policy", "margin"]
-    puma += ["--masking.until=0.25"]
+    puma += ["--masking.time=Clipped(0.75, 1.0)", "--masking.pool", "batch"]
     assert command("train", "sudoku", *puma, *TINY, "--out", str(tmp_path / "puma"))[0] == 0
     assert _config(tmp_path / "puma")["run"]["masking"] == {
         "type": "ProgressiveUnmasking",
         "stages": 4,
         "policy": "margin",
         "threshold": None,
-        "until": 0.25,
-        "exponent": 1.0,
+        "time": {"type": "Clipped", "low": 0.75, "high": 1.0},
+        "pool": "batch",
     }
+    assert command("train", "sudoku", *puma, *TINY, "--masking.pool=8", "--out", str(tmp_path / "pool"))[0] == 0
+    assert _config(tmp_path / "pool")["run"]["masking"]["pool"] == 8
     standard = ["--masking", "standard", "--masking.time", "Beta(a=2, b=1)", "--masking.mask", "Bernoulli()"]
     standard += ["--objective", "MaskedMean()", "--ema-decay", "0.9", "--data.clues", "30", "32", "--precision=fp32"]
     assert command("train", "sudoku", *standard, *TINY, "--out", str(tmp_path / "standard"))[0] == 0

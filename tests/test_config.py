@@ -45,7 +45,8 @@ PUBLIC = {
 }
 OTHERS = {
     "nested": IndependentMasking(Clipped(0.1, 0.7), ExactCount(), "antithetic", mirror=True, mirror_below=0.25),
-    "puma": ProgressiveUnmasking(stages=3, policy="margin", threshold=0.95, until=0.5),
+    "puma": ProgressiveUnmasking(stages=3, policy="margin", threshold=0.95, time=Clipped(0.5, 1.0), pool=4096),
+    "puma of the paper": ProgressiveUnmasking(pool="batch"),
     "small float": Bell(mean=1e-3, std=0.1 + 0.2),
     "tuple": SudokuTask(clues=(30, 31), split="kaidoku"),
     "none": SudokuData(limit=7),

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unmask import Mixture, ProgressiveUnmasking, Ramp
+from unmask import Blockwise, ProgressiveUnmasking, Ramp
 from unmask.config import from_json, to_json
 from unmask.schedules import check_schedule, corners, integer_at, parse_schedule, value_at
 
@@ -102,5 +102,5 @@ def test_a_checked_schedule_never_takes_a_value_that_is_not_allowed(schedule):
 
 
 def test_configs_with_schedules_round_trip():
-    config = Mixture(ProgressiveUnmasking(stages=((0, 12), (30, 15))), share=Ramp(1.0, 0.0, 500, after=20))
+    config = Blockwise(ProgressiveUnmasking(stages=((0, 12), (30, 15))), size=Ramp(1, 64, 500, after=20))
     assert from_json(json.loads(json.dumps(to_json(config)))) == config

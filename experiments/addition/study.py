@@ -31,12 +31,12 @@ def addition(digits: int) -> RunConfig:
 
 def arms(digits: int) -> dict[str, dict[str, object]]:
     """The field's baseline, high rates, and PUMA with its pool and with the paper's."""
-    puma = ProgressiveUnmasking(stages=digits + 1, threshold=0.9)
+    puma = ProgressiveUnmasking(stages=digits + 1)
     return {
         "uniform-count": {},
         "beta": {"masking": IndependentMasking(Beta(2, 1), ExactCount())},
         "puma": {"masking": puma},
-        "puma-batch": {"masking": ProgressiveUnmasking(stages=digits + 1, threshold=0.9, pool="batch")},
+        "puma-batch": {"masking": ProgressiveUnmasking(stages=digits + 1, pool="batch")},
     }
 
 
@@ -50,11 +50,31 @@ def tail(digits: int) -> dict[str, AdditionTask]:
     }
 
 
+screening = Study(
+    "five-screening",
+    addition(5),
+    {name: arm for name, arm in arms(5).items() if name in ("uniform-count", "beta")}
+    | {
+        f"puma-times-{times}": {"masking": ProgressiveUnmasking(stages=6, threshold=0.9, pool=96 * times)}
+        for times in (10, 40, 128)
+    }
+    | {
+        "puma-no-threshold": {"masking": ProgressiveUnmasking(stages=6, pool=96 * 40)},
+        "puma-high": {"masking": ProgressiveUnmasking(stages=6, threshold=0.9, time=Beta(2, 1), pool=96 * 40)},
+        "puma-random": {"masking": ProgressiveUnmasking(stages=6, policy="random", pool=96 * 40)},
+    },
+    control="uniform-count",
+    seeds=(11, 1),
+    budgets=(1000,),
+    warmup=0.04,
+    evaluate=0.1,
+)
 five = Study(
     "five",
     addition(5),
-    {name: Arm(change, seeds=(1, 2) if name == "puma-batch" else None) for name, change in arms(5).items()},
+    {name: Arm(change, seeds=(21, 22) if name == "puma-batch" else None) for name, change in arms(5).items()},
     control="uniform-count",
+    seeds=(21, 22, 23, 24, 25),
     budgets=(1000,),
     finals=tail(5),
     warmup=0.04,

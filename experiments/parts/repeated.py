@@ -1,7 +1,7 @@
 """The control of PUMA's pool: rows come back as its chains do, but every visit draws a mask of its own.
 
 It separates "the same few rows in consecutive steps" from everything that is PUMA's own: no policy, no chain. With
-pool="batch" a row is trained K times in a row; with a larger pool its K visits lie apart; rows and visits are as many.
+pool="batch" a row is trained K times in a row; with a larger pool its K visits lie apart; there are as many of both.
 """
 
 from __future__ import annotations

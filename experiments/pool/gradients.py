@@ -2,8 +2,8 @@
 
     python -m experiments.pool.gradients
 
-Training as in study.py; from step 200 on the gradients of 96 steps are kept. What all steps share (the direction that
-training takes) shows for standard masking too; what is above it comes from rows that come back. Writes gradients.json.
+Training as in study.py; from step 200 on the gradients of 96 steps are kept. What all steps share (the direction of
+training) shows for standard masking too; what is above it comes from rows that come back. Writes gradients.json.
 """
 
 from __future__ import annotations

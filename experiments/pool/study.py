@@ -2,8 +2,8 @@
 
     unmask study experiments/pool/study.py --out runs/pool
 
-Whole chains without a threshold, where a pool that is the batch loses most. `sweep` varies pool, batch and stages (one
-seed). `control` takes PUMA apart, three seeds: standard masking; rows that come back as PUMA's do, but under fresh
+Whole chains without a threshold, where a pool that is the batch loses most. `sweep` varies pool, batch and stages on
+one seed. `control` takes PUMA apart, three seeds: standard masking; rows that come back as PUMA's do, but under fresh
 masks (`RepeatedRows`); chains whose policy is random; chains by confidence. Each with the batch as the pool, and with
 a hundred times the batch.
 """

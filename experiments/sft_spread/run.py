@@ -24,8 +24,8 @@ from datasets import Dataset
 from transformers import LlamaForCausalLM
 
 from experiments import causal
-from experiments.parts import questions
 from experiments.common import append, loop
+from experiments.parts import questions
 from unmask import ELBO, PPOTS, IndependentMasking, MaskedDiffusionLM, Trainer, TrainingConfig
 from unmask.config import to_json
 from unmask.data import TextTokenizer

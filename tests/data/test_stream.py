@@ -99,11 +99,18 @@ def test_padding_can_be_added_and_cut_but_never_real_tokens(stream_of, same):
         batch.padded(batch.length - 1)
 
 
-def test_replacing_rows_leaves_the_others_as_they_were(stream_of, same):
+def test_rows_put_in_place_of_others_leave_the_rest_as_they_were(stream_of, same):
     old, new = stream_of([2, 3, 4]).take(3), stream_of([6, 1], seed=1).take(2)
-    mixed = old.replaced(torch.tensor([2, 0]), new)
+    rows, mixed = torch.tensor([2, 0]), old.padded(new.length)
+    mixed.put(rows, new)
     assert same(mixed[1:2], old[1:2].padded(mixed.length))
-    assert same(mixed[torch.tensor([2, 0])], new.padded(mixed.length))
+    assert same(mixed[rows], new)
+    assert same(new, stream_of([6, 1], seed=1).take(2))
+
+
+def test_rows_of_another_length_are_not_put_in_place_of_others(stream_of):
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        stream_of([2, 3, 4]).take(3).put(torch.tensor([1]), stream_of([6]).take(1))
 
 
 def columns(tokens, maskable):

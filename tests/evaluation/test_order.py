@@ -1,6 +1,7 @@
 """The order of chains and of decoding, and how far they agree."""
 
 import math
+from dataclasses import replace
 
 import matplotlib.image
 import pytest
@@ -10,10 +11,10 @@ from scipy.stats import kendalltau
 from transformers import GPT2Config
 
 from unmask import (
+    Clipped,
     Decoding,
     IndependentMasking,
     MaskedDiffusionLM,
-    Mixture,
     ProgressiveUnmasking,
     Trainer,
     TrainingConfig,
@@ -92,7 +93,7 @@ def test_every_position_has_its_step_and_the_random_start_none(masking):
 def test_what_a_chain_leaves_masked_comes_last():
     model, rows = tabular_model(WORLD), WORLD.rows(WORLD.strings()[0])
     whole = chain_order(model, rows, ProgressiveUnmasking(stages=1000))
-    half = chain_order(model, rows, ProgressiveUnmasking(stages=1000, until=0.5))
+    half = chain_order(model, rows, ProgressiveUnmasking(stages=1000, time=Clipped(0.5, 1.0)))
     assert torch.equal(half, whole.clamp(max=3))
 
 
@@ -148,6 +149,9 @@ def test_a_run_without_a_chain_or_data_or_anything_says_so(run, tmp_path):
         order_over_training(tmp_path)
 
 
-def test_a_mixture_is_followed_by_its_chain(run):
-    folder = run(Mixture(ProgressiveUnmasking(stages=5), share=((0, 1.0), (2, 0.5))))
-    assert len(order_over_training(folder, ROWS)) == 3
+def test_neither_the_pool_nor_the_rows_beside_it_change_the_order_of_a_chain():
+    model, rows = tabular_model(WORLD), WORLD.rows(WORLD.strings()[0])
+    masking = ProgressiveUnmasking(stages=3, threshold=0.6, pool="batch")
+    order = chain_order(model, rows, masking)
+    assert torch.equal(chain_order(model, rows, replace(masking, pool=640)), order)
+    assert torch.equal(chain_order(model, rows[slice(7, 9)], masking), order[7:9])

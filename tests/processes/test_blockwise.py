@@ -12,10 +12,10 @@ from unmask import (
     Bell,
     Bernoulli,
     Blockwise,
+    Clipped,
     ExactCount,
     IndependentMasking,
     MaskedMean,
-    Mixture,
     ProgressiveUnmasking,
     Ramp,
     RowImportance,
@@ -24,7 +24,7 @@ from unmask import (
     Uniform,
 )
 from unmask.config import from_json, to_json
-from unmask.processes.blockwise import Blocks
+from unmask.processes.blocks import Blocks
 from unmask.processes.independent import COUPLINGS
 
 LENGTHS = [3, 7, 1, 5, 2, 6, 4, 8, 2, 5, 3]
@@ -37,7 +37,8 @@ MASKINGS = [
 CHAINS = [
     ProgressiveUnmasking(stages=4),
     ProgressiveUnmasking(stages=6, threshold=0.4, policy="margin"),
-    ProgressiveUnmasking(stages=((0, 3), (4, 7)), policy="random", until=0.7),
+    ProgressiveUnmasking(stages=((0, 3), (4, 7)), policy="random", time=Clipped(0.3, 1.0)),
+    ProgressiveUnmasking(stages=((0, 5), (30, 3)), threshold=0.5, policy="entropy", time=Clipped(0.4, 0.9), pool=24),
 ]
 SIZES = [1, 2, 3, 5, 20, ((0, 1), (3, 2), (5, 4)), Ramp(6, 1, steps=6)]
 
@@ -198,23 +199,28 @@ def test_a_resumed_process_draws_the_same(start, drive, same, masking, size):
 
 @pytest.mark.parametrize("inner", CHAINS, ids=str)
 @pytest.mark.parametrize("size", [1, 2, 3], ids=str)
-def test_every_block_is_a_chain_and_a_row_stays_until_all_its_blocks_have_ended(start, drive, inner, size):
-    batches = drive(start(Blockwise(inner, size), lengths=[3, 9, 14, 1, 6, 11, 2, 8], gaps=True), 40)
-    fresh, uneven = 0, False
-    for old, new in itertools.pairwise(batches):
-        width = old.clean.length
-        stays = (old.clean.row == new.clean.row) & (old.clean.draw == new.clean.draw)
-        before, after = old.masked[stays], new.masked[stays][:, :width]
-        assert not (after & ~before).any()
-        left, now = by_block(old, old.masked)[stays].sum(2), by_block(old, new.masked[:, :width])[stays].sum(2)
-        assert ((now < left) | (left == 0)).all()  # every block moves at every step, until it has ended
-        assert old.masked.any(1).all()  # a row without any mask is never drawn
-        entered = by_block(new, new.masked)[~stays].sum(2) > 0
-        assert torch.equal(entered, by_block(new, new.clean.maskable)[~stays].any(2))  # no block is left out
-        fresh += int((~stays).sum())
-        share = by_block(old, old.rate)[..., 0]
-        uneven |= bool((share.amax(1) != share[by_block(old, old.clean.maskable).any(2)].min()).any())
-        assert torch.equal(share, left_share(old))
+def test_every_block_is_a_chain_and_a_row_stays_until_all_its_blocks_have_ended(start, drive, joined, inner, size):
+    process = start(Blockwise(inner, size), lengths=[3, 9, 14, 1, 6, 11, 2, 8], gaps=True)
+    fresh, uneven, last = 0, False, {}
+    for _ in range(40 * process.turns):
+        places = process.turn.tolist()
+        (new,) = drive(process, 1, seed=process.step)
+        visited = {place: new[slot : slot + 1] for slot, place in enumerate(places)}
+        assert new.masked.any(1).all()  # a row without any mask is never drawn
+        share = by_block(new, new.rate)[..., 0]
+        uneven |= bool((share.amax(1) != share[by_block(new, new.clean.maskable).any(2)].min()).any())
+        assert torch.equal(share, left_share(new))
+        if all(place in last for place in places):
+            old = joined([last[place] for place in places])
+            stays = (old.clean.row == new.clean.row) & (old.clean.draw == new.clean.draw)
+            before, after = old.masked[stays], new.masked[stays]
+            assert not (after & ~before).any()
+            left, now = (by_block(batch, batch.masked)[stays].sum(2) for batch in (old, new))
+            assert ((now < left) | (left == 0)).all()  # every block moves at every visit, until it has ended
+            entered = by_block(new, new.masked)[~stays].sum(2) > 0
+            assert torch.equal(entered, by_block(new, new.clean.maskable)[~stays].any(2))  # no block is left out
+            fresh += int((~stays).sum())
+        last |= visited
     assert fresh > 20
     assert uneven == (size > 1)
 
@@ -227,40 +233,104 @@ def left_share(batch):
 @pytest.mark.parametrize("inner", CHAINS, ids=str)
 @pytest.mark.parametrize("size", SIZES[-2:], ids=str)
 def test_a_change_of_size_reveals_and_hides_nothing(stream_of, random_scores, inner, size):
-    process = Blockwise(inner, size).start(stream_of(LENGTHS), 8)
+    stream = stream_of(LENGTHS)
+    process = Blockwise(inner, size).start(stream, 8)
     generator, changes = torch.Generator().manual_seed(0), 0
     for _ in range(10):
         batch = process.draw()
-        old, revealed = process.blocks, process.blocks.unfold(process.chains.revealed)
-        stayed = batch.clean
+        old, revealed, stayed = process.blocks, process.revealed.clone(), process.clean.map(torch.clone)
         process.observe(random_scores(batch.masked.shape, generator))
-        now = process.blocks.unfold(process.chains.revealed)
         same = (process.clean.row == stayed.row) & (process.clean.draw == stayed.draw)
-        assert not (revealed & ~now[:, : stayed.length])[same].any()
+        assert not (revealed & ~process.revealed[:, : stayed.length])[same].any()
         if process.blocks.size != old.size:
             changes += 1
-            chains = process.chains
-            ratio = (chains.clean.maskable & chains.revealed).sum(1) / chains.clean.effective_length.clamp(min=1)
-            assert torch.equal(chains.stage, (chains.stages * ratio + 1e-6).long().clamp(max=chains.live - 1))
+            maskable, revealed = (process.blocks.fold(x) for x in (process.clean.maskable, process.revealed))
+            ratio = (maskable & revealed).sum(1) / maskable.sum(1).clamp(min=1).double()
+            stages = process.chain.stages
+            passed = 1 - inner.time.cdf(1 - ratio)
+            expected = (stages * passed + 1e-6).long().clamp(max=stages - 1)
+            stays = same.repeat_interleave(process.blocks.count) & maskable.any(1)
+            assert torch.equal(process.stage.flatten()[stays], expected[stays])
+            assert stays.any()
         # The rows of the pool are as many as before, and their tokens those of the stream.
-        assert torch.equal(process.blocks.unfold(process.chains.clean.tokens), process.clean.tokens)
+        assert torch.equal(stream.rows(process.clean.row).padded(process.clean.length).tokens, process.clean.tokens)
+        assert process.stage.shape == (process.pool, process.blocks.count)
     assert changes >= 2
 
 
-def test_rows_longer_than_any_before_join_the_pool(start, drive, same):
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=2, max_size=4), low=st.sampled_from([0.0, 0.3, 0.5, 0.8]),
+    stages=st.integers(1, 6), threshold=st.sampled_from([None, 0.4]), pool=st.sampled_from([4, 12]),
+    seed=st.integers(0, 99),
+)  # fmt: skip
+@settings(max_examples=25, deadline=None)
+def test_no_row_is_drawn_without_a_mask_whatever_sizes_follow_one_another(
+    start, random_scores, sizes, low, stages, threshold, pool, seed
+):
+    inner = ProgressiveUnmasking(stages=stages, threshold=threshold, time=Clipped(low, 1.0), pool=pool)
+    table = tuple((2 * i, size) for i, size in enumerate(sizes))
+    process = start(Blockwise(inner, table), 4, lengths=[8, 7, 8, 3], seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(2 * len(sizes) + process.turns):
+        batch = process.draw()
+        assert batch.masked.any(1).all()
+        process.observe(random_scores(batch.masked.shape, generator))
+
+
+@pytest.mark.parametrize("pool", ["batch", 16])
+@pytest.mark.parametrize(
+    ("stages", "threshold", "time"),
+    [
+        (((0, 3), (4, 9)), None, Clipped(0.5, 1.0)),
+        (((0, 9), (8, 2)), None, Clipped(0.5, 1.0)),
+        (((0, 9), (4, 12), (7, 3)), 0.9, Clipped(0.3, 1.0)),
+    ],
+    ids=str,
+)
+def test_blocks_that_have_ended_stay_so_when_the_number_of_stages_changes(
+    start, random_scores, stages, threshold, time, pool
+):
+    """Some end with tokens masked; by their ratio alone they would be on their way again."""
+    inner = ProgressiveUnmasking(stages=stages, threshold=threshold, time=time, pool=pool)
+    process = start(Blockwise(inner, 5), lengths=[23, 9, 34, 1, 16, 21, 2, 28])
+    generator, seen = torch.Generator().manual_seed(0), 0
+
+    def ended():
+        units = process.blocks.units(process.clean)
+        return process.chain.ended(units, process.blocks.fold(process.revealed), process.stage.flatten())
+
+    for _ in range(12):
+        before, rows, k = ended(), process.clean.map(torch.clone), process.chain.stages
+        turn, batch = process.turn, process.draw()
+        process.observe(random_scores(batch.masked.shape, generator))
+        stays = ((process.clean.row == rows.row) & (process.clean.draw == rows.draw)).repeat_interleave(
+            process.blocks.count
+        )
+        assert ended()[before & stays].all()
+        assert not batch.masked[process.blocks.unfold(before[:, None].expand(-1, 5))[turn]].any()
+        if process.chain.stages != k:
+            maskable, revealed = (process.blocks.fold(x) for x in (process.clean.maskable, process.revealed))
+            seen += int((before & stays & (maskable & ~revealed).any(1)).sum())
+    assert seen > 0  # some of them had tokens that were masked when they ended
+
+
+@pytest.mark.parametrize("pool", [1, 2])
+def test_rows_longer_than_any_before_join_the_pool(start, drive, pool):
     """Chains do not depend on the padding of their neighbours."""
-    short = drive(start(Blockwise(CHAINS[0], 2), 1, lengths=[2, 3, 9, 1]), 16)
+    masking = Blockwise(replace(CHAINS[0], pool=pool), 2)
+    short = drive(start(masking, 1, lengths=[2, 3, 9, 1]), 16 * pool)
     ends = [b.clean.length for b in short]
     assert ends[0] < max(ends)
     alone = [b.masked[0, : int(b.clean.attention[0].sum())].tolist() for b in short]
-    beside = drive(start(Blockwise(CHAINS[0], 2), 1, lengths=[2, 3, 9, 1]), 16, longest=50)
+    beside = drive(start(masking, 1, lengths=[2, 3, 9, 1]), 16 * pool, longest=50)
     assert [b.masked[0, : int(b.clean.attention[0].sum())].sum() for b in beside] == [sum(row) for row in alone]
 
 
 def test_the_metrics_tell_size_refills_and_stages(start, drive):
     process = start(Blockwise(ProgressiveUnmasking(stages=4), Ramp(1, 5, steps=4)))
     drive(process, 5)
-    assert process.metrics.keys() == {"refills", "mean_stage", "fast_forwarded", "stages", "block_size", "rows"}
+    told = {"refills", "mean_stage", "fast_forwarded", "stages", "pool", "block_size", "rows"}
+    assert process.metrics.keys() == told
     assert process.metrics["block_size"] == 5
     drive(process, 1)
     assert process.metrics["stages"] == 4
@@ -282,13 +352,13 @@ def test_draw_and_observe_take_turns(start, random_scores):
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_it_prints_as_it_is_typed_and_round_trips(size):
-    for inner in (MASKINGS[3], CHAINS[1]):
+    for inner in (MASKINGS[3], CHAINS[1], CHAINS[3]):
         masking = Blockwise(inner, size)
         assert from_json(to_json(masking)) == masking
         names = {
             name: globals()[name] for name in ("Blockwise", "IndependentMasking", "Bernoulli", "Bell", "Uniform")
         }
-        names |= {name: globals()[name] for name in ("ExactCount", "ProgressiveUnmasking", "Ramp")}
+        names |= {name: globals()[name] for name in ("Clipped", "ExactCount", "ProgressiveUnmasking", "Ramp")}
         assert eval(repr(masking), names) == masking
 
 
@@ -300,7 +370,7 @@ def test_it_prints_as_it_is_typed_and_round_trips(size):
         (IndependentMasking(), ((2, 4),), "begin at 0"),
         (IndependentMasking(PPOTS()), 4, "learns from whole rows"),
         (IndependentMasking(PPOTS(online=True)), 4, "learns from whole rows"),
-        (Mixture(ProgressiveUnmasking(), IndependentMasking(), 0.5), 4, "masking must be"),
+        ("puma", 4, "masking must be"),
         (Blockwise(IndependentMasking(), 2), 4, "masking must be"),
     ],
 )

@@ -15,8 +15,8 @@ LENGTHS = [3, 9, 14, 1, 6, 11, 2, 8, 5, 12]
 CONFIGS = [
     Blockwise(IndependentMasking(Bell(), coupling="stratified"), 4),
     Blockwise(IndependentMasking(mask=ExactCount(), coupling="antithetic", mirror=True), ((0, 2), (5, 3))),
-    Blockwise(ProgressiveUnmasking(stages=4), 4),
-    Blockwise(ProgressiveUnmasking(stages=6, threshold=0.4, policy="margin"), ((0, 1), (4, 3), (8, 20))),
+    Blockwise(ProgressiveUnmasking(stages=4, pool="batch"), 4),
+    Blockwise(ProgressiveUnmasking(stages=6, threshold=0.4, policy="margin", pool=8), ((0, 1), (4, 3), (8, 20))),
 ]
 STEPS, BATCH, LENGTH, VOCABULARY = 12, 8, 15, 12
 

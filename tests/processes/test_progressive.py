@@ -9,17 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from unmask import MaskedBatch, ProgressiveUnmasking, Scores
+from unmask import PPOTS, Bell, Clipped, MaskedBatch, ProgressiveUnmasking, Scores, Uniform
 from unmask.policies import POLICIES
 
 SCORED = ("confidence", "margin", "entropy")
+PAPERS = (Uniform(),)  # rates of the paper's chain
 
 
 @dataclass
 class Step:
-    """One step of a run: what was drawn, at which stages, the scores given, and which slots got a new row."""
+    """One step of a run: what was drawn from which places of the pool, at which stages, the scores given, and which
+    places got a new row."""
 
     batch: MaskedBatch
+    place: Tensor
     stage: Tensor
     scores: Scores
     replaced: Tensor
@@ -33,52 +36,56 @@ def drive(stream_of, random_scores):
         process = config.start(stream_of(lengths, seed=seed, gaps=True), pool, seed)
         generator, found = torch.Generator().manual_seed(seed), []
         for _ in range(steps):
-            stage, batch = process.stage, process.draw()
+            place = process.turn
+            stage, batch = process.stage[place, 0], process.draw()
             scores = score(batch.masked.shape, generator)
             process.observe(scores)
-            now = process.clean
+            now = process.clean[place]
             fresh = (now.row != batch.clean.row) | (now.draw != batch.clean.draw)
-            found.append(Step(batch, stage, scores, fresh))
+            found.append(Step(batch, place, stage, scores, fresh))
         return found, process
 
     return run
 
 
 @st.composite
-def runs(draw, thresholds=(None, 0.2, 0.6, 0.999), untils=(1.0,), policies=tuple(POLICIES)):
+def runs(draw, thresholds=(None, 0.2, 0.6, 0.999), times=PAPERS, policies=tuple(POLICIES)):
     """A config and the sizes of a run long enough for every first chain to end."""
+    batch, turns, seed = draw(st.integers(1, 6)), draw(st.sampled_from([1, 1, 3])), draw(st.integers(0, 999))
     config = ProgressiveUnmasking(
+        pool=batch * turns,
         stages=draw(st.integers(1, 64)),
         threshold=draw(st.sampled_from(thresholds)),
-        until=draw(st.sampled_from(untils)),
+        time=draw(st.sampled_from(times)),
         policy=draw(st.sampled_from(policies)),
     )
-    lengths = draw(st.lists(st.integers(1, 40), min_size=1, max_size=6))
-    pool, seed = draw(st.integers(1, 6)), draw(st.integers(0, 999))
-    return config, lengths, pool, min(config.stages, max(lengths)) + 3, seed
+    lengths = draw(st.lists(st.integers(1, 40 // turns), min_size=1, max_size=6))
+    return config, lengths, batch, turns * (min(config.stages, max(lengths)) + 3), seed
 
 
 def chains(steps):
-    """The chains of a run: lists of (stage, masked, row of the step) of one row from its first draw on."""
-    for slot in range(len(steps[0].stage)):
-        chain = []
-        for step in steps:
-            chain.append((int(step.stage[slot]), step.batch.masked[slot], step))
+    """The chains of a run: lists of (stage, masked, step, slot) of one row, from its first draw on."""
+    running = {}
+    for step in steps:
+        for slot, place in enumerate(step.place.tolist()):
+            running.setdefault(place, []).append((int(step.stage[slot]), step.batch.masked[slot], step, slot))
             if step.replaced[slot]:
-                yield slot, chain
-                chain = []
-        if chain:
-            yield slot, chain
+                yield running.pop(place)
+    yield from running.values()
 
 
-@given(run=runs(untils=(1.0, 0.4)))
-@settings(max_examples=25, deadline=None)
+def replaced_places(steps):
+    return torch.cat([step.place[step.replaced] for step in steps]).unique()
+
+
+@given(run=runs(times=(Uniform(), Clipped(0.6, 1.0), Bell())))
+@settings(max_examples=15, deadline=None)
 def test_a_chain_reveals_its_row_strictly_and_ends_within_its_stages(drive, dataset_of, run):
     config, lengths, *_ = run
     rows = dataset_of(lengths, gaps=True)
-    steps, _ = drive(*run)
-    for slot, chain in chains(steps):
-        for (stage, masked, step), following in zip(chain, [*chain[1:], None], strict=True):
+    steps, process = drive(*run)
+    for chain in chains(steps):
+        for (stage, masked, step, slot), following in zip(chain, [*chain[1:], None], strict=True):
             clean = step.batch.clean[slot : slot + 1]
             stored = rows[int(clean.row)]
             assert clean.tokens[0, : len(stored["tokens"])].tolist() == stored["tokens"]
@@ -93,11 +100,11 @@ def test_a_chain_reveals_its_row_strictly_and_ends_within_its_stages(drive, data
                 assert following[0] > stage
         assert len(chain) <= config.stages - chain[0][0]
     # Long enough that every row of the first pool was replaced.
-    assert torch.stack([step.replaced for step in steps]).any(0).all()
+    assert replaced_places(steps).tolist() == list(range(process.pool))
 
 
 @given(run=runs(thresholds=(None, None, 0.8, 0.97)))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_the_revealed_share_lies_in_its_stage_up_to_rounding_after_a_fast_forward_too(drive, run):
     config, *_ = run
     for step in drive(*run)[0]:
@@ -110,20 +117,22 @@ def test_the_revealed_share_lies_in_its_stage_up_to_rounding_after_a_fast_forwar
         assert ((revealed <= (step.stage + 1) * width + 0.5 + 1e-4) | (length <= config.stages)).all()
 
 
-@given(run=runs(untils=(1.0, 0.4)))
-@settings(max_examples=25, deadline=None)
+@given(run=runs(times=(Uniform(), Clipped(0.6, 1.0), Bell())))
+@settings(max_examples=15, deadline=None)
 def test_every_row_dealt_is_used_in_stream_order_and_none_is_drawn_ahead(drive, stream_of, run):
-    _, lengths, pool, _, seed = run
+    _, lengths, _, _, seed = run
     steps, process = drive(*run)
-    first = steps[0].batch.clean
-    dealt = list(zip(first.row.tolist(), first.draw.tolist(), strict=True))
-    after = [*(step.batch.clean for step in steps[1:]), process.clean]
-    for step, clean in zip(steps, after, strict=True):
-        slots = step.replaced.nonzero()[:, 0]
-        dealt += zip(clean.row[slots].tolist(), clean.draw[slots].tolist(), strict=True)
-    expected = stream_of(lengths, seed=seed).take(len(dealt))
-    assert dealt == list(zip(expected.row.tolist(), expected.draw.tolist(), strict=True))
-    assert process.rows.position == pool + sum(int(step.replaced.sum()) for step in steps)
+    pool = stream_of(lengths, seed=seed).take(process.pool)
+    now = list(zip(pool.row.tolist(), pool.draw.tolist(), strict=True))
+    dealt = stream_of(lengths, seed=seed).take(process.rows.position)
+    following = iter(list(zip(dealt.row.tolist(), dealt.draw.tolist(), strict=True))[process.pool :])
+    for step in steps:
+        drawn = zip(step.batch.clean.row.tolist(), step.batch.clean.draw.tolist(), strict=True)
+        assert list(drawn) == [now[place] for place in step.place.tolist()]
+        for place in step.place[step.replaced].tolist():
+            now[place] = next(following)
+    assert next(following, None) is None
+    assert process.rows.position == process.pool + sum(int(step.replaced.sum()) for step in steps)
 
 
 def coarse_scores(shape, generator):
@@ -133,24 +142,23 @@ def coarse_scores(shape, generator):
 
 
 @given(run=runs(policies=SCORED, thresholds=(None, 0.3)), coarse=st.booleans())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_what_is_revealed_is_the_top_of_the_policy_and_all_above_the_threshold(drive, random_scores, run, coarse):
     config, *sizes = run
     checked = 0
     steps, _ = drive(config, *sizes, score=coarse_scores if coarse else random_scores)
-    for step, following in itertools.pairwise(steps):
-        values = {"confidence": step.scores.log_confidence, "margin": step.scores.margin}
-        values["entropy"] = -step.scores.entropy  # the least uncertain first
-        for slot in (~step.replaced).nonzero()[:, 0].tolist():
-            masked = step.batch.masked[slot]
+    for chain in chains(steps):
+        for (_, masked, step, slot), (_, later, *_) in itertools.pairwise(chain):
+            scores = step.scores
+            values = {"confidence": scores.log_confidence, "margin": scores.margin, "entropy": -scores.entropy}
             priority = values[config.policy][slot].tolist()
             order = sorted(masked.nonzero()[:, 0].tolist(), key=lambda p: (-priority[p], p))
-            left = following.batch.masked[slot].nonzero()[:, 0].tolist()
+            left = later.nonzero()[:, 0].tolist()
             gone = [p for p in order if p not in left]
             sure = set()
             if config.threshold is not None:
                 bar = math.log(config.threshold)
-                sure = {p for p in order if float(step.scores.log_confidence[slot, p]) > bar}
+                sure = {p for p in order if float(scores.log_confidence[slot, p]) > bar}
             assert sure <= set(gone)
             # The top of the order, of some length, and what is sure besides.
             assert any(set(gone) == set(order[:n]) | sure for n in range(1, len(order)))
@@ -159,29 +167,32 @@ def test_what_is_revealed_is_the_top_of_the_policy_and_all_above_the_threshold(d
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-@pytest.mark.parametrize(("stages", "batch_size"), [(8, 32), (8, 12), (8, 8), (12, 4), (64, 8), (1, 4)])
-def test_first_stages_are_spread_evenly_over_the_global_pool(stream_of, stages, batch_size, world_size):
+@pytest.mark.parametrize(
+    ("stages", "batch_size", "pool"),
+    [(8, 32, 32), (8, 12, 12), (8, 8, 8), (12, 4, 4), (64, 8, 8), (1, 4, 4), (8, 4, 32), (64, 4, 8)],
+)
+def test_first_stages_are_spread_evenly_over_the_global_pool(stream_of, stages, batch_size, pool, world_size):
     parts = [
-        ProgressiveUnmasking(stages=stages).start(stream_of([70] * 9, rank=rank, world_size=world_size), batch_size)
+        ProgressiveUnmasking(stages=stages, pool=pool).start(
+            stream_of([70] * 9, rank=rank, world_size=world_size), batch_size
+        )
         for rank in range(world_size)
     ]
-    stage = torch.cat([part.stage for part in parts])
+    stage = torch.cat([part.stage[:, 0] for part in parts])
     counts = torch.bincount(stage, minlength=stages)
     assert int(counts.max() - counts.min()) <= 1
     # No stage is further from a used one than evenness demands, the ends included.
     used = torch.cat([stage.unique(), torch.tensor([stages])])
     assert int(used[0]) == 0
-    assert int(used.diff().max()) <= math.ceil(stages / min(stages, batch_size))
+    assert int(used.diff().max()) <= math.ceil(stages / min(stages, pool))
     for part in parts:  # each rank's first rows are masked to the extent of their stages
-        batch = part.draw()
-        share = 1 - batch.rate[:, 0]
-        assert (
-            (share * stages - part.stage >= -stages / 140) & (share * stages - part.stage <= 1 + stages / 140)
-        ).all()
+        drawn = part.stage[part.turn, 0]
+        share = 1 - part.draw().rate[:, 0]
+        assert ((share * stages - drawn >= -stages / 140) & (share * stages - drawn <= 1 + stages / 140)).all()
 
 
 def test_the_revealed_share_is_uniform_within_the_stage(drive):
-    steps, _ = drive(ProgressiveUnmasking(stages=4), [40] * 50, 400, 3)
+    steps, _ = drive(ProgressiveUnmasking(stages=4, pool="batch"), [40] * 50, 400, 3)
     counts = torch.zeros(11)
     for step in steps:
         within = 40 - step.batch.masked.sum(1) - 10 * step.stage
@@ -193,7 +204,7 @@ def test_the_revealed_share_is_uniform_within_the_stage(drive):
 
 def test_rows_enter_with_a_random_choice_revealed(stream_of):
     process = ProgressiveUnmasking(stages=4).start(stream_of([40] * 400, prompt=0), 400)
-    middle = ((process.stage == 1) | (process.stage == 2)).nonzero()[:, 0]
+    middle = ((process.stage == 1) | (process.stage == 2)).any(1).nonzero()[:, 0]
     revealed = ~process.draw().masked[middle]
     assert len(revealed.unique(dim=0)) == len(middle)  # every row chooses for itself
     share = revealed.double().mean(0)
@@ -222,25 +233,25 @@ def test_a_last_token_that_stays_below_the_threshold_does_not_keep_its_row(drive
 
     config = ProgressiveUnmasking(stages=stages, threshold=0.9)
     steps, _ = drive(config, [length] * 5, 3, 2 * stages + 2, score=score)
-    for _, chain in chains(steps):
+    for chain in chains(steps):
         assert len(chain) <= min(stages, 2)
 
 
-@pytest.mark.parametrize("until", [0.1, 0.25, 0.5, 0.7])
-def test_no_row_is_drawn_once_the_share_until_is_revealed(drive, until):
+@pytest.mark.parametrize("low", [0.9, 0.75, 0.5, 0.3])
+def test_no_row_is_drawn_once_its_rate_has_left_the_support(drive, low):
     for stages in (1, 3, 7):
-        steps, _ = drive(ProgressiveUnmasking(stages=stages, until=until), [4, 9, 20, 2], 16, 10)
-        assert all((1 - step.batch.rate < until).all() for step in steps)
+        steps, _ = drive(ProgressiveUnmasking(stages=stages, time=Clipped(low, 1.0)), [4, 9, 20, 2], 16, 10)
+        assert all((step.batch.rate > low).all() for step in steps)
 
 
-@given(run=runs(untils=(1.0, 0.5)), done=st.integers(0, 9))
-@settings(max_examples=20, deadline=None)
+@given(run=runs(times=(Uniform(), Clipped(0.5, 1.0), Bell())), done=st.integers(0, 9))
+@settings(max_examples=12, deadline=None)
 def test_a_process_restored_mid_chain_continues_identically(drive, stream_of, random_scores, same, run, done):
-    config, lengths, pool, _, seed = run
-    _, process = drive(config, lengths, pool, done, seed)
+    config, lengths, batch_size, _, seed = run
+    _, process = drive(config, lengths, batch_size, done, seed)
     state = process.state_dict()
     frozen = copy.deepcopy(state)
-    resumed = config.start(stream_of(lengths, seed=seed, gaps=True), pool, seed)
+    resumed = config.start(stream_of(lengths, seed=seed, gaps=True), batch_size, seed)
     for origin in (process, resumed):
         if origin is resumed:
             origin.load_state_dict(state)
@@ -252,15 +263,18 @@ def test_a_process_restored_mid_chain_continues_identically(drive, stream_of, ra
         if origin is process:
             expected = found
     assert all(same(a, b) for a, b in zip(expected, found, strict=True))
-    assert torch.equal(frozen["revealed"], state["revealed"])  # what was saved does not move on with the run
+    for name, value in frozen["pool"].items():  # what was saved does not move on with the run
+        assert torch.equal(value, state["pool"][name])
     assert frozen["rows"] == state["rows"]
 
 
 def test_the_state_of_a_pool_of_another_size_is_refused(stream_of):
-    config = ProgressiveUnmasking(stages=4)
+    config = ProgressiveUnmasking(stages=4, pool="batch")
     state = config.start(stream_of([5] * 4), 4).state_dict()
     with pytest.raises(ValueError, match="4 rows for this rank, this run has 2"):
         config.start(stream_of([5] * 4), 2).load_state_dict(state)
+    with pytest.raises(ValueError, match="4 rows for this rank, this run has 8"):
+        replace(config, pool=8).start(stream_of([5] * 4), 4).load_state_dict(state)
 
 
 def test_drawing_twice_without_scores_raises(stream_of, random_scores):
@@ -280,18 +294,22 @@ def test_scores_without_a_draw_raise(stream_of, random_scores):
         process.observe(scores)
 
 
-def test_missing_misshapen_and_broken_scores_raise_and_leave_the_pool_as_it_was(stream_of, random_scores, same):
-    process = ProgressiveUnmasking(stages=4).start(stream_of([5, 6]), 2)
-    batch = process.draw()
+@pytest.mark.parametrize("pool", ["batch", 6])
+def test_missing_misshapen_and_broken_scores_raise_and_leave_the_pool_as_it_was(stream_of, random_scores, same, pool):
+    process = ProgressiveUnmasking(stages=4, pool=pool).start(stream_of([5, 6]), 2)
+    batch, before = process.draw(), copy.deepcopy(process.state_dict())
     good = random_scores(batch.masked.shape, torch.Generator().manual_seed(0))
     for bad in (None, good[:1], good.map(lambda t: t[:, 1:])):
         with pytest.raises(ValueError, match="needs the scores of all"):
             process.observe(bad)
     with pytest.raises(ValueError, match="NaN"):
         process.observe(replace(good, log_confidence=torch.full_like(good.log_confidence, torch.nan)))
-    assert torch.equal(process.masked, batch.masked)
+    assert process.step == 0
+    assert process.rows.state_dict() == before["rows"]
+    assert all(torch.equal(value, before["pool"][name]) for name, value in process.state_dict()["pool"].items())
     process.observe(good)
-    assert not torch.equal(process.masked, batch.masked)
+    assert process.step == 1
+    assert not torch.equal(process.revealed, before["pool"]["revealed"])
 
 
 def test_a_process_asks_for_what_its_policy_and_threshold_read(stream_of):
@@ -308,9 +326,10 @@ def test_a_process_asks_for_what_its_policy_and_threshold_read(stream_of):
     "options",
     [
         {"stages": 0}, {"stages": 2.0}, {"stages": True}, {"threshold": 0.0}, {"threshold": 1.0}, {"threshold": 9},
-        {"until": 0.0}, {"until": 1.5}, {"policy": "confident"}, {"exponent": 0.0}, {"exponent": math.inf},
+        {"time": PPOTS()}, {"time": PPOTS(online=True)}, {"policy": "confident"},
+        {"pool": 0}, {"pool": "all"}, {"pool": 4.0}, {"pool": True},
     ],
 )  # fmt: skip
 def test_bad_options_are_refused(options):
-    with pytest.raises(ValueError, match=r"stages|threshold|until|policy|exponent"):
+    with pytest.raises(ValueError, match=r"stages|threshold|time|policy|pool"):
         ProgressiveUnmasking(**options)

@@ -1,4 +1,7 @@
-"""Two real processes share one pool. Run as a script, this file is one rank of the run."""
+"""Real processes share one pool, and hand it on to another number of them.
+
+Run as a script, this file starts two ranks, then four, connected by torch.distributed.
+"""
 
 import subprocess
 import sys
@@ -7,38 +10,47 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
+import torch.multiprocessing
 from safetensors.torch import load_file, save_file
 
 from unmask import (
-    PPOTS,
+    Bell,
+    Beta,
+    Blockwise,
+    Clipped,
     IndependentMasking,
     MaskedDiffusionLM,
-    Mixture,
     ProgressiveUnmasking,
-    Ramp,
     RowStream,
     Scores,
 )
+from unmask.processes import dealt_anew
+from unmask.runs.checkpoint import load_state, save_state
 
 LENGTHS = [3, 9, 14, 1, 6, 11, 2, 8, 5, 12]
-PURE = [
-    ProgressiveUnmasking(stages=4),
-    ProgressiveUnmasking(stages=6, threshold=0.4, policy="margin"),
-    ProgressiveUnmasking(stages=20, policy="random", until=0.7),
-    ProgressiveUnmasking(stages=((0, 3), (4, 9), (9, 5)), policy="entropy", exponent=1.5),
+BATCH, LENGTH, VOCABULARY = 8, 15, 12
+PAPER = [
+    ProgressiveUnmasking(stages=4, pool="batch"),
+    ProgressiveUnmasking(stages=6, threshold=0.4, policy="margin"),  # as many rows as the batch, by itself
+    ProgressiveUnmasking(stages=20, policy="random", time=Clipped(0.3, 1.0)),
+    ProgressiveUnmasking(stages=((0, 3), (4, 9), (9, 5)), policy="entropy", time=Beta(1, 0.7)),
 ]
-MIXED = [
-    Mixture(PURE[0], IndependentMasking(coupling="stratified"), share=0.5),
-    Mixture(PURE[3], IndependentMasking(mirror=True), share=((0, 1.0), (3, 0.0))),
-    Mixture(PURE[1], IndependentMasking(PPOTS(online=True, grid=4), coupling="antithetic"), Ramp(1.0, 0.0, 10)),
+POOLED = [
+    ProgressiveUnmasking(stages=4, pool=24),
+    ProgressiveUnmasking(stages=3, threshold=0.4, policy="margin", pool=16, time=Bell()),
+    ProgressiveUnmasking(stages=((0, 3), (4, 2), (9, 5)), policy="random", pool=16),
+    Blockwise(ProgressiveUnmasking(stages=3, threshold=0.5, pool=16), 4),
+    Blockwise(ProgressiveUnmasking(stages=((0, 2), (7, 4)), policy="entropy", pool=24), ((0, 20), (4, 3), (8, 1))),
 ]
-CONFIGS = PURE + MIXED
-STEPS, POOL, LENGTH, VOCABULARY = 14, 8, 15, 12
+CONFIGS = PAPER + POOLED
+RESUMED = [PAPER[3], *POOLED]
+WORLDS = (2, 4)
+STEPS, LEG = 14, 5  # of a history; of a leg of a run that is handed on
 
 
-def rows():
-    tokens = [[(7 * r + 3 * p) % (VOCABULARY - 1) for p in range(n + 1)] for r, n in enumerate(LENGTHS)]
-    return datasets.Dataset.from_dict({"tokens": tokens, "maskable": [[False] + [True] * n for n in LENGTHS]})
+def rows(lengths=LENGTHS):
+    tokens = [[(7 * r + 3 * p) % (VOCABULARY - 1) for p in range(n + 1)] for r, n in enumerate(lengths)]
+    return datasets.Dataset.from_dict({"tokens": tokens, "maskable": [[False] + [True] * n for n in lengths]})
 
 
 def model():
@@ -63,73 +75,154 @@ def scored(denoiser, batch, needs, micro_batch):
     return Scores(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
 
-def history(rank, world_size, micro_batch=POOL):
-    """Everything this rank draws, for each config: slot (unless drawn independently), row, draw, mask, rate."""
+def started(config, rank, world_size):
+    return config.start(RowStream(rows(), seed=3, rank=rank, world_size=world_size), BATCH, seed=3)
+
+
+def drawn(process, steps, denoiser, micro_batch=2):
+    """[steps, B, .] all that a process draws: row, draw, then mask and rate of each position."""
+    found = []
+    for _ in range(steps):
+        batch = process.draw()
+        process.observe(scored(denoiser, batch, process.needs, micro_batch))
+        real = batch.clean.attention
+        columns = [batch.clean.row[:, None].double(), batch.clean.draw[:, None].double()]
+        for values in (batch.masked.double(), batch.rate * real):
+            columns.append(torch.nn.functional.pad(values, (0, LENGTH - batch.clean.length)))
+        found.append(torch.cat(columns, 1))
+    return torch.stack(found)
+
+
+def history(rank, world_size, micro_batch=BATCH):
+    """Everything this rank draws, for each config."""
+    denoiser = model()
+    return {
+        str(number): drawn(started(config, rank, world_size), STEPS, denoiser, micro_batch)
+        for number, config in enumerate(CONFIGS)
+    }
+
+
+def left(folder, name, number, world_size):
+    """What all ranks left of a run."""
+    return [load_state(folder / f"{name}{number}-{rank}-of-{world_size}") for rank in range(world_size)]
+
+
+def leg(rank, world_size, folder, name, before=0):
+    """Take every run from where `before` ranks left it, or its start; do some steps, and leave it to the next."""
     denoiser, found = model(), {}
-    for number, config in enumerate(CONFIGS):
-        process = config.start(RowStream(rows(), seed=3, rank=rank, world_size=world_size), POOL, seed=3)
-        steps = []
-        for _ in range(STEPS):
-            batch = process.draw()
-            process.observe(scored(denoiser, batch, process.needs, micro_batch))
-            masked = torch.nn.functional.pad(batch.masked, (0, LENGTH - batch.clean.length))
-            group = batch.group if isinstance(config, Mixture) else torch.zeros_like(batch.group)
-            columns = [group, batch.clean.row, batch.clean.draw, batch.rate[:, 0]]
-            steps.append(torch.cat([torch.stack(columns, 1), masked], 1))
-        found[str(number)] = torch.stack(steps)
+    for number, config in enumerate(RESUMED):
+        process = started(config, rank, world_size)
+        if before:
+            process.load_state_dict(dealt_anew(left(folder, name, number, before), rank, world_size))
+        found[str(number)] = drawn(process, LEG, denoiser)
+        save_state(folder / f"{name}{number}-{rank}-of-{world_size}", process.state_dict())
     return found
 
 
+def one_rank(rank, world_size, folder):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder / f'rendezvous-{world_size}'}", rank=rank, world_size=world_size
+    )
+    save_file(history(rank, world_size), folder / f"history-{rank}-of-{world_size}.safetensors")
+    save_file(
+        leg(rank, world_size, folder, "passed", world_size // 2),
+        folder / f"passed-{rank}-of-{world_size}.safetensors",
+    )
+    leg(rank, world_size, folder, "fresh")
+    torch.distributed.destroy_process_group()
+
+
+def joined(folder, name, world_size):
+    parts = [load_file(folder / f"{name}-{rank}-of-{world_size}.safetensors") for rank in range(world_size)]
+    return {number: torch.cat([part[number] for part in parts], 1) for number in parts[0]}
+
+
 @pytest.fixture(scope="module")
-def both_ranks(tmp_path_factory):
-    """Histories of two processes connected by torch.distributed, joined in rank order."""
+def folder(tmp_path_factory):
+    """Where one rank left the first leg, and then two and four left theirs and their histories."""
     folder = tmp_path_factory.mktemp("ranks")
-    started = [
-        subprocess.Popen([sys.executable, __file__, str(rank), str(folder)], stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    try:
-        for process in started:
-            _, errors = process.communicate(timeout=120)
-            assert process.returncode == 0, errors[-2000:]
-    finally:
-        for process in started:
-            process.kill()
-    parts = [load_file(folder / f"{rank}.safetensors") for rank in range(2)]
-    return {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
-
-
-def in_order(steps):
-    """The rows of each step in an order of their own: the rows of a mix lie in another order on other ranks."""
-    return [sorted(step) for step in steps.tolist()]
-
-
-each = pytest.mark.parametrize("number", range(len(CONFIGS)), ids=lambda n: f"{type(CONFIGS[n]).__name__}-{n}")
+    save_file(leg(0, 1, folder, "passed"), folder / "passed-0-of-1.safetensors")
+    done = subprocess.run([sys.executable, __file__, str(folder)], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder
 
 
 @pytest.fixture(scope="module")
 def whole():
-    """The history of one process that forwards the whole pool at once."""
+    """The history of one process that forwards the whole batch at once."""
     return history(0, 1)
 
 
-@each
-def test_the_rows_and_masks_of_two_ranks_are_those_of_one(both_ranks, whole, number):
-    two, one = both_ranks[str(number)], whole[str(number)]
-    if number < len(PURE):
-        assert torch.equal(two, one)  # slot by slot
-    else:
-        assert in_order(two) == in_order(one)
-        assert {(step[:, 0] < 0).double().mean().item() for step in one} >= {0.0, 1.0} or number == len(PURE)
-    assert int(one[:, :, 2].max()) >= 1  # more than an epoch went by
+def name_of(config):
+    return f"{type(config).__name__}-{CONFIGS.index(config)}"
 
 
-@pytest.mark.parametrize("number", range(len(PURE)))
+@pytest.mark.parametrize("world_size", WORLDS)
+@pytest.mark.parametrize("config", CONFIGS, ids=name_of)
+def test_the_rows_masks_and_rates_of_several_ranks_are_those_of_one_slot_by_slot(folder, whole, config, world_size):
+    number = str(CONFIGS.index(config))
+    one = whole[number]
+    assert torch.equal(joined(folder, "history", world_size)[number], one)
+    assert int(one[:, :, 1].max()) >= 1  # more than an epoch went by
+
+
+@pytest.mark.parametrize("number", range(len(PAPER)))
 def test_ranks_are_refilled_unevenly(whole, number):
     """Guards the test above: rows are dealt in numbers that differ between the ranks."""
-    rows = whole[str(number)][:, :, 1:3]
+    rows = whole[str(number)][:, :, :2]
     refills = (rows[1:] != rows[:-1]).any(2)
-    assert (refills[:, : POOL // 2].sum(1) != refills[:, POOL // 2 :].sum(1)).any()
+    assert (refills[:, : BATCH // 2].sum(1) != refills[:, BATCH // 2 :].sum(1)).any()
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """All legs by one process."""
+    denoiser = model()
+    return [drawn(started(config, 0, 1), 4 * LEG, denoiser) for config in RESUMED]
+
+
+def continued(number, states):
+    """Go on with one rank."""
+    process = started(RESUMED[number], 0, 1)
+    process.load_state_dict(dealt_anew(states, 0, 1))
+    return drawn(process, LEG, model())
+
+
+each = pytest.mark.parametrize("number", range(len(RESUMED)), ids=lambda number: name_of(RESUMED[number]))
+
+
+@each
+def test_a_run_handed_from_one_rank_to_two_to_four_to_one_is_that_of_one(folder, alone, number):
+    legs = [joined(folder, "passed", world_size)[str(number)] for world_size in (1, *WORLDS)]
+    legs.append(continued(number, left(folder, "passed", number, 4)))
+    assert torch.equal(torch.cat(legs), alone[number])
+
+
+@pytest.mark.parametrize("world_size", WORLDS)
+@each
+def test_so_is_a_run_whose_ranks_had_rows_of_different_lengths(folder, alone, number, world_size):
+    """Nor have their rows as many blocks then."""
+    states = left(folder, "fresh", number, world_size)
+    assert torch.equal(continued(number, states), alone[number][LEG : 2 * LEG])
+
+
+def test_the_rows_of_some_ranks_were_shorter_than_those_of_others(folder):
+    """Guards the test above."""
+    for name, configs in (("revealed", RESUMED), ("stage", [c for c in RESUMED if isinstance(c, Blockwise)])):
+        widths = [
+            {state["pool"][name].shape[1] for state in left(folder, "fresh", RESUMED.index(config), 4)}
+            for config in configs
+        ]
+        assert max(len(width) for width in widths) > 1
+
+
+def test_a_pool_that_does_not_divide_into_the_ranks_is_refused(folder):
+    states = left(folder, "fresh", 0, 4)
+    with pytest.raises(ValueError, match="8 rows does not divide into 3 ranks"):
+        dealt_anew(states, 0, 3)
+    independent = IndependentMasking().start(RowStream(rows()), BATCH).state_dict()
+    assert dealt_anew([independent] * 2, 2, 3) == independent  # nothing of it belongs to a rank
 
 
 @pytest.mark.parametrize("micro_batch", [1, 4])
@@ -146,10 +239,5 @@ def test_refills_over_ranks_that_are_not_connected_raise(stream_of, random_score
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    here, folder = int(sys.argv[1]), Path(sys.argv[2])
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder / 'rendezvous'}", rank=here, world_size=2
-    )
-    save_file(history(here, 2), folder / f"{here}.safetensors")
-    torch.distributed.destroy_process_group()
+    for size in WORLDS:
+        torch.multiprocessing.start_processes(one_rank, (size, Path(sys.argv[1])), size, start_method="fork")

@@ -162,8 +162,8 @@ def test_saved_config_says_all_that_made_the_run(trainer, tmp_path):
         "stages": 5,
         "policy": "confidence",
         "threshold": 0.7,
-        "until": 1.0,
-        "exponent": 1.0,
+        "time": {"type": "Uniform"},
+        "pool": None,
     }
     assert saved["run"]["objective"] == {"type": type(RowMean()).__name__}
     assert saved["training"]["seed"] == 4

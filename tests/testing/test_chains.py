@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from unmask import ProgressiveUnmasking
+from unmask import Bell, Beta, Clipped, ProgressiveUnmasking
 from unmask.policies import POLICIES, needs
 from unmask.testing import TabularWorld, chain_difference, chain_states, check_chain
 
@@ -27,11 +27,13 @@ def test_the_chain_meets_the_states_of_inference_with_the_joint_posterior(policy
     [
         {"stages": 1},
         {"stages": 5},
-        {"stages": 4, "until": 0.6},
-        {"stages": 4, "exponent": 2.0},
-        {"stages": 3, "exponent": 0.4, "until": 0.7, "threshold": 0.7},
+        {"stages": 4, "time": Clipped(0.4, 1.0)},
+        {"stages": 4, "time": Beta(1, 0.5)},
+        {"stages": 3, "time": Clipped(0.3, 0.9), "threshold": 0.7},
+        {"stages": 3, "time": Bell(), "threshold": 0.7},
         {"stages": 7, "threshold": 0.7},
-        {"stages": 6, "threshold": 0.65, "exponent": 2.5},
+        {"stages": 6, "threshold": 0.65, "time": Beta(1, 0.4)},
+        {"stages": 6, "threshold": 0.65, "time": Beta(1, 2.5), "pool": 4096},
         {"stages": ((0, 3), (10, 6))},
     ],
     ids=str,

@@ -169,8 +169,8 @@ def test_support_and_density_follow_the_masking_of_a_block():
     assert not claims_unbiased(Blockwise(IndependentMasking(Clipped(0.1, 1.0)), 2), ELBO())
     with pytest.raises(ValueError, match="cannot state the density"):
         ELBO().check(Blockwise(ProgressiveUnmasking(), 2))
-    RowMean().check(Blockwise(ProgressiveUnmasking(until=0.5), 2))
-    assert Blockwise(ProgressiveUnmasking(until=0.5), 2).support == (0.5, 1.0)
+    RowMean().check(Blockwise(ProgressiveUnmasking(time=Clipped(0.5, 1.0)), 2))
+    assert Blockwise(ProgressiveUnmasking(time=Clipped(0.5, 1.0)), 2).support == (0.5, 1.0)
 
 
 def test_rows_whose_blocks_differ_in_length_are_not_enumerated(world, clean):

@@ -35,7 +35,7 @@ from unmask.processes.chains import Chain
 from unmask.schedules import Schedule, check_schedule, integer_at
 from unmask.times import TimeDistribution, Uniform
 
-STEPS_BETWEEN_VISITS = 128
+STEPS_BETWEEN_VISITS = 32
 """Steps between two visits to a chain that a pool of our choice aims at; see `ProgressiveUnmasking.pool_size`."""
 
 
@@ -99,7 +99,7 @@ class ProgressiveUnmasking:
     def pool_size(self, batch_size: int, rows: int) -> int:
         """Chains over all ranks, for a batch and a data set of so many rows.
 
-        Where `pool` is None: as many that 128 steps lie between two visits to a chain, but no more than the data set
+        Where `pool` is None: as many that 32 steps lie between two visits to a chain, but no more than the data set
         has rows. What matters is this distance: gradients of one row should not meet again within the memory of the
         optimiser, and beyond that a larger pool changes little (docs/puma.md has the figures).
 
@@ -147,6 +147,10 @@ def scores_of(scores: Scores | None, positions: Tensor) -> Scores:
 
 Cut = Callable[[int, int], Blocks]
 """(length, step) -> how rows of so many positions are cut at a step."""
+
+
+_ANY_LENGTH = 1 << 40
+"""Longer than any row, to see how the step alone cuts."""
 
 
 def whole_rows(length: int, step: int) -> Blocks:
@@ -265,7 +269,7 @@ class ProgressiveProcess:
         revealed[running], stage[running] = moved[:2]
         self.revealed[turn] = blocks.unfold(revealed)
         self.stage[turn] = stage.view(len(turn), -1)
-        ended = self.chain.ended(units, revealed, stage).view(len(turn), -1).all(1)
+        ended = self._ended(turn)
         self._replace(turn[ended])
         self.step += 1
         self.metrics = {
@@ -280,6 +284,9 @@ class ProgressiveProcess:
             self.metrics["block_size"] = float(self.blocks.size)
         self._restage()
         self._recut(self._cut(self.clean.length, self.step))
+        if self._cut(_ANY_LENGTH, self.step) != self._cut(_ANY_LENGTH, self.step - 1):  # the same on all ranks
+            # An ended block and one just begun may make one that is beyond its end.
+            self._replace(self._ended(torch.arange(len(self.clean))).nonzero()[:, 0])
         self._drawn = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -313,9 +320,10 @@ class ProgressiveProcess:
                 "resume with the same batch size and pool"
             )
         self.rows.load_state_dict(state["rows"])
-        clean = self.rows.rows(pool["row"].clone(), pool["draw"].clone()).padded(pool["revealed"].shape[1])
+        clean = self.rows.rows(pool["row"].clone(), pool["draw"].clone())
         if not torch.equal(_fingerprint(clean), pool["tokens"]):
             raise ValueError("the rows of the saved pool have other tokens in this data set: it has changed since")
+        clean = clean.padded(pool["revealed"].shape[1])
         self.step, self.clean, self._drawn = int(state["step"]), clean, None
         self.chain = self.config.chain(integer_at(self.config.stages, self.step), self.seed)
         self.blocks = self._cut(clean.length, self.step)
@@ -324,6 +332,11 @@ class ProgressiveProcess:
     def _of_units(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """What is revealed of the units of some rows [n · blocks, size], and their stages [n · blocks]."""
         return self.blocks.fold(self.revealed[places]), self.stage[places].flatten()
+
+    def _ended(self, places: Tensor) -> Tensor:
+        """[n] bool, rows of which the chains of all blocks have ended."""
+        units = self.blocks.units(self.clean[places])
+        return self.chain.ended(units, *self._of_units(places)).view(len(places), -1).all(1)
 
     def _entered(self, clean: TokenBatch, stage: Tensor) -> Tensor:
         """[n, L] what is revealed of rows whose blocks enter at `stage` [n, blocks]."""
