@@ -13,16 +13,24 @@ from unmask.models.denoiser import MaskedDiffusionLM, MaskedOutput
 from unmask.models.head import MaskedHead
 from unmask.models.lora import LoRA
 from unmask.models.pretrained import Pretrained, add_lora, from_pretrained, save_pretrained
-from unmask.objectives import ELBO, MaskedMean, RowMean
+from unmask.objectives import ELBO, InverseRate, MaskedMean, RowMean
 from unmask.processes import Blockwise, ForwardProcess, IndependentMasking, ProgressiveUnmasking
+from unmask.processes.guides import add_entropies, add_order
 from unmask.processes.ppots import PPOTS
+from unmask.reweighted import CAP, CART, LIFT, PAPL, SyRM
 from unmask.sampling import Decoding, Generation, generate
 from unmask.schedules import Ramp
 from unmask.times import Bell, Beta, Clipped, Uniform
+from unmask.token_rates import GIFT, Delimiters, HalfLife
 from unmask.training import Trainer, TrainingConfig
 
 __all__ = [
+    "CAP",
+    "CART",
     "ELBO",
+    "GIFT",
+    "LIFT",
+    "PAPL",
     "PPOTS",
     "AdditionTask",
     "AnswerTask",
@@ -33,10 +41,13 @@ __all__ = [
     "ChoiceTask",
     "Clipped",
     "Decoding",
+    "Delimiters",
     "ExactCount",
     "ForwardProcess",
     "Generation",
+    "HalfLife",
     "IndependentMasking",
+    "InverseRate",
     "LikelihoodConfig",
     "LoRA",
     "LocalityConfig",
@@ -54,11 +65,14 @@ __all__ = [
     "RowStream",
     "Scores",
     "SudokuTask",
+    "SyRM",
     "TokenBatch",
     "Trainer",
     "TrainingConfig",
     "Uniform",
+    "add_entropies",
     "add_lora",
+    "add_order",
     "from_pretrained",
     "generate",
     "save_pretrained",

@@ -11,9 +11,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from unmask.runs.checkpoint import load_state, save_state
 
 from unmask import Blockwise, Clipped, ProgressiveUnmasking, RowStream
-from unmask.runs.checkpoint import load_state, save_state
 
 LENGTHS = [5, 17, 3, 30, 9, 22, 1, 12]
 POOLED = [

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.multiprocessing
 from safetensors.torch import load_file, save_file
+from unmask.runs.checkpoint import load_state, save_state
 
 from unmask import (
     Bell,
@@ -25,7 +26,6 @@ from unmask import (
     Scores,
 )
 from unmask.processes import dealt_anew
-from unmask.runs.checkpoint import load_state, save_state
 
 LENGTHS = [3, 9, 14, 1, 6, 11, 2, 8, 5, 12]
 BATCH, LENGTH, VOCABULARY = 8, 15, 12

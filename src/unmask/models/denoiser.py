@@ -32,6 +32,7 @@ from unmask.models.attention import BlockLayout
 from unmask.models.head import MaskedHead
 from unmask.models.lora import WEIGHTS_FILE as ADAPTERS_FILE
 from unmask.models.lora import has_adapters, load_adapters, save_adapters
+from unmask.objectives import Objective
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,14 @@ class MaskedOutput(Tensors):
         scores: the statistics asked for, or None.
         gradient: [B, L] length of the loss's gradient with respect to each masked position's hidden state, if
             asked for.
+        factor: [B, L] what the objective multiplied the weights by, if it reweights.
     """
 
     loss: Tensor
     nll: Tensor
     scores: Scores | None
     gradient: Tensor | None = None
+    factor: Tensor | None = None
 
 
 class MaskedDiffusionLM(nn.Module):
@@ -222,7 +225,11 @@ class MaskedDiffusionLM(nn.Module):
         return layout.read(hidden)
 
     def forward(
-        self, batch: MaskedBatch, weights: Tensor | None = None, needs: tuple[str, ...] | None = None
+        self,
+        batch: MaskedBatch,
+        weights: Tensor | None = None,
+        needs: tuple[str, ...] | None = None,
+        objective: Objective | None = None,
     ) -> MaskedOutput:
         """Loss, per-token nll and scores of a masked batch, in one pass.
 
@@ -232,6 +239,7 @@ class MaskedDiffusionLM(nn.Module):
                 `unmask.objectives`). By default the mean over masked tokens.
             needs: statistics of `Scores` to return as well (a process's `needs`); None for none. "gradient"
                 adds the lengths of the gradient at the hidden states.
+            objective: one that reweights tokens by the model's own scores; any other changes nothing.
         """
         masked = batch.masked
         if self.shifted and bool(masked[:, 0].any()):
@@ -243,22 +251,27 @@ class MaskedDiffusionLM(nn.Module):
         token_weights = (
             weights.flatten()[flat] if weights is not None else torch.full((len(flat),), 1 / max(1, len(flat)))
         )
-        loss, nll, found = self.head(
-            hidden.flatten(0, 1).index_select(0, flat),
-            batch.clean.tokens.flatten()[flat],
-            token_weights.to(hidden.device),
-            self.mask_token_id,
-            needs,
-        )
+        token_weights = token_weights.to(hidden.device)
+        states, targets = hidden.flatten(0, 1).index_select(0, flat), batch.clean.tokens.flatten()[flat]
 
         def spread(values: Tensor) -> Tensor:
             return values.new_zeros(masked.numel()).index_copy(0, flat, values).view(masked.shape)
 
+        factor, sharpness = None, None
+        if objective is not None and objective.reads is not None:
+            with torch.no_grad():
+                _, nll, found = self.head(states, targets, token_weights, self.mask_token_id, objective.reads)
+                scores = Scores(**{name: spread(value) for name, value in found.items()}, nll=spread(nll))
+                factor = objective.reweight(batch, scores)
+                extra = objective.sharpness(batch, scores)
+                token_weights = token_weights * factor.flatten()[flat]
+                sharpness = None if extra is None else extra.flatten()[flat]
+        loss, nll, found = self.head(states, targets, token_weights, self.mask_token_id, needs, sharpness)
         full_nll = spread(nll)
         statistics = {name: spread(value) for name, value in found.items()}
         gradient = statistics.pop("gradient", None)
         scores = None if needs is None else Scores(**statistics, nll=full_nll)
-        return MaskedOutput(loss, full_nll, scores, gradient)
+        return MaskedOutput(loss, full_nll, scores, gradient, factor)
 
     @torch.no_grad()
     def predict(self, noisy: Tensor, attention: Tensor, masked: Tensor, block: Tensor | None = None) -> Tensor:

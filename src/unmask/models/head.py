@@ -41,10 +41,12 @@ class _MaskedCrossEntropy(torch.autograd.Function):
         needs: tuple[str, ...] | None,
         dtype: torch.dtype,
         with_gradients: bool,
+        sharpness: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         count, size = len(hidden), weight.shape[0]
         nll = hidden.new_empty(count, dtype=wide)
+        entropy = hidden.new_zeros(count, dtype=wide)
         found = {name: hidden.new_zeros(count, dtype=wide) for name in _names(needs)}
         w = weight.to(dtype)
         d_hidden = torch.empty_like(hidden) if with_gradients else None
@@ -79,9 +81,15 @@ class _MaskedCrossEntropy(torch.autograd.Function):
             if needs is not None:
                 for name, value in statistics(others, rest, needs).items():
                     found[name][rows] = value
+            if sharpness is not None:
+                entropy[rows] = statistics(others, rest, ("entropy",))["entropy"]
             if d_hidden is None:
                 continue
             d_logits = others.scatter_(1, index, 1.0).mul_(1 / (1 + rest[:, None]))  # the softmax
+            if sharpness is not None:  # the entropy's gradient is -p (log p + entropy)
+                share = sharpness[rows, None]
+                curve = torch.special.entr(d_logits).mul_(share)
+                d_logits.mul_(1 - share * entropy[rows, None]).add_(curve)
             d_logits.scatter_add_(1, target, -torch.ones_like(truth))
             if d_bias is not None:
                 d_bias += (d_logits.T @ relative[rows])[:, 0]
@@ -103,7 +111,8 @@ class _MaskedCrossEntropy(torch.autograd.Function):
         ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
         extra = tuple(found[name] for name in _names(needs))
         ctx.mark_non_differentiable(nll, *extra)
-        return ((nll * token_weights).sum(), nll, *extra)
+        loss = nll if sharpness is None else nll + sharpness * entropy
+        return ((loss * token_weights).sum(), nll, *extra)
 
     @staticmethod
     @once_differentiable
@@ -120,7 +129,7 @@ class _MaskedCrossEntropy(torch.autograd.Function):
             None if g is None else g.mul_(ctx.largest * upstream[0]).to(dtype)
             for g, dtype in zip(rest, ctx.dtypes, strict=True)
         )
-        return d_hidden, d_weight, d_bias, None, None, None, None, None, None
+        return d_hidden, d_weight, d_bias, None, None, None, None, None, None, None
 
 
 def _product(a: Tensor, b: Tensor, wide: torch.dtype) -> Tensor:
@@ -144,6 +153,7 @@ def masked_cross_entropy(
     token_weights: Tensor,
     mask_token_id: int,
     needs: tuple[str, ...] | None = None,
+    sharpness: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Weighted cross-entropy at masked positions, with the scores of the same pass.
 
@@ -156,6 +166,7 @@ def masked_cross_entropy(
         mask_token_id: token excluded from the distribution.
         needs: statistics of `Scores` wanted besides; None for none. "gradient" adds the length of the loss's
             gradient with respect to each hidden state.
+        sharpness: [N] share of each prediction's entropy, times the token's weight, in the loss; None for none.
 
     Returns:
         The loss Σ weight · nll (differentiable in hidden, weight and bias), nll [N] and the statistics, each
@@ -168,7 +179,16 @@ def masked_cross_entropy(
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     with torch.autocast(kind, enabled=False):
         loss, nll, *extra = _MaskedCrossEntropy.apply(
-            hidden, weight, bias, targets, token_weights.to(wide), mask_token_id, needs, dtype, with_gradients
+            hidden,
+            weight,
+            bias,
+            targets,
+            token_weights.to(wide),
+            mask_token_id,
+            needs,
+            dtype,
+            with_gradients,
+            None if sharpness is None else sharpness.to(wide),
         )
     return loss, nll, dict(zip(_names(needs), extra, strict=True))
 
@@ -201,6 +221,7 @@ class MaskedHead(nn.Module):
         token_weights: Tensor,
         mask_token_id: int,
         needs: tuple[str, ...] | None = None,
+        sharpness: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """See `masked_cross_entropy`. hidden is [N, d]: the masked positions alone."""
         weight, bias = cast(Tensor, self.output.weight), cast("Tensor | None", getattr(self.output, "bias", None))
@@ -212,6 +233,7 @@ class MaskedHead(nn.Module):
             token_weights,
             mask_token_id,
             needs,
+            sharpness,
         )
 
     def logits(self, hidden: Tensor, mask_token_id: int) -> Tensor:

@@ -34,7 +34,7 @@ from unmask.processes import Blockwise, Masking
 from unmask.processes.refit import refit_time, time_of
 from unmask.store import checkpoint
 from unmask.store.folder import begin_run, check_folder, lock_folder
-from unmask.store.metrics import MetricsLog
+from unmask.store.metrics import FILE_NAME, MetricsLog, read_metrics
 from unmask.training import platform
 from unmask.training.checks import check_start, not_finite
 from unmask.training.config import TrainingConfig
@@ -44,6 +44,7 @@ from unmask.training.loss_scale import LossScale
 from unmask.training.micro import joined, micro_batches
 from unmask.training.optimizer import adamw
 from unmask.training.progress import Display, TrainingProgress, shown_of
+from unmask.training.smoothing import SmoothLoss
 from unmask.training.state import Counters, Parts, load_training, save_training
 
 Evaluation = Callable[[MaskedDiffusionLM, bool], dict[str, Any]]
@@ -125,6 +126,7 @@ class Trainer:
                 "a part of each: use DDP, or PPOTS(moment='loss')"
             )
         self.average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
+        self.smooth = SmoothLoss()
         self.counters = Counters()
 
     @property
@@ -182,6 +184,8 @@ class Trainer:
         if resume and (last := checkpoint.newest(self.checkpoints)):
             self.counters = load_training(last, self.parts)
         main, config = self.accelerator.is_main_process, self.config
+        if main and self.step and (self.out / FILE_NAME).is_file():  # only the main rank logs
+            self.smooth = SmoothLoss.of(read_metrics(self.out, "train"), self.step)
         log = MetricsLog(self.out, after=self.step if self.step else -1) if main else None
         if config.tracker != "none":
             self.accelerator.init_trackers("tracker")
@@ -263,7 +267,9 @@ class Trainer:
         needs = self.process.needs
         if looks:
             needs = (*(needs or ()), "gradient")
-        nll, scores, gradient = self._forward_backward(batch, weights * scale, needs)
+        nll, scores, gradient, factor = self._forward_backward(batch, weights * scale, needs)
+        if factor is not None:  # the objective's own, from the model's scores
+            weights = weights * factor
         loss = float(self._sum((nll * weights).sum().double()) / normaliser)
         if self.loss_scale is not None:
             self.loss_scale.unscale(self.wrapped.parameters())
@@ -285,9 +291,11 @@ class Trainer:
             extra["loss_scale"] = self.loss_scale.value
         if looks:
             assert gradient is not None  # it was asked for
-            sums = by_rate(batch, nll, gradient / accelerator.num_processes).flatten()
+            sums = by_rate(batch, nll, weights, gradient / accelerator.num_processes).flatten()
             sums = self._sum(torch.cat([sums, weight_sums(weights, batch.masked)]))
-            extra |= summary(sums[: 4 * BINS].view(BINS, 4), sums[4 * BINS :])
+            found = summary(sums[: 5 * BINS].view(BINS, 5), sums[5 * BINS :], float(normaliser))
+            parts = found["by_rate"]
+            extra |= {**found, "loss_smooth": self.smooth.update(parts["rows"], parts["part"])}
 
         counts = self._sum(
             torch.stack([batch.clean.attention.sum(), batch.masked.sum(), nll.double().sum()]).double()
@@ -308,8 +316,8 @@ class Trainer:
 
     def _forward_backward(
         self, batch: MaskedBatch, weights: Tensor, needs: tuple[str, ...] | None
-    ) -> tuple[Tensor, Scores | None, Tensor | None]:
-        """Run the micro-batches. Returns nll, scores and gradient lengths of the step, each [B, L].
+    ) -> tuple[Tensor, Scores | None, Tensor | None, Tensor | None]:
+        """Run the micro-batches. Returns nll, scores, gradient lengths and factors of the step, each [B, L].
 
         Rows without a mask cost no forward, unless layers are compiled for so many rows.
         """
@@ -320,7 +328,7 @@ class Trainer:
         for i, (run, part) in enumerate(parts):
             with nullcontext() if i == len(parts) - 1 else self.accelerator.no_sync(self.wrapped):
                 with torch.autocast(kind, self.dtype, enabled=self.dtype is not None):
-                    output = self.wrapped(part, weights[run, : part.clean.length], needs)
+                    output = self.wrapped(part, weights[run, : part.clean.length], needs, self.objective)
                 # Only the head's backward knows the loss scale, and it rounds to fp16 last.
                 scale = 1.0 if self.loss_scale is None else self.loss_scale.value
                 self.accelerator.backward(output.loss * scale)
