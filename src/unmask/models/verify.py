@@ -156,7 +156,10 @@ def freeze_unreached(model: Denoiser) -> None:
         return
     rows = trial_rows(hf, model.mask_token_id)[:1]
     with evaluating(hf), torch.enable_grad():
-        states = model.head.prepared(model.hidden(rows, torch.ones_like(rows, dtype=torch.bool)).flatten(0, 1))
+        try:
+            states = model.head.prepared(model.hidden(rows, torch.ones_like(rows, dtype=torch.bool)).flatten(0, 1))
+        except NotImplementedError:  # an attention kernel without a backward on this device
+            return
     reached = leaves(states) | {id(p) for p in (*model.head.output.parameters(), *model.head.late())}
     if states.grad_fn is None:
         return
