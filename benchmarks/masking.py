@@ -35,11 +35,12 @@ def maskings() -> dict[str, object]:
     found: dict[str, object] = {}
     for rule in (Bernoulli(), ExactCount()):
         for coupling in COUPLINGS:
-            for mirror in (False, True):
-                name = f"{type(rule).__name__}, {coupling}{', mirror' if mirror else ''}"
-                found[name] = IndependentMasking(mask=rule, coupling=coupling, mirror=mirror)
+            for pair in (None, "mirror", "complement"):
+                name = f"{type(rule).__name__}, {coupling}{f', {pair}' if pair else ''}"
+                found[name] = IndependentMasking(mask=rule, coupling=coupling, pair=pair)
     found["Bell, ExactCount, stratified"] = IndependentMasking(Bell(), ExactCount(), "stratified")
-    found["P-POTS, ExactCount, stratified, mirror"] = IndependentMasking(PPOTS(), ExactCount(), "stratified", True)
+    fitted = IndependentMasking(PPOTS(), ExactCount(), "stratified", "mirror")
+    found["P-POTS, ExactCount, stratified, mirror"] = fitted
     for pool in ("batch", 4096):
         name = f"PUMA, K 8, threshold 0.9, pool {pool} (draw and observe)"
         found[name] = ProgressiveUnmasking(threshold=0.9, pool=pool)

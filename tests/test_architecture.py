@@ -29,7 +29,8 @@ ORDER = (
     "cli",
 )
 NEVER = {("training", "evaluation"), ("training", "report")}  # what trains is not what measures
-MATHEMATICS = {"batch", "config", "distributed", "masks", "noise", "objectives", "policies", "schedules", "times"}
+MATHEMATICS = {"batch", "config", "distributed", "masks", "noise", "objectives", "policies", "reweighted"}
+MATHEMATICS |= {"schedules", "times", "token_rates"}
 LONGEST = 420
 
 MODULES = {

@@ -44,7 +44,7 @@ PUBLIC = {
     if _builds_with_defaults(getattr(module, name))
 }
 OTHERS = {
-    "nested": IndependentMasking(Clipped(0.1, 0.7), ExactCount(), "antithetic", mirror=True, mirror_below=0.25),
+    "nested": IndependentMasking(Clipped(0.1, 0.7), ExactCount(), "antithetic", pair="mirror", mirror_below=0.25),
     "puma": ProgressiveUnmasking(stages=3, policy="margin", threshold=0.95, time=Clipped(0.5, 1.0), pool=4096),
     "puma of the paper": ProgressiveUnmasking(pool="batch"),
     "small float": Bell(mean=1e-3, std=0.1 + 0.2),
@@ -139,9 +139,9 @@ def test_printed_config_parses_to_itself(config, base):
         ("Uniform", TimeDistribution, Uniform()),
         ("Bernoulli()", MaskRule, Bernoulli()),
         (
-            "IndependentMasking(time=Beta(a=2, b=1), mask=ExactCount(), mirror=True)",
+            "IndependentMasking(time=Beta(a=2, b=1), mask=ExactCount(), pair='mirror')",
             object,
-            IndependentMasking(Beta(2, 1), ExactCount(), mirror=True),
+            IndependentMasking(Beta(2, 1), ExactCount(), pair="mirror"),
         ),
     ],
 )
@@ -197,8 +197,8 @@ def test_nothing_but_literals_and_configs_is_evaluated(tmp_path, text):
 
 def test_differences_name_the_path_of_each_changed_field():
     old = to_json(IndependentMasking(time=Beta(1, 2)))
-    new = to_json(IndependentMasking(time=Beta(1, 3), mirror=True))
-    assert differences(old, new) == ["time.b: 2 -> 3", "mirror: False -> True"]
+    new = to_json(IndependentMasking(time=Beta(1, 3), pair="mirror"))
+    assert differences(old, new) == ["time.b: 2 -> 3", "pair: None -> mirror"]
     assert differences(old, old) == []
     assert differences({"a": 1}, {"b": 2}, "x") == ["x.a: 1 -> None", "x.b: None -> 2"]
 

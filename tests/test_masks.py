@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unmask import Bell, Bernoulli, Beta, ExactCount, Uniform, noise
+from unmask import Bell, Bernoulli, Beta, ExactCount, TokenBatch, Uniform, noise
 from unmask.masks import smallest
 
 RULES = [Bernoulli(), ExactCount()]
@@ -19,12 +19,18 @@ def field(rows, length, seed=0):
     return noise.uniforms(seed, torch.arange(rows), torch.zeros(rows, dtype=torch.int64), length)
 
 
+def rows_with(maskable):
+    """Clean rows with these maskable positions [B, L]."""
+    count = torch.zeros(len(maskable), dtype=torch.int64)
+    return TokenBatch(maskable.long(), maskable, torch.ones_like(maskable), count, count, torch.ones(len(count)))
+
+
 def choose(rule, uniform, t, maskable=None):
     """Masks of one rate t for all rows, as the process makes them."""
     maskable = torch.ones_like(uniform, dtype=torch.bool) if maskable is None else maskable
     t = torch.full((len(uniform),), t, dtype=torch.float64)
-    rate, _ = rule.rate_and_density(t, maskable.sum(1), Uniform())
-    return rule.choose(uniform, rate[:, None], maskable)
+    rate, _ = rule.rate_and_density(t, rows_with(maskable), Uniform())
+    return rule.choose(uniform, rate, maskable)
 
 
 def some_maskable(rows, length, seed):
@@ -89,7 +95,8 @@ def test_weighting_by_rate_and_density_gives_the_elbo_for_every_rule_and_time(ru
     h = torch.rand(length + 1, generator=torch.Generator().manual_seed(seed)).double() * torch.arange(length + 1)
     cells = 20_000
     t = time.quantile((torch.arange(cells) + 0.5) / cells)
-    rate, density = rule.rate_and_density(t, torch.full((cells,), length), time)
+    clean = rows_with(torch.ones(cells, length, dtype=torch.bool))
+    rate, density = (x[:, 0] for x in rule.rate_and_density(t, clean, time))
     size = torch.arange(length + 1).double()
     if isinstance(rule, ExactCount):
         loss = h[(rate * length).round().long()]

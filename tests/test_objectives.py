@@ -146,9 +146,9 @@ def test_row_mean_gives_each_row_one_vote_and_masked_mean_each_token(masked_batc
 
 
 @pytest.mark.parametrize("coupling", ["independent", "stratified"])
-@pytest.mark.parametrize("mirror", [False, True])
-def test_row_mean_with_exact_count_and_uniform_time_is_the_elbo_per_token(drawn, coupling, mirror):
-    masking = IndependentMasking(mask=ExactCount(), coupling=coupling, mirror=mirror)
+@pytest.mark.parametrize("pair", [None, "mirror"])
+def test_row_mean_with_exact_count_and_uniform_time_is_the_elbo_per_token(drawn, coupling, pair):
+    masking = IndependentMasking(mask=ExactCount(), coupling=coupling, pair=pair)
     batch, nll = drawn(0, masking)
     row_mean = (RowMean().weights(batch) * nll).sum(1)
     elbo = (ELBO().weights(batch) * nll).sum(1) / batch.clean.effective_length
@@ -157,7 +157,9 @@ def test_row_mean_with_exact_count_and_uniform_time_is_the_elbo_per_token(drawn,
 
 @pytest.mark.parametrize("rule", [Bernoulli(), ExactCount()], ids=repr)
 @pytest.mark.parametrize("time", [Uniform(), Bell(), Beta(a=2.0, b=1.5)], ids=repr)
-@pytest.mark.parametrize("options", [{}, {"coupling": "antithetic"}, {"mirror": True, "mirror_below": 0.7}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"coupling": "antithetic"}, {"pair": "mirror", "mirror_below": 0.7}], ids=str
+)
 def test_the_elbo_of_drawn_batches_is_right_on_average(stream_of, rule, time, options):
     """A loss of n² / L for n masked tokens has Σ h_n / n = (L + 1) / 2."""
     length, total, rows = 5, 0.0, 0
@@ -185,7 +187,7 @@ def test_the_elbo_refuses_what_it_cannot_be_unbiased_for(stream_of):
     with pytest.raises(ValueError, match=r"0\.3, 0\.8"):
         ELBO().check(IndependentMasking(time=Clipped()))
     ELBO().check(IndependentMasking(time=Clipped(low=0.0, high=1.0)))
-    ELBO().check(IndependentMasking(time=Bell(), mask=ExactCount(), coupling="stratified", mirror=True))
+    ELBO().check(IndependentMasking(time=Bell(), mask=ExactCount(), coupling="stratified", pair="mirror"))
     for objective in (RowMean(), MaskedMean()):
         objective.check(puma)
         objective.check(IndependentMasking(time=Clipped()))

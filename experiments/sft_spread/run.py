@@ -42,8 +42,8 @@ HERE, RUNS = Path(__file__).parent, Path("runs") / "sft_spread"
 MASKINGS: dict[str, IndependentMasking] = {
     "standard": IndependentMasking(),
     "ppots": IndependentMasking(PPOTS()),
-    "mirror": IndependentMasking(mirror=True),
-    "both": IndependentMasking(PPOTS(), mirror=True),
+    "mirror": IndependentMasking(pair="mirror"),
+    "both": IndependentMasking(PPOTS(), pair="mirror"),
 }
 ARMS = (*MASKINGS, "causal")
 PRETRAINED = {"steps": 2000, "batch_size": 32, "learning_rate": 2e-3}

@@ -21,7 +21,7 @@ from models import MODELS
 from rich.console import Console
 from ways import BASE, WAYS, uneven
 
-from unmask import Bernoulli, ExactCount
+from unmask import Bernoulli, ExactCount, IndependentMasking
 from unmask.config import to_json
 from unmask.evaluation.variance import (
     ARMS,
@@ -36,7 +36,7 @@ from unmask.report.figures import plot_variance
 from unmask.report.tables import variance_table
 
 HERE = Path(__file__).parent
-UNEVEN = {f"  ... + rows drawn by {of} (ISAD)": of for of in ("loss", "gradient")}
+UNEVEN = {f"  ... + rows drawn by {of}": of for of in ("loss", "gradient")}
 EVERY = [*ARMS, *WAYS, *UNEVEN]
 
 
@@ -57,6 +57,7 @@ def main() -> None:
     chosen = {name: masking for name, masking in (ARMS | WAYS).items() if name in options.arms}
     arms = compare_variance(model, data, chosen, 16, nested, seed=0, console=Console(stderr=True))
     masking = ARMS[BASE]
+    assert isinstance(masking, IndependentMasking)
     time = masking.time.start()
     assert time.measures is not None
     time.refit(measure_profile(model, data.select(range(64)), masking.mask, time.measures))

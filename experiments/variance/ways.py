@@ -53,7 +53,7 @@ WAYS: dict[str, IndependentMasking] = {
 
 
 def uneven(model: MaskedDiffusionLM, dataset: Dataset, of: str, rows: int = 256, masks: int = 6) -> RowStream:
-    """ISAD as we read it: rows drawn in proportion to their loss, or to the length of their gradient.
+    """Rows drawn in proportion to their loss, or to the length of their gradient.
 
     The scale of each row is a mean over `masks` stratified rates with exact counts.
     """

@@ -22,13 +22,21 @@ from unmask.models.pretrained import add_lora as add_lora
 from unmask.models.pretrained import from_pretrained as from_pretrained
 from unmask.models.pretrained import save_pretrained as save_pretrained
 from unmask.objectives import ELBO as ELBO
+from unmask.objectives import InverseRate as InverseRate
 from unmask.objectives import MaskedMean as MaskedMean
 from unmask.objectives import RowMean as RowMean
 from unmask.processes import Blockwise as Blockwise
 from unmask.processes import ForwardProcess as ForwardProcess
 from unmask.processes import IndependentMasking as IndependentMasking
 from unmask.processes import ProgressiveUnmasking as ProgressiveUnmasking
+from unmask.processes.guides import add_entropies as add_entropies
+from unmask.processes.guides import add_order as add_order
 from unmask.processes.ppots import PPOTS as PPOTS
+from unmask.reweighted import CAP as CAP
+from unmask.reweighted import CART as CART
+from unmask.reweighted import LIFT as LIFT
+from unmask.reweighted import PAPL as PAPL
+from unmask.reweighted import SyRM as SyRM
 from unmask.sampling import Decoding as Decoding
 from unmask.sampling import Generation as Generation
 from unmask.sampling import generate as generate
@@ -37,6 +45,9 @@ from unmask.times import Bell as Bell
 from unmask.times import Beta as Beta
 from unmask.times import Clipped as Clipped
 from unmask.times import Uniform as Uniform
+from unmask.token_rates import GIFT as GIFT
+from unmask.token_rates import Delimiters as Delimiters
+from unmask.token_rates import HalfLife as HalfLife
 from unmask.training import Trainer as Trainer
 from unmask.training import TrainingConfig as TrainingConfig
 

@@ -90,9 +90,11 @@ class TokenBatch(Tensors):
         draw: [B] int64, how often the row had been drawn before.
         weight: [B] float32 importance of the row: 1 unless rows are drawn unevenly.
         expected_length: [B] float64, the data set's mean L_eff where rows are drawn unevenly, else None. On the CPU.
+        guide: [B, L] float64, the data set's column `guide`, or None where it has none: a number for each position
+            that a mask rule (`GIFT`), a reveal policy (`stored`) or an objective (`SyRM`) reads. On the CPU.
     """
 
-    _host_only = ("expected_length",)
+    _host_only = ("expected_length", "guide")
 
     tokens: Tensor
     maskable: Tensor
@@ -101,6 +103,7 @@ class TokenBatch(Tensors):
     draw: Tensor
     weight: Tensor
     expected_length: Tensor | None = None
+    guide: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -179,12 +182,14 @@ class Scores(Tensors):
         entropy: entropy of the predicted distribution, in nats.
         nll: negative log-likelihood of the clean token, in nats. Reveal policies must not read it (it
             peeks at hidden tokens); time distributions that learn during training do.
+        guide: what the data set's column `guide` says of each position, for the policy `stored`; not the model's.
     """
 
     log_confidence: Tensor
     margin: Tensor | None = None
     entropy: Tensor | None = None
     nll: Tensor | None = None
+    guide: Tensor | None = None
 
     @classmethod
     def from_logits(

@@ -7,27 +7,46 @@ mask of MIRROR (arXiv 2511.18159), {u > 1 - t}, for every rule, from the same fi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from unmask.batch import TokenBatch
 from unmask.config import ours
 from unmask.times import TimeDistribution
 
 
 class MaskRule:
-    """Base of the mask rules. A new one defines both methods."""
+    """Base of the mask rules. A new one defines `rate_and_density` and `choose`.
 
-    def rate_and_density(self, t: Tensor, effective_length: Tensor, time: TimeDistribution) -> tuple[Tensor, Tensor]:
-        """Return the expected masked share and the density of the draw.
+    Attributes:
+        peeks: whether its rates depend on the tokens that it may hide. Then a mask tells of the token under it, and
+            there is no likelihood bound: `ELBO` refuses.
+        by_token: whether rates are [B, L], each position masked by itself where u < rate (`unmask.token_rates`).
+        has_complement: whether `complement_density` is defined, so that rows may come in complementary pairs.
+    """
+
+    peeks: ClassVar[bool] = False
+    by_token: ClassVar[bool] = False
+    has_complement: ClassVar[bool] = False
+
+    @property
+    def breakpoints(self) -> tuple[float, ...]:
+        """Values of t in (0, 1) at which a rate is not smooth; quadrature splits there."""
+        return ()
+
+    def rate_and_density(self, t: Tensor, clean: TokenBatch, time: TimeDistribution) -> tuple[Tensor, Tensor]:
+        """Return the probability of being masked, and the density of that rate.
 
         Args:
-            t: [...] float64 drawn rates.
-            effective_length: [...] int64, L_eff.
+            t: [B] float64 drawn rates.
+            clean: B rows.
             time: the distribution that t was drawn from.
 
         Returns:
-            rate and density, both of t's shape. A masked token's ELBO weight is 1 / (rate · density).
+            rate and density, both [B, 1], or [B, L] where positions differ. A masked token's ELBO weight is always
+            1 / (rate · density).
         """
         raise NotImplementedError
 
@@ -44,37 +63,62 @@ class MaskRule:
         """
         raise NotImplementedError
 
+    def complement_density(self, rate: Tensor, clean: TokenBatch, time: TimeDistribution) -> Tensor:
+        """Density of either rate of a complementary pair, `rate` [B, 1] and 1 - `rate`: the mean of the two."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
 class Bernoulli(MaskRule):
     """Each maskable position is masked with probability t, independently. A row may get no mask: legal."""
 
-    def rate_and_density(self, t: Tensor, effective_length: Tensor, time: TimeDistribution) -> tuple[Tensor, Tensor]:
+    has_complement: ClassVar[bool] = True
+
+    def rate_and_density(self, t: Tensor, clean: TokenBatch, time: TimeDistribution) -> tuple[Tensor, Tensor]:
         """rate = t, density = p(t)."""
-        return t, time.density(t)
+        return t[:, None], time.density(t)[:, None]
 
     def choose(self, uniform: Tensor, rate: Tensor, maskable: Tensor) -> Tensor:
         """u < t."""
         return (uniform < rate) & maskable
+
+    def complement_density(self, rate: Tensor, clean: TokenBatch, time: TimeDistribution) -> Tensor:
+        """(p(t) + p(1 - t)) / 2."""
+        return (time.density(rate) + time.density(1 - rate)) / 2
 
 
 @dataclass(frozen=True)
 class ExactCount(MaskRule):
     """Exactly n = ⌈t · L_eff⌉ maskable positions, every subset of that size alike."""
 
-    def rate_and_density(self, t: Tensor, effective_length: Tensor, time: TimeDistribution) -> tuple[Tensor, Tensor]:
-        """rate = n / L_eff, density = L_eff · (F(n/L_eff) - F((n-1)/L_eff))."""
-        length = effective_length.to(t.dtype).clamp(
-            min=1
-        )  # a block may have nothing to mask: any finite rate will do
-        count = (t * length).ceil().clamp(min=1)
-        density = length * (time.cdf(count / length) - time.cdf((count - 1) / length))
-        return count / length, density
+    has_complement: ClassVar[bool] = True
+
+    def rate_and_density(self, t: Tensor, clean: TokenBatch, time: TimeDistribution) -> tuple[Tensor, Tensor]:
+        """rate = n / L_eff, density = L_eff · P(n), P(n) = F(n/L_eff) - F((n-1)/L_eff)."""
+        length = _lengths(clean, t)
+        count = (t[:, None] * length).ceil().clamp(min=1)
+        return count / length, length * _probability(count, length, time)
 
     def choose(self, uniform: Tensor, rate: Tensor, maskable: Tensor) -> Tensor:
         """The n positions with the smallest uniform numbers."""
         count = (rate[:, :1] * maskable.sum(1, keepdim=True)).round().long()
         return smallest(uniform, maskable, count)
+
+    def complement_density(self, rate: Tensor, clean: TokenBatch, time: TimeDistribution) -> Tensor:
+        """L_eff · (P(n) + P(L_eff - n)) / 2, with P(0) = 0."""
+        length = _lengths(clean, rate)
+        count = (rate * length).round()
+        return length * (_probability(count, length, time) + _probability(length - count, length, time)) / 2
+
+
+def _lengths(clean: TokenBatch, like: Tensor) -> Tensor:
+    """[B, 1] L_eff; at least 1, as a block may have nothing to mask: any finite rate will do there."""
+    return clean.effective_length[:, None].to(like.dtype).clamp(min=1)
+
+
+def _probability(count: Tensor, length: Tensor, time: TimeDistribution) -> Tensor:
+    """P(n) = F(n/L_eff) - F((n-1)/L_eff)."""
+    return time.cdf(count / length) - time.cdf((count - 1) / length)
 
 
 def smallest(value: Tensor, eligible: Tensor, count: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unmask.batch import MaskedBatch
+from unmask.batch import MaskedBatch, Scores
 from unmask.config import ours
 
 
@@ -30,6 +30,25 @@ class Objective:
 
     def check(self, masking: Any) -> None:
         """Raise ValueError if the objective cannot use batches of this masking config."""
+
+    @property
+    def reads(self) -> tuple[str, ...] | None:
+        """Statistics of `Scores`, besides nll and log-confidence, that the two methods below want.
+
+        None: the weights do not depend on the model. Otherwise the head makes its logits twice, first for these.
+        """
+        return None
+
+    def reweight(self, batch: MaskedBatch, scores: Scores) -> Tensor:
+        """[B, L] factors on the weights, from the model's scores of the same forward; no gradient runs through them.
+
+        A row's factors must depend on that row alone: micro-batches cut between rows.
+        """
+        return torch.ones_like(scores.log_confidence)
+
+    def sharpness(self, batch: MaskedBatch, scores: Scores) -> Tensor | None:
+        """[B, L] share of each prediction's entropy, times the token's weight, that is added to the loss; or None."""
+        return None
 
 
 def _total(flags: Tensor) -> Tensor:
@@ -79,19 +98,18 @@ class MaskedMean(Objective):
 
 
 @dataclass(frozen=True)
-class ELBO(Objective):
-    """Unbiased estimate of the negative ELBO in nats per maskable token (docs/estimators.md).
+class InverseRate(Objective):
+    """Each masked token weighs 1 / (rate · density), whatever the rates depend on: no claim is made.
 
-    Each masked token weighs 1 / (rate · density), corrected for every time distribution; refuses processes
-    that cannot state a density (PUMA) or whose rates do not cover (0, 1] (Clipped).
+    For rules whose rates look at hidden tokens (`Delimiters`); for all others it is the `ELBO`, unchecked.
     """
 
     def weights(self, batch: MaskedBatch) -> Tensor:
         """1 / (rate · density), times the row's importance."""
         if batch.rate is None or batch.density is None:
             raise ValueError(
-                "ELBO needs the density of what was drawn, and this process cannot state it (progressive "
-                "unmasking, or a mix with it); train with RowMean or MaskedMean, and measure likelihood with "
+                f"{type(self).__name__} needs the density of what was drawn, and this process cannot state it "
+                "(progressive unmasking); train with RowMean or MaskedMean, and measure likelihood with "
                 "IndependentMasking"
             )
         weight = (1 / (batch.rate * batch.density)).float().to(batch.masked.device)
@@ -107,11 +125,30 @@ class ELBO(Objective):
         return _total(batch.clean.maskable) if expected is None else expected.sum()
 
     def check(self, masking: Any) -> None:
-        """Refuse a masking without a density, or whose rates do not cover (0, 1]."""
+        """Refuse a masking without a density."""
         if not masking.has_density:
             raise ValueError(
-                f"ELBO cannot use {masking}: it cannot state the density of what it draws. Use "
+                f"{type(self).__name__} cannot use {masking}: it cannot state the density of what it draws. Use "
                 "objective RowMean, or IndependentMasking"
+            )
+
+
+@dataclass(frozen=True)
+class ELBO(InverseRate):
+    """Unbiased estimate of the negative ELBO in nats per maskable token (docs/estimators.md).
+
+    Each masked token weighs 1 / (rate · density), corrected for every time distribution; refuses processes
+    that cannot state a density (PUMA), whose rates look at hidden tokens (Delimiters) or do not cover (0, 1]
+    (Clipped).
+    """
+
+    def check(self, masking: Any) -> None:
+        """Refuse a masking without a density, one that peeks, or whose rates do not cover (0, 1]."""
+        super().check(masking)
+        if masking.peeks:
+            raise ValueError(
+                f"ELBO cannot use {masking}: its mask rates depend on the hidden tokens, so a mask tells of them and "
+                "there is no likelihood bound. Train with InverseRate or MaskedMean"
             )
         if tuple(masking.support) != (0.0, 1.0):
             low, high = masking.support
@@ -121,4 +158,4 @@ class ELBO(Objective):
             )
 
 
-ours(ELBO, MaskedMean, RowMean)
+ours(ELBO, InverseRate, MaskedMean, RowMean)

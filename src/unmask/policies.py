@@ -73,18 +73,36 @@ def right_to_left(scores: Scores, noise: Tensor) -> Tensor:
     return -left_to_right(scores, noise)
 
 
+@needs()
+def stored(scores: Scores, noise: Tensor) -> Tensor:
+    """The order that the data set's column `guide` holds, lowest number first; for chains of whole rows alone.
+
+    Whoever made the order (a teacher, by `unmask.add_order`) must have looked at what was visible at each step, as a
+    policy does: an order that looks at hidden tokens tells of them. For the same reason a chain must keep to the
+    order from its start on: it enters by it, and goes with neither fast-forward nor blocks.
+    """
+    if scores.guide is None:
+        raise ValueError(
+            "the policy 'stored' reads an order from the data set's column `guide`, and there is none: make it with "
+            "unmask.add_order; decoding has no rows to read it from"
+        )
+    return -scores.guide
+
+
 POLICIES: dict[str, Policy] = {
     policy.__name__: policy for policy in (confidence, margin, entropy, random, left_to_right, right_to_left)
 }
+NAMED = POLICIES | {"stored": stored}
+"""All that has a name: policies that need nothing but scores, and the one that needs a data set."""
 
 
 def resolve(policy: str | Policy) -> Policy:
     """Look a policy up by name; a callable is taken as it is."""
     if callable(policy):
         return policy
-    if policy not in POLICIES:
-        raise ValueError(f"unknown policy '{policy}'{nearest(str(policy), POLICIES)}, or pass a function")
-    return POLICIES[policy]
+    if policy not in NAMED:
+        raise ValueError(f"unknown policy '{policy}'{nearest(str(policy), NAMED)}, or pass a function")
+    return NAMED[policy]
 
 
 def needs_of(policy: Policy) -> tuple[str, ...]:
@@ -105,4 +123,4 @@ def top(priority: Tensor, masked: Tensor, count: Tensor) -> Tensor:
     return smallest(-priority.double(), masked, count[:, None])
 
 
-ours(*POLICIES.values())
+ours(*NAMED.values())

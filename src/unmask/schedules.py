@@ -49,6 +49,18 @@ class Ramp:
 Schedule = int | float | tuple[tuple[int, float], ...] | Ramp
 
 
+def doubling(last: int, every: int) -> Schedule:
+    """1, 2, 4, ... up to `last`, each for `every` steps: the block sizes by which an autoregressive model becomes one
+    of blocks (NBDiff, LLaDA2), as in `Blockwise(..., size=doubling(32, every=1000))`.
+
+    Raises:
+        ValueError: for a last value or a number of steps below 1.
+    """
+    require(last >= 1 and every >= 1, f"doubling needs a last value and steps of at least 1, got {last} and {every}")
+    values = [2**k for k in range((last - 1).bit_length())] + [last]
+    return tuple((k * every, value) for k, value in enumerate(values))
+
+
 def value_at(schedule: Schedule, step: int) -> float:
     """The schedule's value at step 0, 1, ..."""
     if isinstance(schedule, Ramp):

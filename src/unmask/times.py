@@ -28,12 +28,15 @@ class Measurement:
         masks: masks of each row at each rate.
         moment: of the "loss" of one row, Σ nll / (rate · L_eff) in nats per token, or of its "gradient" with
             respect to the trained parameters, one backward for each row, rate and mask.
+        variance: over all rows and masks ("total"), or the mean over rows of that over the masks of one row
+            ("within").
     """
 
     rates: tuple[float, ...]
     rows: int
     masks: int
     moment: Literal["loss", "gradient"] = "loss"
+    variance: Literal["total", "within"] = "total"
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class RateProfile(Tensors):
     Attributes:
         t: [G] rates, ascending, in (0, 1].
         mean: [G] g(t), the mean loss over rows and masks, or the length of the mean gradient.
-        variance: [G] v(t), the variance of the loss, or the trace of the gradient's covariance.
+        variance: [G] v(t), the variance of the loss, or the trace of the gradient's covariance, total or within rows.
     """
 
     t: Tensor

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from unmask.data import RowStream, TextTokenizer, character_tokenizer, chat_rows, prompt_rows
+from unmask import IndependentMasking, SyRM
+from unmask.data import Rainbow, RowStream, TextTokenizer, character_tokenizer, chat_rows, prompt_rows, with_syntax
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}"
@@ -331,3 +332,50 @@ def test_the_cache_knows_template_and_settings(chat_tokenizer, tmp_path, change)
     data = chats(TWO_TURNS[:3] if change == "messages" else TWO_TURNS)
     chat_rows(data, tokenizer, replies="separate" if change == "replies" else "together", **options)
     assert len(list(tmp_path.glob("*/rows.arrow"))) == 2
+
+
+@pytest.mark.parametrize("rows_of", ["prompt", "chat"])
+def test_rainbow_padding_cycles_behind_one_end_of_text(tokenizers, chat_tokenizer, rows_of, tmp_path):
+    """Every filling is learnt, and no padding token stands for the end of the text."""
+    rainbow = Rainbow((3, 4, 5))
+    if rows_of == "prompt":
+        tokenizer = tokenizers["characters"]
+        eos = tokenizer.eos_token_id
+        rows = prompt_rows(pairs(("ab", "c")), tokenizer, length=12, ending=rainbow, cache=tmp_path)
+    else:
+        tokenizer = chat_tokenizer(PLAIN, eos="<|im_end|>")
+        eos = tokenizer.eos_token_id
+        rows = chat_rows(chats(TWO_TURNS[1:3]), tokenizer, length=64, ending=rainbow)
+    tokens, maskable = rows[0]["tokens"], rows[0]["maskable"]
+    end = tokens.index(eos)
+    filling = tokens[end + 1 :]
+    assert len(filling) > 3
+    assert filling == [(3, 4, 5)[k % 3] for k in range(len(filling))]
+    assert all(maskable[end:])
+
+
+def test_a_rainbow_has_at_least_two_colours():
+    for tokens in ((), (3,), (3, 3)):
+        with pytest.raises(ValueError, match="at least two different tokens"):
+            Rainbow(tokens)
+
+
+def test_syntax_of_prompts_is_maskable_and_marked(tokenizers):
+    tokenizer = tokenizers["characters"]
+    rows = prompt_rows(pairs(("a b c", "b b")), tokenizer, length=16)
+    syntax = (
+        tokenizer.encode("b").tolist() if hasattr(tokenizer.encode("b"), "tolist") else list(tokenizer.encode("b"))
+    )
+    made = with_syntax(rows, syntax)[0]
+    old = rows[0]
+    for token, was, now, guide in zip(old["tokens"], old["maskable"], made["maskable"], made["guide"], strict=True):
+        is_syntax = token in syntax and not was
+        assert now == (was or is_syntax)
+        assert guide == float(is_syntax)
+    assert sum(made["guide"]) == 1
+    batch = IndependentMasking().start(RowStream(with_syntax(rows, syntax)), 1).draw()
+    assert set(SyRM(alpha=0.75).weights(batch).unique().tolist()) <= {0.0, 0.25, 0.75}
+    with pytest.raises(ValueError, match="no prompt holds"):
+        with_syntax(rows, [tokenizer.eos_token_id])
+    with pytest.raises(ValueError, match="no column `guide`"):
+        SyRM().weights(IndependentMasking().start(RowStream(rows), 1).draw())

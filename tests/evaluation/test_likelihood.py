@@ -73,7 +73,7 @@ MASKINGS = [
     IndependentMasking(mask=ExactCount(), coupling="stratified"),
     IndependentMasking(Bell(), Bernoulli(), "stratified"),
     IndependentMasking(mask=ExactCount(), coupling="antithetic"),
-    IndependentMasking(mask=ExactCount(), coupling="stratified", mirror=True),
+    IndependentMasking(mask=ExactCount(), coupling="stratified", pair="mirror"),
 ]
 
 

@@ -115,3 +115,10 @@ def test_rows_may_come_from_an_uneven_stream(model, rows):
     even = decompose(model, ARMS["standard"], rows, batch_size=4, nested=Nested(24, 2, 2))["loss"]
     assert stream.position == 24 * 4
     assert even.masks.low < uneven.masks.value < even.masks.high
+
+
+@pytest.mark.parametrize("name", ["complement", "half-life", "GIFT", "ISAD, token 1 as the delimiter", "PAPL", "CAP"])
+def test_every_method_has_a_line(model, rows, name):
+    found = compare_variance(model, rows, {name: ARMS[name]}, 4, Nested(3, 2, 2), seed=0)[name]
+    assert found["gradient"].signal != 0
+    assert found["loss"].total.value > 0

@@ -209,3 +209,12 @@ def test_what_is_not_that_architecture_is_refused(llada, change, message):
     (llada / "config.json").write_text(json.dumps(LLADA | change))
     with pytest.raises(ValueError, match=message):
         from_pretrained(llada)
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"), [("llada2_moe", "transformers lacks"), ("diffusion_gemma", "random tokens")]
+)
+def test_published_diffusion_models_that_cannot_be_read_say_why(tmp_path, kind, why):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    with pytest.raises(ValueError, match=why):
+        from_pretrained(tmp_path)

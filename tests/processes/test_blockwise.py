@@ -29,9 +29,11 @@ from unmask.processes.independent import COUPLINGS
 
 LENGTHS = [3, 7, 1, 5, 2, 6, 4, 8, 2, 5, 3]
 MASKINGS = [
-    IndependentMasking(coupling=coupling, mask=rule, mirror=mirror, mirror_below=below, time=time)
-    for coupling, (rule, time), (mirror, below) in itertools.product(
-        COUPLINGS, [(Bernoulli(), Bell()), (ExactCount(), Uniform())], [(False, 1.0), (True, 0.6)]
+    IndependentMasking(coupling=coupling, mask=rule, pair=pair, mirror_below=below, time=time)
+    for coupling, (rule, time), (pair, below) in itertools.product(
+        COUPLINGS,
+        [(Bernoulli(), Bell()), (ExactCount(), Uniform())],
+        [(None, 1.0), ("mirror", 0.6), ("complement", 1.0)],
     )
 ]
 CHAINS = [
@@ -119,15 +121,20 @@ def test_each_block_states_its_own_rate_and_density(start, drive, inner, size):
         inside = by_block(batch, torch.ones_like(batch.masked))
         assert torch.equal(rate.amax(2), torch.where(inside, rate, rate[..., :1]).amin(2))
         rate, density = rate[..., 0], density[..., 0]
-        assert ((rate > 0) & (rate <= 1)).all()
+        assert ((rate >= 0) & (rate <= 1)).all()
+        assert inner.pair == "complement" or (rate > 0).all()
         assert density.isfinite().all()
         some = length > 0
+
+        def expected(rate, length=length):
+            if isinstance(inner.mask, ExactCount):
+                return length * (inner.time.cdf(rate) - inner.time.cdf(rate - 1 / length.clamp(min=1)))
+            return inner.time.density(rate)
+
         if isinstance(inner.mask, ExactCount):
             assert torch.equal(count[some], (rate * length).round().long()[some])
-            mass = inner.time.cdf(rate) - inner.time.cdf(rate - 1 / length.clamp(min=1))
-            assert torch.allclose(density[some], (length * mass)[some])
-        else:
-            assert torch.equal(density, inner.time.density(rate))
+        stated = (expected(rate) + expected(1 - rate)) / 2 if inner.pair == "complement" else expected(rate)
+        assert torch.allclose(density[some], stated[some])
 
 
 def test_blocks_of_a_row_have_rates_of_their_own(start):
@@ -141,15 +148,15 @@ def test_blocks_of_a_row_have_rates_of_their_own(start):
     assert (one - torch.eye(4, dtype=torch.float64)).abs().max() > 0.99
 
 
-@pytest.mark.parametrize("mirror", [False, True])
-def test_strata_are_over_the_blocks_of_the_batch(start, mirror):
+@pytest.mark.parametrize("pair", [None, "mirror", "complement"])
+def test_strata_are_over_the_blocks_of_the_batch(start, pair):
     """Ragged rows too: the longest has four blocks, so every row has four."""
-    process = start(Blockwise(IndependentMasking(coupling="stratified", mirror=mirror), 2), 12, lengths=[7, 2, 5, 3])
+    process = start(Blockwise(IndependentMasking(coupling="stratified", pair=pair), 2), 12, lengths=[7, 2, 5, 3])
     orders = set()
     for _ in range(4):
         batch = process.draw()
-        rate = by_block(batch, batch.rate)[:: 2 if mirror else 1, :, 0].flatten()
-        if len(rate) < (6 if mirror else 12) * 4:
+        rate = by_block(batch, batch.rate)[:: 2 if pair else 1, :, 0].flatten()
+        if len(rate) < (6 if pair else 12) * 4:
             continue
         strata = (rate * len(rate)).long().tolist()
         assert sorted(strata) == list(range(len(rate)))
@@ -169,7 +176,7 @@ def test_antithetic_pairs_lie_within_a_group(start):
 
 @pytest.mark.parametrize("rule", [Bernoulli(), ExactCount()], ids=str)
 def test_mirrored_rows_share_the_rates_of_their_blocks_and_hide_as_little_as_they_can_twice(start, rule):
-    batch = start(Blockwise(IndependentMasking(mask=rule, mirror=True), 3), 16).draw()
+    batch = start(Blockwise(IndependentMasking(mask=rule, pair="mirror"), 3), 16).draw()
     a, b = batch[0::2], batch[1::2]
     assert torch.equal(a.clean.row, b.clean.row)
     assert torch.equal(a.rate, b.rate)

@@ -14,7 +14,8 @@ from unmask import Bell, Blockwise, ExactCount, IndependentMasking, MaskedDiffus
 LENGTHS = [3, 9, 14, 1, 6, 11, 2, 8, 5, 12]
 CONFIGS = [
     Blockwise(IndependentMasking(Bell(), coupling="stratified"), 4),
-    Blockwise(IndependentMasking(mask=ExactCount(), coupling="antithetic", mirror=True), ((0, 2), (5, 3))),
+    Blockwise(IndependentMasking(mask=ExactCount(), coupling="antithetic", pair="mirror"), ((0, 2), (5, 3))),
+    Blockwise(IndependentMasking(pair="complement"), 4, causal=0.25),
     Blockwise(ProgressiveUnmasking(stages=4, pool="batch"), 4),
     Blockwise(ProgressiveUnmasking(stages=6, threshold=0.4, policy="margin", pool=8), ((0, 1), (4, 3), (8, 20))),
 ]

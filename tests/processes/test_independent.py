@@ -6,17 +6,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
-from unmask import Bell, Bernoulli, Beta, ExactCount, IndependentMasking, Uniform
+from unmask import (
+    ELBO,
+    PPOTS,
+    Bell,
+    Bernoulli,
+    Beta,
+    ExactCount,
+    IndependentMasking,
+    Scores,
+    Uniform,
+)
 from unmask.processes.independent import COUPLINGS
 
+PAIRS = [None, "mirror", "complement"]
 LENGTHS = [3, 7, 1, 5, 2, 6, 4, 8, 2, 5, 3]
 MASKINGS = [
-    IndependentMasking(coupling=coupling, mask=rule, mirror=mirror, mirror_below=below, time=time)
-    for coupling, (rule, time), (mirror, below) in itertools.product(
-        COUPLINGS, [(Bernoulli(), Bell()), (ExactCount(), Uniform())], [(False, 1.0), (True, 1.0), (True, 0.6)]
+    IndependentMasking(coupling=coupling, mask=rule, pair=pair, mirror_below=below, time=time)
+    for coupling, (rule, time), (pair, below) in itertools.product(
+        COUPLINGS,
+        [(Bernoulli(), Bell()), (ExactCount(), Uniform())],
+        [(None, 1.0), ("mirror", 1.0), ("mirror", 0.6), ("complement", 1.0)],
     )
 ]
-IDS = [f"{m.coupling}-{m.mask}-mirror {m.mirror_below if m.mirror else 0}" for m in MASKINGS]
+IDS = [f"{m.coupling}-{m.mask}-{m.pair} {m.mirror_below}" for m in MASKINGS]
 each = pytest.mark.parametrize("masking", MASKINGS, ids=IDS)
 
 
@@ -35,7 +48,7 @@ def ranks_of(stream_of):
 
 def quantiles(masking, batch):
     """Recover each unit's quantile from its rate: exact for rates that are drawn as they are."""
-    return masking.time.cdf(batch.rate[:, 0])[:: 2 if masking.mirror else 1]
+    return masking.time.cdf(batch.rate[:, 0])[:: masking.rows_per_unit]
 
 
 @each
@@ -53,21 +66,28 @@ def test_masks_are_maskable_and_state_the_rate_and_density_of_their_rule(ranks_o
         batch = process.draw()
         assert not (batch.masked & ~batch.clean.maskable).any()
         length = batch.clean.effective_length
-        assert ((batch.rate > 0) & (batch.rate <= 1)).all()
+        assert ((batch.rate >= 0) & (batch.rate <= 1)).all()
+        assert masking.pair == "complement" or (batch.rate > 0).all()
         if isinstance(masking.mask, ExactCount):
             assert torch.equal(batch.masked.sum(1), (batch.rate[:, 0] * length).round().long())
-            mass = masking.time.cdf(batch.rate) - masking.time.cdf(batch.rate - 1 / length[:, None])
-            assert torch.allclose(batch.density, length[:, None] * mass)
-        else:
-            assert torch.equal(batch.density, masking.time.density(batch.rate))
+
+        def density(rate, length=length):
+            if isinstance(masking.mask, ExactCount):
+                return length[:, None] * (masking.time.cdf(rate) - masking.time.cdf(rate - 1 / length[:, None]))
+            return masking.time.density(rate)
+
+        expected = density(batch.rate)
+        if masking.pair == "complement":  # a row of the pair has either rate
+            expected = (expected + density(1 - batch.rate)) / 2
+        assert torch.allclose(batch.density, expected)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize("time", [Uniform(), Bell(), Beta(a=0.7, b=2.0)], ids=repr)
-def test_stratified_rates_have_one_unit_in_each_stratum_of_the_global_batch(ranks_of, world_size, mirror, time):
-    masking = IndependentMasking(coupling="stratified", time=time, mirror=mirror)
-    units = 8 if mirror else 16
+def test_stratified_rates_have_one_unit_in_each_stratum_of_the_global_batch(ranks_of, world_size, pair, time):
+    masking = IndependentMasking(coupling="stratified", time=time, pair=pair)
+    units = 8 if pair else 16
     processes, orders = ranks_of(masking, world_size, 16), set()
     for _ in range(6):
         u = torch.cat([quantiles(masking, process.draw()) for process in processes])
@@ -79,14 +99,32 @@ def test_stratified_rates_have_one_unit_in_each_stratum_of_the_global_batch(rank
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 @pytest.mark.parametrize("time", [Uniform(), Bell(mean=0.4), Beta(a=0.7, b=2.0)], ids=repr)
-@pytest.mark.parametrize("mirror", [False, True])
-def test_antithetic_units_sit_at_mirrored_quantiles(ranks_of, world_size, time, mirror):
-    masking = IndependentMasking(coupling="antithetic", time=time, mirror=mirror)
+@pytest.mark.parametrize("pair", PAIRS)
+def test_antithetic_units_sit_at_mirrored_quantiles(ranks_of, world_size, time, pair):
+    masking = IndependentMasking(coupling="antithetic", time=time, pair=pair)
     processes = ranks_of(masking, world_size, 16)
     for _ in range(3):
         u = torch.cat([quantiles(masking, process.draw()) for process in processes])
         assert torch.allclose(u[0::2] + u[1::2], torch.ones(len(u) // 2, dtype=torch.float64))
         assert len(u.unique()) == len(u)
+
+
+@pytest.mark.parametrize(
+    "curve", [lambda t: t, lambda t: 1 / (t + 0.1), lambda t: (9 * t).sin(), lambda t: (t > 0.4) * t]
+)
+@pytest.mark.parametrize("n", [4, 9, 16])
+def test_n_strata_are_never_worse_than_the_papers_root_of_n(curve, n):
+    """The variance that the rates add to a mean over n rows, from the rates that the process draws."""
+    masking, u = IndependentMasking(coupling="stratified"), (torch.arange(600, dtype=torch.float64) + 0.5) / 600
+
+    def variance(strata):
+        rates = torch.stack([masking.quantiles(x.expand(strata), torch.arange(strata)) for x in u])
+        return float(curve(rates).var(0, correction=0).sum()) * (n // strata) / n**2
+
+    ours, papers, independent = variance(n), variance(round(n**0.5)), variance(1)
+    assert ours < papers < independent
+    if n == 16:
+        assert ours < 0.5 * papers
 
 
 @pytest.mark.parametrize("coupling", COUPLINGS)
@@ -107,9 +145,9 @@ def test_independent_rates_of_a_batch_are_not_coupled(ranks_of):
 
 
 @pytest.mark.parametrize("coupling", COUPLINGS)
-@pytest.mark.parametrize("mirror", [False, True])
-def test_no_two_ranks_share_rows_rates_or_masks(ranks_of, coupling, mirror):
-    masking = IndependentMasking(coupling=coupling, mirror=mirror)
+@pytest.mark.parametrize("pair", PAIRS)
+def test_no_two_ranks_share_rows_rates_or_masks(ranks_of, coupling, pair):
+    masking = IndependentMasking(coupling=coupling, pair=pair)
     batches = [process.draw() for process in ranks_of(masking, 2, 8, lengths=[60] * 8)]
     a, b = batches
     assert not set(a.clean.row.tolist()) & set(b.clean.row.tolist())
@@ -129,7 +167,7 @@ def test_a_row_drawn_again_gets_other_noise(ranks_of):
 @given(seed=st.integers(0, 1000), rule=st.sampled_from([Bernoulli(), ExactCount()]))
 @settings(max_examples=25, deadline=None)
 def test_a_mirrored_pair_shares_row_and_rate_and_hides_as_little_as_it_can_twice(ranks_of, seed, rule):
-    batch = ranks_of(IndependentMasking(mask=rule, mirror=True), 1, 8, seed)[0].draw()
+    batch = ranks_of(IndependentMasking(mask=rule, pair="mirror"), 1, 8, seed)[0].draw()
     a, b = batch[0::2], batch[1::2]
     for name in ("tokens", "maskable", "row", "draw"):
         assert torch.equal(getattr(a.clean, name), getattr(b.clean, name))
@@ -140,10 +178,47 @@ def test_a_mirrored_pair_shares_row_and_rate_and_hides_as_little_as_it_can_twice
         assert not both[i].any() or torch.equal(either[i], a.clean.maskable[i])
 
 
+@given(seed=st.integers(0, 1000), rule=st.sampled_from([Bernoulli(), ExactCount()]))
+@settings(max_examples=25, deadline=None)
+def test_a_complementary_pair_trains_every_token_once(ranks_of, seed, rule):
+    masking = IndependentMasking(Bell(), rule, "stratified", pair="complement")
+    batch = ranks_of(masking, 1, 8, seed)[0].draw()
+    assert len(batch) == 8  # forwards, not units
+    a, b = batch[0::2], batch[1::2]
+    for name in ("tokens", "maskable", "row", "draw"):
+        assert torch.equal(getattr(a.clean, name), getattr(b.clean, name))
+    assert torch.equal(a.masked ^ b.masked, a.clean.maskable)
+    assert torch.equal(b.rate, 1 - a.rate)
+    assert torch.equal(a.density, b.density)
+    assert torch.equal(a.group, b.group)
+
+
+def test_the_complement_of_a_row_that_is_wholly_masked_is_empty(token_batch):
+    clean, t = token_batch([[1, 2, 3]]), torch.ones(1, dtype=torch.float64)
+    masking = IndependentMasking(mask=ExactCount(), pair="complement")
+    field = torch.full((1, 3), 0.5, dtype=torch.float64)
+    batch = masking.assemble(clean, t, masking.time, field, None, torch.zeros(1, dtype=torch.int64))
+    assert batch.masked.tolist() == [[True] * 3, [False] * 3]
+    assert batch.rate.tolist() == [[1.0], [0.0]]
+    weights = ELBO().weights(batch)
+    assert weights.isfinite().all()
+    assert not weights[1].any()
+
+
+def test_rates_are_learnt_from_complements_too(ranks_of):
+    masking = IndependentMasking(PPOTS(online=True, grid=4), ExactCount(), pair="complement")
+    process = ranks_of(masking, 1, 16)[0]
+    for _ in range(4):
+        batch = process.draw()
+        process.observe(Scores(torch.zeros(batch.masked.shape), nll=batch.masked.double()))
+    process.time.refit()
+    assert process.time.density(torch.tensor([0.1, 0.9])).isfinite().all()
+
+
 def test_above_mirror_below_the_second_row_takes_a_field_of_its_own(ranks_of):
-    masking = IndependentMasking(mirror=True, mirror_below=0.6)
+    masking = IndependentMasking(pair="mirror", mirror_below=0.6)
     process = ranks_of(masking, 1, 32, lengths=[30] * 16)[0]
-    plain = ranks_of(IndependentMasking(mirror=True), 1, 32, lengths=[30] * 16)[0]
+    plain = ranks_of(IndependentMasking(pair="mirror"), 1, 32, lengths=[30] * 16)[0]
     counts = {True: [], False: []}
     for _ in range(4):
         batch, mirrored = process.draw(), plain.draw()
@@ -183,16 +258,16 @@ def test_draws_differ_by_step_and_by_seed(ranks_of):
 
 
 @pytest.mark.parametrize("coupling", COUPLINGS)
-@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_groups_join_exactly_the_rows_that_share_noise(ranks_of, coupling, mirror, world_size):
-    masking = IndependentMasking(coupling=coupling, mirror=mirror)
+def test_groups_join_exactly_the_rows_that_share_noise(ranks_of, coupling, pair, world_size):
+    masking = IndependentMasking(coupling=coupling, pair=pair)
     processes = ranks_of(masking, world_size, 8)
     seen = set()
     for _ in range(2):
         group = torch.cat([process.draw().group for process in processes])
         size = {"independent": 1, "antithetic": 2, "stratified": 8}[coupling]
-        size = min(8, size * (2 if mirror else 1))
+        size = min(8, size * (2 if pair else 1))
         blocks = group.view(-1, size)
         assert (blocks == blocks[:, :1]).all()
         assert len(group.unique()) == 8 // size
@@ -206,10 +281,10 @@ def test_groups_join_exactly_the_rows_that_share_noise(ranks_of, coupling, mirro
         ({}, 9, 2),
         ({}, 0, 1),
         ({}, 2.0, 1),
-        ({"mirror": True}, 7, 1),
-        ({"mirror": True}, 6, 2),
+        ({"pair": "mirror"}, 7, 1),
+        ({"pair": "mirror"}, 6, 2),
         ({"coupling": "antithetic"}, 7, 1),
-        ({"coupling": "antithetic", "mirror": True}, 6, 1),
+        ({"coupling": "antithetic", "pair": "mirror"}, 6, 1),
     ],
 )
 def test_a_batch_that_does_not_divide_is_refused_at_the_start(ranks_of, options, batch_size, world_size):
@@ -222,4 +297,9 @@ def test_bad_options_are_refused():
         IndependentMasking(coupling="strata")
     for below in (0.0, -0.5, 1.5):
         with pytest.raises(ValueError, match="mirror_below"):
-            IndependentMasking(mirror=True, mirror_below=below)
+            IndependentMasking(pair="mirror", mirror_below=below)
+    for pair in (None, "complement"):
+        with pytest.raises(ValueError, match="set pair='mirror' too"):
+            IndependentMasking(pair=pair, mirror_below=0.5)
+    with pytest.raises(ValueError, match="'mirror', 'complement' or None, got True"):
+        IndependentMasking(pair=True)

@@ -23,6 +23,22 @@ def fitted():
     return running
 
 
+def test_the_fit_is_the_papers_formula_with_seven_parameters(fitted):
+    """p(t) = sqrt(a t^r + b (1-t)^q + A² exp(2κ t^m)); a, b, A, κ > 0, r, q ≥ 0, m > 1."""
+    p, t = fitted.fit.parameters, np.linspace(0.01, 1, 50)
+    assert set(p) == {"a", "b", "A", "k", "r", "q", "m"}
+    root = np.sqrt(p["a"] * t ** p["r"] + p["b"] * (1 - t) ** p["q"] + p["A"] ** 2 * np.exp(2 * p["k"] * t ** p["m"]))
+    np.testing.assert_allclose(fitted.fit.root(t, "independent"), root)
+    assert min(p["a"], p["b"], p["A"], p["k"]) > 0
+    assert min(p["r"], p["q"]) >= 0
+    assert p["m"] > 1
+
+
+def test_exponents_below_one_are_fitted_too():
+    """The paper's family has r, q ≥ 0: a square-root rise is in it."""
+    assert fit_epr(RateProfile(T, torch.full((30,), 0.01), T**0.5), "stratified").kl < 1e-5
+
+
 @pytest.mark.parametrize("optimum", ["independent", "stratified"])
 def test_a_member_of_the_family_is_fitted(optimum):
     assert fit_epr(profile(), optimum).kl < 1e-5

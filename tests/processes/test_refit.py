@@ -1,11 +1,13 @@
 """Moments of single rows' losses and gradients at each rate, against plain sums and exact enumeration."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from unmask import ELBO, PPOTS, Bernoulli, ExactCount, IndependentMasking, RowStream, Uniform
 from unmask.data import load_sudoku
-from unmask.processes.refit import evaluation_field, loss_and_gradient, measure_profile
+from unmask.processes.refit import evaluation_field, loss_and_gradient, measure_profile, row_losses
 from unmask.recipes import SudokuModel
 from unmask.times import Measurement
 
@@ -58,6 +60,34 @@ def test_gradient_moments_are_those_of_the_rows_gradients(model, rows, rule):
         # sqrt(g² + v), all that a fit looks at, is the root of the plain second moment
         assert float(found.mean[i] ** 2 + found.variance[i]) == pytest.approx(float(second), rel=1e-4)
     model.zero_grad()
+
+
+def test_the_variance_within_rows_is_the_mean_of_the_rows_own(model, rows):
+    """By definition: the variance over the masks of each row, then the mean over rows; the mean is the same."""
+    wanted = Measurement((0.3, 0.7), rows=3, masks=4, variance="within")
+    found, total = (measure_profile(model, rows, Bernoulli(), w) for w in (wanted, replace(wanted, variance="total")))
+    clean = RowStream(rows).rows(torch.arange(3).repeat(4), torch.arange(4).repeat_interleave(3))
+    for i, t in enumerate(wanted.rates):
+        t = torch.full((12,), t, dtype=torch.float64)
+        field = evaluation_field(0, clean, i)
+        batch = IndependentMasking().assemble(clean, t, Uniform(), field, None, torch.arange(12))
+        losses = row_losses(model, batch)
+        own = torch.stack([losses[clean.row == row].var() for row in range(3)])
+        assert float(found.variance[i]) == pytest.approx(float(own.mean()), rel=1e-5)
+        assert float(total.variance[i]) == pytest.approx(float(losses.var()), rel=1e-5)
+    assert torch.equal(found.mean, total.mean)
+
+
+def test_the_gradients_variance_within_rows_is_the_mean_of_the_rows_own(model, rows):
+    wanted = Measurement((0.5,), rows=2, masks=3, moment="gradient", variance="within")
+    found = measure_profile(model, rows, ExactCount(), wanted)
+    clean = RowStream(rows).rows(torch.arange(2).repeat(3), torch.arange(3).repeat_interleave(2))
+    t = torch.full((6,), 0.5, dtype=torch.float64)
+    field = evaluation_field(0, clean, 0)
+    batch = IndependentMasking(mask=ExactCount()).assemble(clean, t, Uniform(), field, None, torch.arange(6))
+    gradients = torch.stack([loss_and_gradient(model, batch[i : i + 1], ELBO())[1].double() for i in range(6)])
+    own = [gradients[row::2].var(0).sum() for row in range(2)]
+    assert float(found.variance[0]) == pytest.approx(float(sum(own)) / 2, rel=1e-4)
 
 
 def test_measuring_leaves_the_model_as_it_was(model, rows):

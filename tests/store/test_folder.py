@@ -72,7 +72,7 @@ def test_a_run_saved_before_a_field_existed_goes_on_if_the_field_has_its_default
     saved = json.loads(path.read_text())
     for config, field in (
         (saved["training"], "attention"),
-        (saved["run"]["masking"], "mirror"),
+        (saved["run"]["masking"], "pair"),
         (saved["run"]["masking"]["time"], "std"),
     ):
         del config[field]
@@ -142,7 +142,7 @@ def test_bad_settings_do_not_cost_the_run_that_would_be_overwritten(tmp_path, tr
     trainer().train()
     before = _content(tmp_path)
     with pytest.raises(ValueError, match="does not divide"):
-        trainer(masking=IndependentMasking(mirror=True), batch_size=7).train(overwrite=True)
+        trainer(masking=IndependentMasking(pair="mirror"), batch_size=7).train(overwrite=True)
     assert _content(tmp_path) == before
 
 

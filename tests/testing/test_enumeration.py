@@ -24,25 +24,26 @@ def clean(world):
 TIMES = [Uniform(), Bell(), Beta(2, 1), Beta(2, 2), Beta(1, 0.5), Tabulated(torch.tensor([1.0, 4, 2, 1, 0.5]))]
 RULES = [Bernoulli(), ExactCount()]
 COUPLINGS = ["independent", "stratified", "antithetic"]
+PAIRS = [None, "mirror", "complement"]
 
 
 def named(value):
     return value if isinstance(value, (str, bool)) else type(value).__name__
 
 
-@pytest.mark.parametrize("mirror", [False, True], ids=["single", "mirrored"])
+@pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize("coupling", COUPLINGS)
 @pytest.mark.parametrize("rule", RULES, ids=named)
 @pytest.mark.parametrize("time", TIMES, ids=named)
-def test_elbo_is_unbiased_for_every_combination(world, clean, time, rule, coupling, mirror):
-    found = check_unbiased(IndependentMasking(time, rule, coupling, mirror), ELBO(), clean, world.nll)
+def test_elbo_is_unbiased_for_every_combination(world, clean, time, rule, coupling, pair):
+    found = check_unbiased(IndependentMasking(time, rule, coupling, pair), ELBO(), clean, world.nll)
     assert found.claims_unbiased
 
 
 @pytest.mark.parametrize("coupling", COUPLINGS)
-@pytest.mark.parametrize("mirror", [False, True])
-def test_row_mean_with_exact_count_and_uniform_rates_is_the_elbo(world, clean, coupling, mirror):
-    masking = IndependentMasking(Uniform(), ExactCount(), coupling, mirror)
+@pytest.mark.parametrize("pair", [None, "mirror"])
+def test_row_mean_with_exact_count_and_uniform_rates_is_the_elbo(world, clean, coupling, pair):
+    masking = IndependentMasking(Uniform(), ExactCount(), coupling, pair)
     assert check_unbiased(masking, RowMean(), clean, world.nll).claims_unbiased
 
 
@@ -50,7 +51,7 @@ def test_row_mean_with_exact_count_and_uniform_rates_is_the_elbo(world, clean, c
 def test_mirroring_below_a_rate_is_unbiased(rule):
     world = TabularWorld.random(length=2, vocab_size=3, error=1.0)
     clean = world.rows(torch.tensor([[0, 2]]))
-    check_unbiased(IndependentMasking(mask=rule, mirror=True, mirror_below=0.7), ELBO(), clean, world.nll)
+    check_unbiased(IndependentMasking(mask=rule, pair="mirror", mirror_below=0.7), ELBO(), clean, world.nll)
 
 
 def test_a_fitted_ppots_is_unbiased(world, clean):
@@ -72,9 +73,10 @@ def test_positions_that_are_not_maskable_do_not_matter(world):
     [
         (RowMean(), IndependentMasking()),
         (RowMean(), IndependentMasking(Bell(), ExactCount())),
+        (RowMean(), IndependentMasking(mask=ExactCount(), pair="complement")),
         (MaskedMean(), IndependentMasking()),
         (MaskedMean(), IndependentMasking(Bell(), Bernoulli(), "stratified")),
-        (MaskedMean(), IndependentMasking(mask=ExactCount(), coupling="antithetic", mirror=True)),
+        (MaskedMean(), IndependentMasking(mask=ExactCount(), coupling="antithetic", pair="mirror")),
     ],
     ids=repr,
 )
@@ -86,6 +88,13 @@ def test_what_does_not_claim_to_be_unbiased_is_not(world, clean, objective, mask
 
 def test_clipped_rates_make_no_claim():
     assert not claims_unbiased(IndependentMasking(Clipped(0.1, 1.0)), ELBO())
+
+
+@pytest.mark.parametrize("rule", RULES, ids=named)
+def test_high_rates_and_their_complements_cover_all_rates(world, clean, rule):
+    masking = IndependentMasking(Clipped(0.5, 1.0), rule, pair="complement")
+    assert check_unbiased(masking, ELBO(), clean[:1], world.nll).claims_unbiased
+    assert not claims_unbiased(IndependentMasking(Clipped(0.6, 1.0), rule, pair="complement"), ELBO())  # (0.4, 0.6]
 
 
 def test_the_biased_expectation_agrees_with_simulation(world, clean):
@@ -119,9 +128,15 @@ class WrongDensity(Uniform):
 
 @dataclass(frozen=True)
 class WrongCount(ExactCount):
-    def rate_and_density(self, t, effective_length, time):
-        rate, density = super().rate_and_density(t, effective_length, time)
+    def rate_and_density(self, t, clean, time):
+        rate, density = super().rate_and_density(t, clean, time)
         return rate, density * (1 + 0.01 * rate)
+
+
+@dataclass(frozen=True)
+class WrongPair(ExactCount):
+    def complement_density(self, rate, clean, time):
+        return super().rate_and_density(rate[:, 0], clean, time)[1]  # that of the first row alone
 
 
 @dataclass(frozen=True)
@@ -152,8 +167,9 @@ class WrongRule(Bernoulli):
         (IndependentMasking(), WrongWeight()),
         (IndependentMasking(), WrongNormaliser()),
         (IndependentMasking(mask=WrongRule()), ELBO()),
+        (IndependentMasking(mask=WrongPair(), pair="complement"), ELBO()),
     ],
-    ids=["density", "count", "weight", "normaliser", "redrawn"],
+    ids=["density", "count", "weight", "normaliser", "redrawn", "pair"],
 )
 def test_a_planted_mistake_is_found(world, clean, masking, objective):
     with pytest.raises(AssertionError, match="biased"):

@@ -44,12 +44,12 @@ def nll_of(world, size):
     return partial(world.nll, block=torch.arange(world.length) // size)
 
 
-@pytest.mark.parametrize("mirror", [False, True], ids=["single", "mirrored"])
+@pytest.mark.parametrize("pair", [None, "mirror", "complement"])
 @pytest.mark.parametrize("coupling", COUPLINGS)
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 @pytest.mark.parametrize("time", TIMES, ids=repr)
-def test_elbo_is_the_sum_of_the_blocks_elbos_for_every_combination(world, clean, time, rule, coupling, mirror):
-    masking = Blockwise(IndependentMasking(time, rule, coupling, mirror), size=2)
+def test_elbo_is_the_sum_of_the_blocks_elbos_for_every_combination(world, clean, time, rule, coupling, pair):
+    masking = Blockwise(IndependentMasking(time, rule, coupling, pair), size=2)
     found = check_unbiased(masking, ELBO(), clean, nll_of(world, 2))
     assert found.claims_unbiased
 
@@ -62,15 +62,15 @@ def test_strata_over_the_blocks_of_several_rows_leave_it_unbiased(world, rule, c
     check_unbiased(masking, ELBO(), clean, nll_of(world, 2))
 
 
-@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("pair", [None, "mirror"])
 @pytest.mark.parametrize("size", [1, 2, 4])
-def test_row_mean_with_exact_count_and_uniform_rates_is_the_elbo_of_equal_blocks(world, clean, size, mirror):
-    masking = Blockwise(IndependentMasking(mask=ExactCount(), mirror=mirror), size)
+def test_row_mean_with_exact_count_and_uniform_rates_is_the_elbo_of_equal_blocks(world, clean, size, pair):
+    masking = Blockwise(IndependentMasking(mask=ExactCount(), pair=pair), size)
     assert check_unbiased(masking, RowMean(), clean, nll_of(world, size)).claims_unbiased
 
 
 def test_mirroring_below_a_rate_is_unbiased(world, clean):
-    masking = Blockwise(IndependentMasking(mirror=True, mirror_below=0.7), size=2)
+    masking = Blockwise(IndependentMasking(pair="mirror", mirror_below=0.7), size=2)
     check_unbiased(masking, ELBO(), clean, nll_of(world, 2))
 
 
@@ -120,9 +120,8 @@ def test_smaller_blocks_bound_the_likelihood_no_worse_where_the_truth_is_known()
 class DensityOfTheRow(Blockwise):
     def assemble(self, clean, blocks, t, time, uniform, other, group):
         batch = super().assemble(clean, blocks, t, time, uniform, other, group)
-        length = clean.effective_length[:, None]
-        _, density = self.masking.mask.rate_and_density(t.view(len(clean), -1), length, time)
-        return replace(batch, density=density.repeat_interleave(blocks.size, 1))
+        by_block = [self.masking.mask.rate_and_density(x, clean, time)[1] for x in t.view(len(clean), -1).unbind(1)]
+        return replace(batch, density=torch.cat(by_block, 1).repeat_interleave(blocks.size, 1))
 
 
 @dataclass(frozen=True)
@@ -185,7 +184,7 @@ def test_rows_whose_blocks_differ_in_length_are_not_enumerated(world, clean):
 @pytest.mark.parametrize(
     "inner",
     [
-        IndependentMasking(Bell(), ExactCount(), "stratified", mirror=True),
+        IndependentMasking(Bell(), ExactCount(), "stratified", pair="mirror"),
         IndependentMasking(Beta(2, 1), Bernoulli(), "antithetic"),
     ],
     ids=["bell, count, stratified, mirror", "beta, antithetic"],

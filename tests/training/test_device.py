@@ -38,7 +38,7 @@ def device(monkeypatch):
 ARMS = {
     "standard": (IndependentMasking(coupling="stratified"), ELBO()),
     "exact count": (IndependentMasking(mask=ExactCount()), RowMean()),
-    "bell": (IndependentMasking(Bell(), coupling="antithetic", mirror=True), MaskedMean()),
+    "bell": (IndependentMasking(Bell(), coupling="antithetic", pair="mirror"), MaskedMean()),
     "P-POTS": (IndependentMasking(PPOTS(refit_every=2, grid=4, rows=2, masks=2)), ELBO()),
     "P-POTS of the gradient": pytest.param(
         IndependentMasking(PPOTS(refit_every=2, grid=4, rows=2, masks=2, moment="gradient")),

@@ -348,11 +348,11 @@ def test_padding_is_not_computed_and_changes_nothing(trainer, build, weights_in,
     whole = trainer("whole", model=build(double=True), masking=masking, objective=objective, dataset=rows)
     forward = whole.wrapped.forward
 
-    def uncut(batch, weights, needs):
+    def uncut(batch, weights, needs, objective):
         length = batch.clean.length
         assert length == weights.shape[1] == batch.clean.attention.sum(1).max()
         wide = batch.map(lambda x: pad(x, (0, 40 - length)) if x.dim() == 2 and x.shape[1] == length else x)
-        output = forward(wide, pad(weights, (0, 40 - length)), needs)
+        output = forward(wide, pad(weights, (0, 40 - length)), needs, objective)
         return output.map(lambda x: x[:, :length] if x.dim() == 2 else x)
 
     whole.wrapped.forward = uncut

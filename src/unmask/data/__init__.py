@@ -3,10 +3,12 @@
 from unmask.data.arithmetic import load_addition
 from unmask.data.corpora import GSM8K, LM1B, OPENWEBTEXT, TINYGSM, PromptCorpus, TextCorpus
 from unmask.data.documents import load_documents, stream_documents
+from unmask.data.endings import Rainbow
 from unmask.data.importance import RowImportance
 from unmask.data.stream import RowStream, check_rows
 from unmask.data.sudoku import load_sudoku
 from unmask.data.supervised import chat_rows, prompt_rows
+from unmask.data.syntax import with_syntax
 from unmask.data.text import load_text, tokenize
 from unmask.data.tokenizers import TextTokenizer, bpe_tokenizer, character_tokenizer
 
@@ -16,6 +18,7 @@ __all__ = [
     "OPENWEBTEXT",
     "TINYGSM",
     "PromptCorpus",
+    "Rainbow",
     "RowImportance",
     "RowStream",
     "TextCorpus",
@@ -31,4 +34,5 @@ __all__ = [
     "prompt_rows",
     "stream_documents",
     "tokenize",
+    "with_syntax",
 ]

@@ -1,4 +1,4 @@
-"""What follows a text that is shorter than its row: three named policies.
+"""What follows a text that is shorter than its row: named policies.
 
 Padding is never attended to or masked here, and the end-of-text token is trained or not because someone said so.
 
@@ -12,19 +12,52 @@ Padding is never attended to or masked here, and the end-of-text token is traine
   predicted. The model learns how long texts are: give it more positions than it needs, and it ends the text and fills
   the rest, which `TextTask` cuts off. LLaDA's fine-tuning does this (arXiv 2502.09992). It costs forwards over
   filling; and where texts are short, most of the tokens in the loss are filling, which is easy to predict.
+- ``Rainbow(tokens)``: as eos_as_padding, but one end-of-text token is followed by a cycle of several padding tokens
+  (rainbow padding). With one token for both, a confident sampler fills the far end with end-of-text before it writes
+  anything, and replies come out short; with a cycle, no padding token is likely by itself.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import numpy as np
+
+from unmask.config import check_name, ours, require, to_json
 
 Ending = Literal["trained", "untrained", "eos_as_padding"]
 
 
+@dataclass(frozen=True)
+class Rainbow:
+    """A cycle of padding tokens behind the end-of-text token, masked and predicted like any other.
+
+    Attributes:
+        tokens: ids of at least two tokens of the vocabulary that nothing else uses.
+    """
+
+    tokens: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        distinct = len(set(self.tokens)) == len(self.tokens) > 1
+        require(distinct, f"Rainbow needs at least two different tokens, got {self.tokens}; for one: eos_as_padding")
+
+
+def check_ending(ending: Ending | Rainbow) -> Any:
+    """What stands for an ending in the key of a cache, as a JSON value; ValueError for what is none."""
+    if not isinstance(ending, Rainbow):
+        check_name("ending", ending, get_args(Ending))
+    return to_json(ending)
+
+
 def with_ending(
-    tokens: np.ndarray, maskable: np.ndarray, ending: Ending, eos_token_id: int, length: int, ended: bool = False
+    tokens: np.ndarray,
+    maskable: np.ndarray,
+    ending: Ending | Rainbow,
+    eos_token_id: int,
+    length: int,
+    ended: bool = False,
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """End a row as the policy says.
 
@@ -42,8 +75,16 @@ def with_ending(
     wanted = len(tokens) + (not ended)
     if wanted > length:
         return None
-    extra = (length if ending == "eos_as_padding" else wanted) - len(tokens)
+    fills = ending == "eos_as_padding" or isinstance(ending, Rainbow)
+    extra = (length if fills else wanted) - len(tokens)
+    added = np.full(extra, eos_token_id, tokens.dtype)
+    if isinstance(ending, Rainbow):
+        padding = added[(not ended) :]  # behind the end of the text
+        padding[:] = np.resize(ending.tokens, len(padding))
     return (
-        np.concatenate([tokens, np.full(extra, eos_token_id, tokens.dtype)]),
+        np.concatenate([tokens, added]),
         np.concatenate([maskable, np.full(extra, ending != "untrained")]),
     )
+
+
+ours(Rainbow)

@@ -1,7 +1,6 @@
 """Drawing rows unevenly: in proportion to an estimate of their loss, and weighted back.
 
-The paper (arXiv 2511.18159) names this ISAD; its definition could not be reached, so this is our reading:
-importance sampling across the data, mixed with uniform draws.
+Importance sampling over rows, mixed with uniform draws. It is ours: no paper's method.
 """
 
 from __future__ import annotations

@@ -26,12 +26,13 @@ class RowStream:
 
     Args:
         dataset: a Hugging Face data set with columns `tokens` (integers) and `maskable` (booleans) of
-            equal length in each row; other columns are ignored. Rows may differ in length: they are padded
-            on the right, and padding is neither attended to nor masked.
+            equal length in each row; a column `guide` of a number for each
+            position is carried along (`TokenBatch.guide`); others are ignored. Rows may differ in length: they are
+            padded on the right, and padding is neither attended to nor masked.
         seed: seed of the order.
         rank: this process's number, 0 ≤ rank < world_size.
         world_size: number of processes that share the stream.
-        importance: draw rows in proportion to their loss and weigh them back (ISAD as we read it). Rows are then
+        importance: draw rows in proportion to their loss and weigh them back. Rows are then
             drawn with replacement, and there are no epochs. None: every row once an epoch.
 
     Raises:
@@ -55,7 +56,8 @@ class RowStream:
             raise ValueError("the data set is empty")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be at least 0 and below world_size={world_size}, got {rank}")
-        self.dataset = dataset.select_columns(["tokens", "maskable"]).with_format("numpy")
+        columns = ["tokens", "maskable", *(["guide"] if "guide" in dataset.column_names else [])]
+        self.dataset = dataset.select_columns(columns).with_format("numpy")
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.position = 0  # rows dealt so far, by all ranks together
         self.importance = importance
@@ -100,12 +102,17 @@ class RowStream:
 
     def rows(self, row: Tensor, draw: Tensor | None = None) -> TokenBatch:
         """Return the rows with the given numbers, [B] int64, whatever the stream's position."""
-        columns = self.dataset[row.numpy()] if len(row) else {"tokens": [], "maskable": []}
+        columns = self.dataset[row.numpy()] if len(row) else {name: [] for name in self.dataset.column_names}
         tokens, attention = _pad(columns["tokens"], np.int64)
         maskable, flagged = _pad(columns["maskable"], np.bool_)
         if not torch.equal(attention, flagged):
             raise ValueError(f"`tokens` and `maskable` differ in length in a row among {row.tolist()[:8]}")
         maskable &= attention
+        guide = None
+        if "guide" in columns:
+            guide, flagged = _pad(columns["guide"], np.float64)
+            if not torch.equal(attention, flagged):
+                raise ValueError(f"`tokens` and `guide` differ in length in a row among {row.tolist()[:8]}")
         empty = ~maskable.any(1)
         if empty.any():
             raise ValueError(
@@ -119,6 +126,7 @@ class RowStream:
             row=row,
             draw=torch.zeros_like(row) if draw is None else draw,
             weight=torch.ones(len(row)),
+            guide=guide,
         )
 
     def observe(self, row: Tensor, loss: Tensor) -> None:

@@ -25,7 +25,7 @@ from unmask.config import check_name, positive_int, require
 from unmask.data.cache import Rows, as_dataset, data_key
 from unmask.data.columns import PathLike
 from unmask.data.documents import batches
-from unmask.data.endings import Ending, with_ending
+from unmask.data.endings import Ending, Rainbow, check_ending, with_ending
 from unmask.data.tokenizers import TextTokenizer
 
 TooLong = Literal["drop", "cut", "refuse"]
@@ -39,7 +39,7 @@ def prompt_rows(
     length: int,
     prompt: str = "{prompt}\n",
     response: str = "{response}",
-    ending: Ending = "trained",
+    ending: Ending | Rainbow = "trained",
     too_long: TooLong = "drop",
     cache: PathLike | None = None,
     version: str | None = None,
@@ -92,7 +92,13 @@ def prompt_rows(
                 yield _Example(place, np.concatenate([given, reply]), maskable, ended=False)
 
     rows = _rows(examples(), tokenizer.eos_token_id, length, ending, too_long)
-    settings = {"prompt": prompt, "response": response, "length": length, "ending": ending, "too_long": too_long}
+    settings = {
+        "prompt": prompt,
+        "response": response,
+        "length": length,
+        "ending": check_ending(ending),
+        "too_long": too_long,
+    }
     return as_dataset(rows, tokenizer, cache, settings, lambda: data_key(dataset, columns, version))
 
 
@@ -103,7 +109,7 @@ def chat_rows(
     length: int,
     messages: str = "messages",
     replies: Replies = "together",
-    ending: Ending = "trained",
+    ending: Ending | Rainbow = "trained",
     too_long: TooLong = "drop",
     cache: PathLike | None = None,
     version: str | None = None,
@@ -165,7 +171,7 @@ def chat_rows(
 
     rows = _rows(examples(), eos, length, ending, too_long)
     settings = {"messages": messages, "template": template, "replies": replies}
-    settings |= {"length": length, "ending": ending, "too_long": too_long}
+    settings |= {"length": length, "ending": check_ending(ending), "too_long": too_long}
     return as_dataset(rows, plain, cache, settings, lambda: data_key(dataset, [messages], version))
 
 
@@ -178,7 +184,9 @@ class _Example(NamedTuple):
     ended: bool
 
 
-def _rows(examples: Iterator[_Example], eos: int, length: int, ending: Ending, too_long: TooLong) -> Iterator[Rows]:
+def _rows(
+    examples: Iterator[_Example], eos: int, length: int, ending: Ending | Rainbow, too_long: TooLong
+) -> Iterator[Rows]:
     """End the rows, treat those that are too long, and say at the end what was left out."""
     total, kept, made, empty, long = 0, 0, [], [], []
     for place, tokens, maskable, ended in examples:
@@ -212,8 +220,8 @@ def _rows(examples: Iterator[_Example], eos: int, length: int, ending: Ending, t
         warnings.warn(message, stacklevel=2)
 
 
-def _check(length: int, ending: str, too_long: str) -> None:
-    check_name("ending", ending, get_args(Ending))
+def _check(length: int, ending: Ending | Rainbow, too_long: str) -> None:
+    check_ending(ending)
     check_name("too_long", too_long, get_args(TooLong))
     positive_int("length", length, least=2)
 

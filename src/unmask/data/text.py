@@ -25,7 +25,7 @@ from unmask.config import check_name, require
 from unmask.data.cache import Rows, as_dataset, data_key
 from unmask.data.columns import PathLike
 from unmask.data.documents import Source, Split, batches, load_documents, source_hash, stream_documents
-from unmask.data.endings import Ending, with_ending
+from unmask.data.endings import Ending, Rainbow, check_ending, with_ending
 from unmask.data.tokenizers import TextTokenizer
 
 Packing = Literal["packed", "sentence", "document"]
@@ -46,7 +46,7 @@ def load_text(
     column: str = "text",
     length: int = 128,
     packing: Packing = "packed",
-    ending: Ending = "trained",
+    ending: Ending | Rainbow = "trained",
     cache: PathLike | None = None,
 ) -> Dataset:
     """Load rows of tokens: `load_documents`, then `tokenize`. See these two for the arguments and what is raised.
@@ -68,7 +68,7 @@ def tokenize(
     tokenizer: TextTokenizer,
     length: int = 128,
     packing: Packing = "packed",
-    ending: Ending = "trained",
+    ending: Ending | Rainbow = "trained",
     *,
     cache: PathLike | None = None,
     version: str | None = None,
@@ -106,17 +106,17 @@ def tokenize(
     """
     TextTokenizer.check(tokenizer)
     check_name("packing", packing, get_args(Packing))
-    check_name("ending", ending, get_args(Ending))
+    check_ending(ending)
     least = 2 if ending == "untrained" else 1  # a row of one end-of-text token alone has nothing to learn
     require(length >= least, f"length must be at least {least}, got {length}")
 
     texts = _encoded(dataset, column, tokenizer, _sentences if packing == "sentence" else _whole)
     rows = (_packed if packing == "packed" else _one_a_row)(texts, tokenizer.eos_token_id, length, ending)
-    settings = {"column": column, "length": length, "packing": packing, "ending": ending}
+    settings = {"column": column, "length": length, "packing": packing, "ending": check_ending(ending)}
     return as_dataset(rows, tokenizer, cache, settings, lambda: data_key(dataset, [column], version))
 
 
-def _packed(texts: Iterator[list[np.ndarray]], eos: int, length: int, ending: Ending) -> Iterator[Rows]:
+def _packed(texts: Iterator[list[np.ndarray]], eos: int, length: int, ending: Ending | Rainbow) -> Iterator[Rows]:
     """Join texts and cut the whole into rows; what does not fill a row waits for the next batch."""
     separator = np.array([eos], dtype=np.int32), np.array([ending != "untrained"])
     rest, started = (np.empty(0, dtype=np.int32), np.empty(0, dtype=bool)), False
@@ -131,7 +131,7 @@ def _packed(texts: Iterator[list[np.ndarray]], eos: int, length: int, ending: En
         yield Rows.of([last])
 
 
-def _one_a_row(texts: Iterator[list[np.ndarray]], eos: int, length: int, ending: Ending) -> Iterator[Rows]:
+def _one_a_row(texts: Iterator[list[np.ndarray]], eos: int, length: int, ending: Ending | Rainbow) -> Iterator[Rows]:
     """A row of each text, cut off after `length` tokens."""
     for batch in texts:
         every = [(tokens, np.ones(len(tokens), dtype=bool)) for tokens in batch]

@@ -26,19 +26,34 @@ from unmask.data.stream import RowStream
 from unmask.evaluation.estimate import Estimate, bootstrap
 from unmask.masks import ExactCount, MaskRule
 from unmask.models.denoiser import MaskedDiffusionLM
-from unmask.objectives import ELBO, Objective
+from unmask.objectives import ELBO, InverseRate, Objective
 from unmask.processes import IndependentMasking
+from unmask.processes.guides import add_entropies
 from unmask.processes.ppots import PPOTS
 from unmask.processes.refit import evaluation_field, loss_and_gradient, measure_profile, row_losses
+from unmask.reweighted import CAP, CART, LIFT, PAPL
 from unmask.times import Uniform
+from unmask.token_rates import GIFT, Delimiters, HalfLife
 
-ARMS: dict[str, IndependentMasking] = {
+Measured = IndependentMasking | tuple[IndependentMasking, Objective]
+"""A masking, with an objective where that is not the ELBO."""
+
+ARMS: dict[str, Measured] = {
     "standard": IndependentMasking(),
     "stratified": IndependentMasking(coupling="stratified"),
     "antithetic": IndependentMasking(coupling="antithetic"),
     "exact count": IndependentMasking(mask=ExactCount()),
-    "mirror": IndependentMasking(mirror=True),
+    "mirror": IndependentMasking(pair="mirror"),
+    "complement": IndependentMasking(pair="complement"),
+    "half-life": IndependentMasking(mask=HalfLife()),
+    "GIFT": IndependentMasking(mask=GIFT(floor=0.6)),
+    "ISAD, token 1 as the delimiter": (IndependentMasking(mask=Delimiters((1,))), InverseRate()),
+    "PAPL": (IndependentMasking(), PAPL(ELBO())),
+    "LIFT": (IndependentMasking(), LIFT(ELBO())),
+    "CART": (IndependentMasking(), CART(ELBO())),
+    "CAP": (IndependentMasking(), CAP(ELBO())),
     "P-POTS": IndependentMasking(time=PPOTS()),
+    "P-POTS within rows": IndependentMasking(time=PPOTS(variance="within")),
     "P-POTS of the gradient": IndependentMasking(time=PPOTS(moment="gradient", masks=2)),
     "exact count + stratified": IndependentMasking(mask=ExactCount(), coupling="stratified"),
     "P-POTS + stratified + exact count": IndependentMasking(PPOTS(optimum="stratified"), ExactCount(), "stratified"),
@@ -46,7 +61,7 @@ ARMS: dict[str, IndependentMasking] = {
         PPOTS(optimum="stratified", moment="gradient", masks=2), ExactCount(), "stratified"
     ),
     "P-POTS + mirror + stratified + exact count": IndependentMasking(
-        PPOTS(optimum="stratified"), ExactCount(), "stratified", mirror=True
+        PPOTS(optimum="stratified"), ExactCount(), "stratified", pair="mirror"
     ),
 }
 
@@ -152,13 +167,13 @@ def decompose(
 def compare_variance(
     model: MaskedDiffusionLM,
     dataset: Dataset,
-    arms: Mapping[str, IndependentMasking],
+    arms: Mapping[str, Measured],
     batch_size: int,
     nested: Nested,
     seed: int,
     console: Console | None = None,
 ) -> dict[str, dict[str, Decomposition]]:
-    """Decompose the arms (name: masking) one by one, with a progress bar; P-POTS is fitted to the model first.
+    """Decompose the arms one by one, with a progress bar; P-POTS is fitted to the model first, GIFT reads entropies.
 
     The first 64 rows serve the fit alone; batches are drawn from the others.
     """
@@ -166,7 +181,9 @@ def compare_variance(
     others = dataset.select(range(len(held_out), len(dataset)))
     found = {}
     with Progress(console=console) as progress:
-        for name, masking in arms.items():
+        for name, arm in arms.items():
+            masking, objective = arm if isinstance(arm, tuple) else (arm, ELBO())
+            rows = add_entropies(model, others) if isinstance(masking.mask, GIFT) else others
             task = progress.add_task(name, total=nested.row_sets)
             time = masking.time.start()
             if time.measures is not None:
@@ -175,7 +192,8 @@ def compare_variance(
             found[name] = decompose(
                 model,
                 masking,
-                others,
+                rows,
+                objective=objective,
                 batch_size=batch_size,
                 nested=nested,
                 seed=seed,
@@ -203,7 +221,7 @@ def mirrored_covariance(
         "covariance" and "variance" (of one loss, given row and rate), each an `Estimate`; one uniform rate
         is drawn for each row.
     """
-    masking = IndependentMasking(mask=rule, mirror=True)
+    masking = IndependentMasking(mask=rule, pair="mirror")
     clean = RowStream(dataset, seed).take(rows)
     t = noise.slot_uniforms(seed, 0, torch.arange(rows), purpose=noise.Purpose.EVALUATION)
     first, second = [], []

@@ -108,7 +108,8 @@ class MaskedDiffusionTrainer(Trainer):
     ) -> Any:
         """Σ weight · nll / Z of a micro-batch; the step's last one gives the process its scores."""
         scale = self.accelerator.num_processes / num_items_in_batch  # gradients are averaged over the ranks
-        output: MaskedOutput = model(inputs["batch"], inputs["weights"] * scale.float(), self.process.needs)
+        weights = inputs["weights"] * scale.float()
+        output: MaskedOutput = model(inputs["batch"], weights, self.process.needs, self.objective)
         self._scores.append(output.scores)
         if len(self._scores) == self.args.gradient_accumulation_steps:
             scores, self._scores = self._scores, []

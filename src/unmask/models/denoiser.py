@@ -23,6 +23,7 @@ from unmask.models.lora import WEIGHTS_FILE as ADAPTERS_FILE
 from unmask.models.lora import has_adapters, load_adapters, save_adapters
 from unmask.models.readout import ReadOut
 from unmask.models.verify import find_backbone, freeze_unreached, verify
+from unmask.objectives import Objective
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class MaskedOutput(Tensors):
             asked for.
         balance: scalar, what the loss holds besides: a mixture of experts' term for even routing, times Σ weight.
             None where the model's config does not ask for it (`output_router_logits`).
+        factor: [B, L] what the objective multiplied the weights by, if it reweights.
     """
 
     loss: Tensor
@@ -44,6 +46,7 @@ class MaskedOutput(Tensors):
     scores: Scores | None
     gradient: Tensor | None = None
     balance: Tensor | None = None
+    factor: Tensor | None = None
 
 
 class MaskedDiffusionLM(nn.Module):
@@ -262,7 +265,11 @@ class MaskedDiffusionLM(nn.Module):
         return layout.read(output.last_hidden_state), output, layout.real
 
     def forward(
-        self, batch: MaskedBatch, weights: Tensor | None = None, needs: tuple[str, ...] | None = None
+        self,
+        batch: MaskedBatch,
+        weights: Tensor | None = None,
+        needs: tuple[str, ...] | None = None,
+        objective: Objective | None = None,
     ) -> MaskedOutput:
         """Loss, per-token nll and scores of a masked batch, in one pass.
 
@@ -272,6 +279,7 @@ class MaskedDiffusionLM(nn.Module):
                 `unmask.objectives`). By default the mean over masked tokens.
             needs: statistics of `Scores` to return as well (a process's `needs`); None for none. "gradient"
                 adds the lengths of the gradient at the hidden states.
+            objective: one that reweights tokens by the model's own scores; any other changes nothing.
         """
         masked, attention = batch.masked, batch.clean.attention
         self._check_masked(masked, attention)
@@ -281,17 +289,22 @@ class MaskedDiffusionLM(nn.Module):
         token_weights = (
             weights.flatten()[flat] if weights is not None else torch.full((len(flat),), 1 / max(1, len(flat)))
         )
-        loss, nll, found = self.head(
-            hidden.flatten(0, 1).index_select(0, flat),
-            batch.clean.tokens.flatten()[flat],
-            token_weights.to(hidden.device),
-            self.mask_token_id,
-            needs,
-        )
+        token_weights = token_weights.to(hidden.device)
+        states, targets = hidden.flatten(0, 1).index_select(0, flat), batch.clean.tokens.flatten()[flat]
 
         def spread(values: Tensor) -> Tensor:
             return values.new_zeros(masked.numel()).index_copy(0, flat, values).view(masked.shape)
 
+        factor, sharpness = None, None
+        if objective is not None and objective.reads is not None:
+            with torch.no_grad():
+                _, nll, found = self.head(states, targets, token_weights, self.mask_token_id, objective.reads)
+                scores = Scores(**{name: spread(value) for name, value in found.items()}, nll=spread(nll))
+                factor = objective.reweight(batch, scores)
+                extra = objective.sharpness(batch, scores)
+                token_weights = token_weights * factor.flatten()[flat]
+                sharpness = None if extra is None else extra.flatten()[flat]
+        loss, nll, found = self.head(states, targets, token_weights, self.mask_token_id, needs, sharpness)
         full_nll = spread(nll)
         statistics = {name: spread(value) for name, value in found.items()}
         gradient = statistics.pop("gradient", None)
@@ -301,7 +314,7 @@ class MaskedDiffusionLM(nn.Module):
             balance = self.head.readout.balance(output, real) * token_weights.sum()
             loss = loss + balance
             balance = balance.detach()
-        return MaskedOutput(loss, full_nll, scores, gradient, balance)
+        return MaskedOutput(loss, full_nll, scores, gradient, balance, factor)
 
     @torch.no_grad()
     def predict(self, noisy: Tensor, attention: Tensor, masked: Tensor, block: Tensor | None = None) -> Tensor:

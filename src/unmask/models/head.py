@@ -43,6 +43,7 @@ class _MaskedCrossEntropy(torch.autograd.Function):
         needs: tuple[str, ...] | None,
         dtype: torch.dtype,
         with_gradients: bool,
+        sharpness: Tensor | None,
         after: Callable[[Tensor], Tensor] | None,
         unused: Tensor | None,
         *late: Tensor,
@@ -50,6 +51,7 @@ class _MaskedCrossEntropy(torch.autograd.Function):
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         count, size = len(hidden), weight.shape[0]
         nll = hidden.new_empty(count, dtype=wide)
+        entropy = hidden.new_zeros(count, dtype=wide)
         found = {name: hidden.new_zeros(count, dtype=wide) for name in _names(needs)}
         w = weight.to(dtype)
         d_hidden = torch.empty_like(hidden) if with_gradients else None
@@ -90,9 +92,15 @@ class _MaskedCrossEntropy(torch.autograd.Function):
             if needs is not None:
                 for name, value in statistics(others, rest, needs).items():
                     found[name][rows] = value
+            if sharpness is not None:
+                entropy[rows] = statistics(others, rest, ("entropy",))["entropy"]
             if d_hidden is None:
                 continue
             d_logits = others.scatter_(1, index, 1.0).mul_(1 / (1 + rest[:, None]))  # the softmax
+            if sharpness is not None:  # the entropy's gradient is -p (log p + entropy)
+                share = sharpness[rows, None]
+                curve = torch.special.entr(d_logits).mul_(share)
+                d_logits.mul_(1 - share * entropy[rows, None]).add_(curve)
             d_logits.scatter_add_(1, target, -torch.ones_like(truth))
             if back is not None:
                 for total, part in zip(d_late, back(d_logits * relative[rows], late), strict=True):
@@ -118,7 +126,8 @@ class _MaskedCrossEntropy(torch.autograd.Function):
         ctx.dtypes = weight.dtype, None if bias is None else bias.dtype, *(leaf.dtype for leaf in late)
         extra = tuple(found[name] for name in _names(needs))
         ctx.mark_non_differentiable(nll, *extra)
-        return ((nll * token_weights).sum(), nll, *extra)
+        loss = nll if sharpness is None else nll + sharpness * entropy
+        return ((loss * token_weights).sum(), nll, *extra)
 
     @staticmethod
     @once_differentiable
@@ -135,7 +144,7 @@ class _MaskedCrossEntropy(torch.autograd.Function):
             None if g is None else g.mul_(ctx.largest * upstream[0]).to(dtype)
             for g, dtype in zip(rest, ctx.dtypes, strict=True)
         )
-        return d_hidden, d_weight, d_bias, *[None] * 8, *d_late
+        return d_hidden, d_weight, d_bias, *[None] * 9, *d_late
 
 
 def _through(
@@ -173,6 +182,7 @@ def masked_cross_entropy(
     token_weights: Tensor,
     mask_token_id: int,
     needs: tuple[str, ...] | None = None,
+    sharpness: Tensor | None = None,
     after: Callable[[Tensor], Tensor] | None = None,
     unused: Tensor | None = None,
     late: Sequence[Tensor] = (),
@@ -188,6 +198,7 @@ def masked_cross_entropy(
         mask_token_id: token excluded from the distribution.
         needs: statistics of `Scores` wanted besides; None for none. "gradient" adds the length of the loss's
             gradient with respect to each hidden state.
+        sharpness: [N] share of each prediction's entropy, times the token's weight, in the loss; None for none.
         after: what the model does to its logits [N, V], row by row and differentiably; None for nothing.
         unused: int64 ids that are excluded as the mask token is.
         late: weights that `after` reads, and that are trained.
@@ -212,6 +223,7 @@ def masked_cross_entropy(
             needs,
             dtype,
             with_gradients,
+            None if sharpness is None else sharpness.to(wide),
             after,
             unused,
             *late,
@@ -264,6 +276,7 @@ class MaskedHead(nn.Module):
         token_weights: Tensor,
         mask_token_id: int,
         needs: tuple[str, ...] | None = None,
+        sharpness: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """See `masked_cross_entropy`. hidden is [N, d]: the masked positions alone."""
         weight, bias = cast(Tensor, self.output.weight), cast("Tensor | None", getattr(self.output, "bias", None))
@@ -275,6 +288,7 @@ class MaskedHead(nn.Module):
             token_weights,
             mask_token_id,
             needs,
+            sharpness,
             self._after,
             self.unused,
             self.late(),

@@ -23,6 +23,10 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
 )
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 
 from unmask.config import require
 
@@ -133,13 +137,25 @@ _LLAMA_LIKE = {
 }
 
 
+_OTHERS = {
+    "llada2_moe": "LLaDA2 has code of its own that transformers lacks, and its experts are no known architecture "
+    "under another name. Once a release of transformers has the class, it loads as any other does",
+    "diffusion_gemma": "DiffusionGemma corrupts with random tokens and has no mask token: uniform diffusion is out "
+    "of scope. Train it with transformers' own class; a causal Gemma can be made a masked diffusion model",
+}
+"""Published diffusion models that cannot be read, and why."""
+
+
 def known_layout(saved: dict[str, Any]) -> Layout | None:
     """The layout of a config.json, or None where transformers' own classes are meant.
 
     Raises:
-        ValueError: for a LLaDA whose blocks are not Llama's, or a config without a mask token.
+        ValueError: for a LLaDA whose blocks are not Llama's, a config without a mask token, or a published diffusion
+            model that cannot be read.
     """
     kind = saved.get("model_type")
+    if kind in _OTHERS and not _is_language_model(kind):
+        raise ValueError(_OTHERS[kind])
     if kind not in ("llada", "Dream"):
         return None
     if saved.get("mask_token_id") is None:
@@ -166,3 +182,8 @@ def known_layout(saved: dict[str, Any]) -> Layout | None:
         pad_token_id=saved.get("pad_token_id"),
     )
     return Layout(LlamaForCausalLM, config, saved["mask_token_id"], False, _LLADA)
+
+
+def _is_language_model(kind: str) -> bool:
+    """Whether transformers has a causal or masked language model of this type."""
+    return kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES

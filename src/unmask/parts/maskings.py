@@ -9,13 +9,22 @@ from unmask.masks import ExactCount
 from unmask.objectives import ELBO, MaskedMean, Objective, RowMean
 from unmask.processes import IndependentMasking, Masking, ProgressiveUnmasking
 from unmask.processes.ppots import PPOTS
+from unmask.reweighted import CAP, CART, LIFT, PAPL
 from unmask.times import Bell
+from unmask.token_rates import HalfLife
 
 MASKINGS: dict[str, tuple[Masking, Objective]] = {
     "standard": (IndependentMasking(), ELBO()),
     "unweighted": (IndependentMasking(coupling="stratified"), MaskedMean()),
     "bell": (IndependentMasking(Bell(), coupling="stratified"), MaskedMean()),
-    "ppots-mirror": (IndependentMasking(PPOTS(optimum="stratified"), coupling="stratified", mirror=True), ELBO()),
+    "ppots-mirror": (IndependentMasking(PPOTS(optimum="stratified"), coupling="stratified", pair="mirror"), ELBO()),
+    "complement": (IndependentMasking(coupling="stratified", pair="complement"), ELBO()),
+    "half-life": (IndependentMasking(mask=HalfLife(), coupling="stratified"), MaskedMean()),
+    "papl": (IndependentMasking(coupling="stratified"), PAPL()),
+    "papl-top": (IndependentMasking(coupling="stratified"), PAPL(of="top")),
+    "lift": (IndependentMasking(coupling="stratified"), LIFT()),
+    "cart": (IndependentMasking(coupling="stratified"), CART()),
+    "cap": (IndependentMasking(coupling="stratified"), CAP()),
     "puma": (ProgressiveUnmasking(stages=8, threshold=0.9), RowMean()),
     "best": (IndependentMasking(Bell(), ExactCount(), "stratified"), MaskedMean()),
 }

@@ -50,6 +50,11 @@ class Masking(Protocol):
         ...
 
     @property
+    def peeks(self) -> bool:
+        """Whether masks depend on the tokens that they hide: then there is no likelihood bound."""
+        ...
+
+    @property
     def support(self) -> tuple[float, float]:
         """The interval (low, high] of mask rates it draws."""
         ...

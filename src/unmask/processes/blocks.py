@@ -47,7 +47,7 @@ class Blocks:
         number = torch.arange(self.count, device=row.device).repeat(len(clean))
         # The first block keeps the row's number: a row of one block has the noise of a row without blocks.
         row = torch.where(number == 0, row, noise.hashes(row, self.size, number))
-        length = clean.expected_length
+        length, guide = clean.expected_length, clean.guide
         return TokenBatch(
             tokens=self.fold(clean.tokens),
             maskable=self.fold(clean.maskable),
@@ -56,4 +56,5 @@ class Blocks:
             draw=clean.draw.repeat_interleave(self.count),
             weight=clean.weight.repeat_interleave(self.count),
             expected_length=None if length is None else length.repeat_interleave(self.count),
+            guide=None if guide is None else self.fold(guide),
         )

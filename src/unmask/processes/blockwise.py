@@ -9,15 +9,17 @@ exact count and a shifted read-out it is autoregressive training, and its ELBO t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from unmask import noise
 from unmask.batch import MaskedBatch, TokenBatch
+from unmask.config import require
 from unmask.data.stream import RowStream
 from unmask.distributed import gather_counts
+from unmask.policies import resolve, stored
 from unmask.processes.base import ForwardProcess
 from unmask.processes.blocks import Blocks
 from unmask.processes.independent import IndependentMasking, IndependentProcess
@@ -32,19 +34,30 @@ class Blockwise:
 
     Attributes:
         masking: of a block: `IndependentMasking`, with a time distribution that does not learn during training, or
-            `ProgressiveUnmasking`. Its units are blocks: strata are over all blocks of the global batch. Mirrored
-            pairs are pairs of rows, each block with its own rate and field.
+            `ProgressiveUnmasking`. Its units are blocks: strata are over all blocks of the global batch. Pairs
+            are pairs of rows, each block with its own rate and field.
         size: positions of a block, a number or a `Schedule` of them (a curriculum from 1 to L, say). At least L:
-            no blocks.
+            no blocks. `unmask.schedules.doubling` grows them from 1.
+        causal: share of the rows of a step, in [0, 1), that are trained autoregressively instead: every token from
+            the clean ones before it, as with blocks of one position. The co-loss of NBDiff and LLaDA2: in
+            expectation the loss is (1 - causal) times the blocks' and causal times the exact negative log-likelihood.
     """
 
     masking: IndependentMasking | ProgressiveUnmasking
     size: Schedule
+    causal: float = 0.0
 
     def __post_init__(self) -> None:
         check_schedule("size", self.size, lambda size: size >= 1, "a positive number of positions", whole=True)
+        require(0 <= self.causal < 1, f"causal is a share in [0, 1), got {self.causal}")
         if not isinstance(self.masking, (IndependentMasking, ProgressiveUnmasking)):
             raise ValueError(f"masking must be IndependentMasking or ProgressiveUnmasking, got {self.masking!r}")
+        if isinstance(self.masking, ProgressiveUnmasking) and resolve(self.masking.policy) is stored:
+            raise ValueError(
+                "an order stored for whole rows tells a block of the blocks behind it: use another policy"
+            )
+        if self.causal and not isinstance(self.masking, IndependentMasking):
+            raise ValueError("causal rows go with IndependentMasking: a chain has no place for them")
         if isinstance(self.masking, IndependentMasking):
             time = self.masking.time.start()
             if time.learns or time.measures is not None:
@@ -57,6 +70,11 @@ class Blockwise:
     def has_density(self) -> bool:
         """Whether the masking of a block has one: rate and density are stated block by block."""
         return self.masking.has_density
+
+    @property
+    def peeks(self) -> bool:
+        """That of the masking of a block."""
+        return self.masking.peeks
 
     @property
     def support(self) -> tuple[float, float]:
@@ -89,7 +107,7 @@ class Blockwise:
             group: [U] group of each row.
 
         Returns:
-            The batch of U rows, or 2U with mirroring. Blocks without a maskable position carry no mask.
+            The batch of U rows, or 2U in pairs. Blocks without a maskable position carry no mask.
         """
         assert isinstance(self.masking, IndependentMasking)
         units = blocks.units(clean)
@@ -130,6 +148,10 @@ class IndependentBlocks(IndependentProcess):
     ) -> None:
         super().__init__(masking, rows, batch_size, seed, device)
         self.blockwise = config
+        require(
+            not config.causal or int(config.causal * self.units + 1e-9) > 0,
+            f"causal {config.causal} of {self.units} rows is less than one: use a larger batch or share",
+        )
 
     def draw(self) -> MaskedBatch:
         """Draw the next step's rows of this rank."""
@@ -146,5 +168,25 @@ class IndependentBlocks(IndependentProcess):
         self.step += 1
         t = self.time.quantile(quantile)
         batch = self.blockwise.assemble(clean, blocks, t, self.time, uniform, other, group)
+        if self.blockwise.causal:
+            # Evenly among the units of the global batch, so that it matters to none which rank draws them.
+            passed = ((first + torch.arange(len(clean) + 1)) * self.blockwise.causal + 1e-9).floor()
+            batch = _with_causal_rows(batch, passed.diff().repeat_interleave(self.config.rows_per_unit) > 0)
         self._last = batch if self.needs is not None else None
         return batch.to(self.device)
+
+
+def _with_causal_rows(batch: MaskedBatch, causal: Tensor) -> MaskedBatch:
+    """The batch with some rows [B] trained from left to right: each token a block of its own, and masked."""
+    assert batch.rate is not None
+    assert batch.density is not None
+    assert batch.block is not None
+    rows = causal.to(batch.masked.device)[:, None]
+    place = torch.arange(batch.clean.length, device=batch.masked.device)
+    return replace(
+        batch,
+        masked=torch.where(rows, batch.clean.maskable, batch.masked),
+        rate=torch.where(rows, 1.0, batch.rate),
+        density=torch.where(rows, 1.0, batch.density),
+        block=torch.where(rows, place, batch.block),
+    )

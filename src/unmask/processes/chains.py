@@ -16,7 +16,7 @@ from torch import Tensor
 from unmask import noise
 from unmask.batch import Scores, TokenBatch
 from unmask.masks import smallest
-from unmask.policies import Policy, resolve, top
+from unmask.policies import Policy, resolve, stored, top
 from unmask.times import TimeDistribution
 
 
@@ -49,9 +49,15 @@ class Chain:
         return resolve(self.policy)
 
     def entry(self, units: TokenBatch, stage: Tensor) -> Tensor:
-        """[N, L] what is revealed of units that enter at `stage` [N]: a random choice of as many as it says."""
-        uniform = self.uniforms(units, units.length, noise.Purpose.MASK)
-        return smallest(uniform, units.maskable, self._target(units, stage)[:, None])
+        """[N, L] what is revealed of units that enter at `stage` [N]: a random choice of as many as it says.
+
+        A stored order begins with its first ones instead: what it says of later ones may depend on these.
+        """
+        first = self.uniforms(units, units.length, noise.Purpose.MASK)
+        if self.rank is stored:
+            nothing = Scores(torch.zeros_like(first), guide=units.guide)
+            first = -self.rank(nothing, first)
+        return smallest(first, units.maskable, self._target(units, stage)[:, None])
 
     def advance(
         self, units: TokenBatch, revealed: Tensor, stage: Tensor, scores: Scores
@@ -75,7 +81,8 @@ class Chain:
         # At least one token, so that no unit lingers where a stage is less than a token wide (L_eff ≤ K).
         count = (self._target(units, following) - (length - masked.sum(1))).clamp(min=1)
         draws = self.uniforms(units, units.length, noise.Purpose.REVEAL, stage)
-        reveal = top(self.rank(replace(scores, nll=None), draws), masked, count)  # no policy may peek
+        shown = replace(scores, nll=None, guide=units.guide)  # no policy may peek
+        reveal = top(self.rank(shown, draws), masked, count)
         extra = torch.zeros_like(following)
         if self.threshold is not None:
             sure = masked & (scores.log_confidence > math.log(self.threshold))

@@ -1,8 +1,8 @@
 """Independent masking: every row's rate and mask are drawn without regard to the model.
 
-Composes a time distribution, a coupling of the rates within the global batch, a mask rule and mirrored
-pairs. All of them are functions of uniform numbers, so every combination keeps the exact marginal density
-of each row's rate and mask (docs/estimators.md).
+Composes a time distribution, a coupling of the rates within the global batch, a mask rule and pairs of rows. All of
+them are functions of uniform numbers, so every combination keeps the exact marginal density of each row's rate and
+mask (docs/estimators.md).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from unmask.times import TimeDistribution, Uniform
 
 Coupling = Literal["independent", "stratified", "antithetic"]
 COUPLINGS: tuple[Coupling, ...] = ("independent", "stratified", "antithetic")
+Pair = Literal["mirror", "complement"]
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,13 @@ class IndependentMasking:
 
     Attributes:
         time: distribution of the mask rate t.
-        mask: given t, which positions: `Bernoulli` or `ExactCount`.
-        coupling: of the rates within one global batch. "independent"; "stratified" (StraTS, one unit in each
-            of equally many strata of the quantile); "antithetic" (pairs at quantiles u and 1 - u: SyRM of
-            arXiv 2511.18159 as we read it).
-        mirror: units of two rows that share clean row, rate and one field of uniforms seen from both ends,
-            {u < t} and {u > 1 - t} (MIRROR, arXiv 2511.18159).
+        mask: given t, which positions: `Bernoulli`, `ExactCount`, or a rule of `unmask.token_rates`.
+        coupling: of the rates within one global batch. "independent"; "stratified" (StraTS of arXiv 2511.18159,
+            with one unit in each of equally many strata of the quantile, where the paper has ⌈√n⌉ strata);
+            "antithetic" (pairs at quantiles u and 1 - u; ours).
+        pair: units of two rows that share the clean row. "mirror": one rate t and one field of uniforms seen from
+            both ends, {u < t} and {u > 1 - t} (MIRROR, arXiv 2511.18159). "complement": a mask and its complement,
+            at rates t and 1 - t, so that every token is trained once. None: units are rows.
         mirror_below: mirror only units with t below this; above it, where mirrored masks would overlap almost
             wholly, the second row of the unit takes a field of its own.
     """
@@ -43,7 +45,7 @@ class IndependentMasking:
     time: TimeDistribution = field(default_factory=Uniform)
     mask: MaskRule = field(default_factory=Bernoulli)
     coupling: Coupling = "independent"
-    mirror: bool = False
+    pair: Pair | None = None
     mirror_below: float = 1.0
 
     def __post_init__(self) -> None:
@@ -51,8 +53,14 @@ class IndependentMasking:
             raise ValueError(f"coupling must be one of {', '.join(COUPLINGS)}, got {self.coupling!r}")
         if not 0 < self.mirror_below <= 1:
             raise ValueError(f"mirror_below must be in (0, 1], got {self.mirror_below}")
-        if self.mirror_below < 1 and not self.mirror:
-            raise ValueError("mirror_below says below which rate pairs are mirrored: set mirror=True too")
+        if self.pair not in (None, "mirror", "complement"):
+            raise ValueError(f"pair must be 'mirror', 'complement' or None, got {self.pair!r}")
+        if self.mirror_below < 1 and self.pair != "mirror":
+            raise ValueError("mirror_below says below which rate pairs are mirrored: set pair='mirror' too")
+        if self.pair == "complement" and not self.mask.has_complement:
+            raise ValueError(f"{self.mask} has no complementary pairs: use Bernoulli or ExactCount")
+        if self.mask.by_token and self.time.start().learns:
+            raise ValueError(f"{self.time} learns from the rates of rows, and {self.mask} has a rate for each token")
 
     @property
     def has_density(self) -> bool:
@@ -60,14 +68,27 @@ class IndependentMasking:
         return True
 
     @property
+    def peeks(self) -> bool:
+        """Whether masks depend on the tokens that they hide: the mask rule's."""
+        return self.mask.peeks
+
+    @property
     def support(self) -> tuple[float, float]:
-        """The time distribution's."""
-        return self.time.support
+        """The time distribution's; that of t and 1 - t together for complementary pairs, if it is an interval."""
+        low, high = self.time.support
+        if self.pair == "complement" and low <= 0.5 <= high:
+            return min(low, 1 - high), max(high, 1 - low)
+        return low, high
+
+    @property
+    def rows_per_unit(self) -> int:
+        """Rows (forwards) that a clean row becomes."""
+        return 1 if self.pair is None else 2
 
     @property
     def reads_second_field(self) -> bool:
         """Whether some mirrored units need a second, independent field of uniforms."""
-        return self.mirror and self.mirror_below < 1
+        return self.mirror_below < 1
 
     def quantiles(self, uniform: Tensor, stratum: Tensor) -> Tensor:
         """Couple the uniforms of the global batch's units into quantiles of the time distribution.
@@ -86,23 +107,16 @@ class IndependentMasking:
             return torch.where(torch.arange(len(uniform)) % 2 == 0, first, 1 - first)
         return uniform
 
-    def fields(self, uniform: Tensor, other: Tensor | None, t: Tensor) -> Tensor:
-        """Spread one field of uniforms for each unit [U, L] over the rows of the units.
+    def second_field(self, uniform: Tensor, other: Tensor | None, t: Tensor) -> Tensor:
+        """The field that the second row of each mirrored unit sees, [U, L].
 
         Args:
             uniform: [U, L] the unit's field.
             other: [U, L] a second, independent field, for units with t at or above `mirror_below`.
             t: [U] the unit's rate.
-
-        Returns:
-            [U, L], or [2U, L] with mirroring: row 2i sees u, row 2i + 1 sees 1 - u.
         """
-        if not self.mirror:
-            return uniform
-        second = 1 - uniform
-        if other is not None:
-            second = torch.where((t < self.mirror_below)[:, None], second, other)
-        return torch.stack([uniform, second], 1).flatten(0, 1)
+        mirrored = 1 - uniform
+        return mirrored if other is None else torch.where((t < self.mirror_below)[:, None], mirrored, other)
 
     def assemble(
         self,
@@ -124,16 +138,24 @@ class IndependentMasking:
             group: [U] group of each unit.
 
         Returns:
-            The batch of U rows, or 2U with mirroring.
+            The batch of U rows, or 2U in pairs, those of a unit next to one another.
         """
-        rate, density = self.mask.rate_and_density(t, clean.effective_length.to(t.device), time)
+        near = clean.to(t.device)
+        rate, density = self.mask.rate_and_density(t, near, time)
+        if self.pair == "complement":
+            density = self.mask.complement_density(rate, near, time)
         device = clean.tokens.device
-        t, rate, density, group = (x.to(device) for x in (t, rate[:, None], density[:, None], group))
-        fields = self.fields(uniform, other, t)
-        row = torch.arange(len(clean), device=device).repeat_interleave(2 if self.mirror else 1)
-        clean, rate, density = clean[row], rate[row], density[row]
-        masked = self.mask.choose(fields, rate, clean.maskable)
-        return MaskedBatch(clean, masked, rate, density, group[row])
+        t, rate, density, group = (x.to(device) for x in (t, rate, density, group))
+        masked = [self.mask.choose(uniform, rate, clean.maskable)]
+        rates = [rate] * self.rows_per_unit
+        if self.pair == "mirror":
+            masked.append(self.mask.choose(self.second_field(uniform, other, t), rate, clean.maskable))
+        elif self.pair == "complement":
+            masked.append(clean.maskable & ~masked[0])
+            rates[1] = 1 - rate
+        row = torch.arange(len(clean), device=device).repeat_interleave(self.rows_per_unit)
+        masks, rate = (torch.stack(parts, 1).flatten(0, 1) for parts in (masked, rates))
+        return MaskedBatch(clean[row], masks, rate, density[row], group[row])
 
     def start(
         self, rows: RowStream, batch_size: int, seed: int = 0, device: torch.device | str | None = None
@@ -158,10 +180,9 @@ class IndependentProcess:
         device: torch.device | str | None,
     ) -> None:
         self.config, self.rows, self.seed, self.device = config, rows, seed, device
-        self.rows_per_unit = 2 if config.mirror else 1
-        local = local_size(batch_size, rows.world_size, self.rows_per_unit)
-        self.units = batch_size // self.rows_per_unit
-        self.local_units = local // self.rows_per_unit
+        local = local_size(batch_size, rows.world_size, config.rows_per_unit)
+        self.units = batch_size // config.rows_per_unit
+        self.local_units = local // config.rows_per_unit
         if config.coupling == "antithetic" and self.units % 2:
             raise ValueError(f"antithetic coupling pairs units, but batch_size {batch_size} has {self.units} of them")
         self.time = config.time.start()
@@ -198,9 +219,11 @@ class IndependentProcess:
             raise ValueError(f"{self.config} learns from the losses: give observe() scores that hold the nll")
         batch, self._last = self._last, None
         assert batch.rate is not None
-        loss = (scores.nll.cpu().double() / batch.rate).sum(1) / batch.clean.effective_length
+        # A complement may have the rate 0: no mask, no loss, and nothing to learn of a rate.
+        loss = (scores.nll.cpu().double() / batch.rate.clamp(min=1e-12)).sum(1) / batch.clean.effective_length
         if self.time.learns:
-            self.time.observe(batch.rate[:, 0], loss, self.rows.world_size)
+            drawn = batch.rate[:, 0] > 0
+            self.time.observe(batch.rate[drawn, 0], loss[drawn], self.rows.world_size)
         self.rows.observe(batch.clean.row, loss)
 
     def state_dict(self) -> dict[str, Any]:

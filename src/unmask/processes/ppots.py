@@ -4,13 +4,17 @@ Among unbiased samplers of t, weighted by 1/p(t), the variance of the loss is le
 
     p*(t) ∝ sqrt(g(t)² + v(t)),
 
-with g the mean and v the variance, over rows and masks, of the 1/t-weighted loss of one row at rate t. g and v
-are measured on a grid and fitted by the paper's EPR family,
+with g the mean and v the variance, over rows and masks, of the 1/t-weighted loss of one row at rate t. The paper's v
+is the mean over rows of the variance within a row (`variance="within"`); with all rows and masks, ours, p* is the
+minimiser of the whole A + B + C. g and v are measured on a grid and fitted by the paper's EPR family,
 
-    g(t) = A exp(k t^m),   v(t) = a t^r + b (1 - t)^q,   A, a, b > 0,  k ≥ 0,  m, r, q ≥ 1,
+    g(t) = A exp(κ t^m),   v(t) = a t^r + b (1 - t)^q,   A, a, b, κ > 0,  r, q ≥ 0,  m > 1,
 
-by the least KL divergence of the measured density from the fitted one. A share of uniform keeps the whole of
-(0, 1] in the support.
+so p(t) ∝ sqrt(a t^r + b (1 - t)^q + A² exp(2κ t^m)), by the least KL divergence of the measured density from the
+fitted one. A share of uniform keeps the whole of (0, 1] in the support (ours).
+
+The paper fits once, before training, on 70 rates × 15 rows × 15 masks: PPOTS(grid=70, rows=15, masks=15,
+variance="within"); the defaults, 30 × 10 × 10, are those of its released config, and are fitted anew in training.
 
 For a gradient G of one row instead of its loss, the trace of the covariance of Σ G / p(t) is least for
 p*(t) ∝ sqrt(E |G(t)|²). With g = |E G| and v = the trace of G's covariance this is the same formula, and since
@@ -124,8 +128,8 @@ def fit_epr(profile: RateProfile, optimum: str = "independent", starts: int = 8)
     scale = max(float(np.mean(measured)), 1e-12)
 
     def read(x: np.ndarray) -> EPRFit:
-        size, shape = np.exp(x[:3]) * scale ** np.array([2, 2, 1]), 1 + np.exp(x[3:6])
-        values = (*size, *shape, np.exp(x[6]))
+        size = np.exp(x[:3]) * scale ** np.array([2, 2, 1])
+        values = (*size, *np.exp(x[3:5]), 1 + np.exp(x[5]), np.exp(x[6]))
         return EPRFit(dict(zip(("a", "b", "A", "r", "q", "m", "k"), map(float, values), strict=True)), 0.0)
 
     def kl(x: np.ndarray) -> float:
@@ -155,6 +159,8 @@ class PPOTS(TimeDistribution):
         uniform: share of the uniform density in the mix, in (0, 1]; it bounds the weights by 1 / uniform.
         optimum: "independent": sqrt(g² + v), best for rates drawn independently; "stratified": sqrt(v).
         moment: of a row's "loss" (the paper), or of its "gradient", whose noise is what training feels.
+        variance: "total": over all rows and masks, ours; "within": the mean over rows of that within a row (the
+            paper).
         online: estimate g and v from the training losses themselves; costs no forward.
         memory: online only: share of the old estimate kept from one fit to the next, in [0, 1).
     """
@@ -166,6 +172,7 @@ class PPOTS(TimeDistribution):
     uniform: float = 0.1
     optimum: Literal["independent", "stratified"] = "independent"
     moment: Literal["loss", "gradient"] = "loss"
+    variance: Literal["total", "within"] = "total"
     online: bool = False
     memory: float = 0.5
 
@@ -174,12 +181,21 @@ class PPOTS(TimeDistribution):
             positive_int(f"PPOTS: {name}", getattr(self, name), least)
         require(0 < self.uniform <= 1, f"PPOTS: uniform is a share in (0, 1], got {self.uniform}")
         require(0 <= self.memory < 1, f"PPOTS: memory is a share in [0, 1), got {self.memory}")
-        for name, known in (("optimum", ("independent", "stratified")), ("moment", ("loss", "gradient"))):
+        choices = {
+            "optimum": ("independent", "stratified"),
+            "moment": ("loss", "gradient"),
+            "variance": ("total", "within"),
+        }
+        for name, known in choices.items():
             value = getattr(self, name)
             require(value in known, f"PPOTS: {name} must be one of {', '.join(known)}, got {value!r}")
         require(
             not (self.online and self.moment == "gradient"),
             "PPOTS: online estimates come from the losses of the steps: leave out online=True or moment='gradient'",
+        )
+        require(
+            self.variance == "total" or (self.masks >= 2 and not self.online),
+            "PPOTS: the variance within a row needs at least 2 masks of it, and no online estimate has them",
         )
 
     def start(self) -> RunningPPOTS:
@@ -209,7 +225,7 @@ class RunningPPOTS(Tabulated):
         if config.online:
             return None
         rates = tuple((i + 1) / config.grid for i in range(config.grid))
-        return Measurement(rates, config.rows, config.masks, config.moment)
+        return Measurement(rates, config.rows, config.masks, config.moment, config.variance)
 
     def observe(self, rate: Tensor, loss: Tensor, world_size: int = 1) -> None:
         """Add a step's losses to their bins, over all ranks."""
@@ -241,7 +257,7 @@ class RunningPPOTS(Tabulated):
         """The last fit, its data and its KL, and the density in 32 bins, as JSON values."""
         found: dict[str, Any] = {"density": (self.mass.view(32, -1).sum(1) * 32).tolist()}
         if self.fit is not None and self.profile is not None:
-            found |= {"moment": self.config.moment, "optimum": self.config.optimum}
+            found |= {name: getattr(self.config, name) for name in ("moment", "optimum", "variance")}
             found |= {"fit": self.fit.parameters, "kl": self.fit.kl}
             found |= {name: values.tolist() for name, values in vars(self.profile).items()}
         return found

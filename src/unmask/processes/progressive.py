@@ -28,7 +28,7 @@ from unmask.batch import MaskedBatch, Scores, TokenBatch
 from unmask.config import positive_int, require
 from unmask.data.stream import RowStream
 from unmask.distributed import gather_counts
-from unmask.policies import Policy, needs_of, resolve
+from unmask.policies import Policy, needs_of, resolve, stored
 from unmask.processes.base import local_size
 from unmask.processes.blocks import Blocks
 from unmask.processes.chains import Chain
@@ -76,11 +76,17 @@ class ProgressiveUnmasking:
             require(self.pool == "batch", f"pool is a number of chains, 'batch' or None, got {self.pool!r}")
         elif self.pool is not None:
             positive_int("pool", self.pool)
-        resolve(self.policy)
+        ordered = resolve(self.policy) is stored
+        require(not (ordered and self.threshold), "a stored order tells of hidden tokens once fast-forward leaves it")
 
     @property
     def has_density(self) -> bool:
         """Never: the law of a chain's masks depends on the model and is intractable."""
+        return False
+
+    @property
+    def peeks(self) -> bool:
+        """Never: policies are not shown hidden tokens."""
         return False
 
     @property

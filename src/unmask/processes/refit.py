@@ -91,8 +91,11 @@ def measure_profile(
     for i, t in enumerate(rates):
         field = evaluation_field(seed, clean, i)
         batch = masking.assemble(clean, t.expand(len(clean)), Uniform(), field, None, group)
+        within = wanted.variance == "within"
         moments.append(
-            _gradient_moments(model, batch) if wanted.moment == "gradient" else _moments(model, batch, chunk)
+            _gradient_moments(model, batch, wanted.masks, within)
+            if wanted.moment == "gradient"
+            else _moments(model, batch, chunk, wanted.masks, within)
         )
     model.train(was_training)
     means, variances = torch.tensor(moments, dtype=torch.float64).unbind(1)
@@ -106,14 +109,18 @@ def evaluation_field(seed: int, clean: TokenBatch, salt: int) -> Tensor:
 
 @torch.no_grad()
 def row_losses(model: MaskedDiffusionLM, batch: MaskedBatch) -> Tensor:
-    """[B] float64 Σ nll / (rate · L_eff) of each row, of a batch on the CPU; the model runs on its own device."""
-    require(batch.rate is not None, "these losses are weighted by the mask rate, and this batch has none")
+    """[B] float64 Σ nll / (rate · density · L_eff) of each row, with rates as if drawn uniformly.
+
+    The batch is on the CPU, the model runs on its own device.
+    """
+    require(batch.density is not None, "these losses are weighted by the mask rate, and this batch has none")
     assert batch.rate is not None
+    assert batch.density is not None
     nll, device = torch.zeros(batch.masked.shape, dtype=torch.float64), next(model.parameters()).device
     run = batch.masked.any(1)
     if run.any():
         nll[run] = model(batch[run].to(device)).nll.cpu().double()
-    return nll.sum(1) / (batch.rate[:, 0] * batch.clean.effective_length)
+    return (nll / (batch.rate * batch.density)).sum(1) / batch.clean.effective_length
 
 
 def loss_and_gradient(model: MaskedDiffusionLM, batch: MaskedBatch, objective: Objective) -> tuple[Tensor, Tensor]:
@@ -127,7 +134,7 @@ def loss_and_gradient(model: MaskedDiffusionLM, batch: MaskedBatch, objective: O
     run = batch.masked.any(1)
     if not run.any():
         return torch.zeros((), device=device), torch.zeros(sum(p.numel() for p in parameters), device=device)
-    output = model(batch[run].to(device), weights[run].to(device))
+    output = model(batch[run].to(device), weights[run].to(device), objective=objective)
     gradients = torch.autograd.grad(output.loss, parameters, allow_unused=True)
     vector = torch.cat(
         [(torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(parameters, gradients, strict=True)]
@@ -135,27 +142,35 @@ def loss_and_gradient(model: MaskedDiffusionLM, batch: MaskedBatch, objective: O
     return output.loss.detach(), vector
 
 
-def _moments(model: MaskedDiffusionLM, batch: MaskedBatch, chunk: int) -> tuple[float, float]:
-    """Mean and variance of the rows' losses."""
+def _moments(
+    model: MaskedDiffusionLM, batch: MaskedBatch, chunk: int, masks: int, within: bool
+) -> tuple[float, float]:
+    """Mean and variance of the losses; `batch` has `masks` draws of all rows, one after the other."""
     loss = torch.cat([row_losses(model, batch[s : s + chunk]) for s in range(0, len(batch), chunk)])
-    return float(loss.mean()), float(loss.var())
+    variance = loss.view(masks, -1).var(0).mean() if within else loss.var()
+    return float(loss.mean()), float(variance)
 
 
-def _gradient_moments(model: MaskedDiffusionLM, batch: MaskedBatch) -> tuple[float, float]:
-    """Length of the mean of the rows' gradients, and trace of their covariance.
+def _gradient_moments(model: MaskedDiffusionLM, batch: MaskedBatch, masks: int, within: bool) -> tuple[float, float]:
+    """Length of the mean of the gradients, and trace of their covariance; `batch` as for `_moments`.
 
-    Their squares add up to the plain second moment, and each is unbiased but where the square of the mean would
-    come out below 0.
+    The squares of length and total trace add up to the plain second moment, and each is unbiased but where the square
+    of the mean would come out below 0.
     """
-    count, total, squares = len(batch), 0.0, 0.0
-    for row in range(count):
-        _, gradient = loss_and_gradient(model, batch[row : row + 1], ELBO())
-        total = total + gradient
-        squares += _square(gradient)
+    count, total, squares, inside = len(batch), 0.0, 0.0, 0.0
+    rows = count // masks
+    for row in range(rows):
+        of_row, of_squares = 0.0, 0.0
+        for draw in range(row, count, rows):
+            _, gradient = loss_and_gradient(model, batch[draw : draw + 1], ELBO())
+            of_row, of_squares = of_row + gradient, of_squares + _square(gradient)
+        assert isinstance(of_row, Tensor)
+        total, squares = total + of_row, squares + of_squares
+        inside += of_squares - _square(of_row) / masks
     assert isinstance(total, Tensor)
     second = squares / count
     variance = min(second, (squares - _square(total) / count) / (count - 1))
-    return (second - variance) ** 0.5, variance
+    return (second - variance) ** 0.5, inside / (rows * (masks - 1)) if within else variance
 
 
 def _square(vector: Tensor) -> float:

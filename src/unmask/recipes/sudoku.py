@@ -11,12 +11,15 @@ from unmask.parts.sudoku import CLUES
 from unmask.processes import IndependentMasking, Masking, ProgressiveUnmasking
 from unmask.runs.config import RunConfig
 from unmask.times import Clipped
+from unmask.token_rates import HalfLife
 from unmask.training import TrainingConfig
 
 MASKINGS: dict[str, Masking] = {
     "standard": IndependentMasking(mask=ExactCount()),
     "puma": ProgressiveUnmasking(stages=8, threshold=0.8, time=Clipped(0.5, 1.0)),
     "puma-paper": ProgressiveUnmasking(stages=8, pool="batch"),
+    "complement": IndependentMasking(mask=ExactCount(), pair="complement"),
+    "half-life": IndependentMasking(mask=HalfLife()),
     "high-rates": IndependentMasking(time=Clipped(0.5, 1.0), mask=ExactCount()),
 }
 
@@ -27,8 +30,9 @@ def sudoku(masking: str = "standard") -> RunConfig:
     Args:
         masking: "standard": number of masked cells uniform. "puma": progressive unmasking with fast-forward, its
             chains ending half revealed, where Sudoku has little left to learn. "puma-paper": the paper's whole
-            chain. "high-rates": independent masks at rates of a half and more, the control for "puma". All with
-            the row-mean loss, as in the PUMA paper.
+            chain. "complement": a mask and its complement. "half-life": rates by position. "high-rates": independent
+            masks at rates of a half and more, the control for "puma". All with the row-mean loss, as in the PUMA
+            paper.
     """
     check_name("masking", masking, MASKINGS)
     return RunConfig(

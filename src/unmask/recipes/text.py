@@ -14,7 +14,9 @@ def sotu(masking: str = "standard") -> RunConfig:
         masking: "standard": uniform rates, ELBO. "unweighted": uniform rates, stratified, without the 1/t weight.
             "bell": as unweighted, with bell-shaped rates.
             "ppots-mirror": rates fitted to the model's variance, in mirrored pairs, ELBO. "puma": progressive
-            unmasking with fast-forward, row-mean loss. "best": bell with exact counts, the best of what was measured
+            unmasking with fast-forward, row-mean loss. "complement": pairs of a mask and its complement, ELBO.
+            "half-life": rates by position; "papl", "papl-top", "lift", "cart", "cap": weights by scores or context;
+            all as unweighted. "best": bell with exact counts, the best of what was measured
             on this text (docs/LOG.md).
     """
     return RunConfig(

@@ -2,12 +2,14 @@
 
 from unmask.testing.chains import ChainStates, chain_difference, chain_states, check_chain, inference_states
 from unmask.testing.enumeration import Expectation, check_unbiased, claims_unbiased, exact_elbo, expectation
+from unmask.testing.minimiser import Rest, stationary
 from unmask.testing.model import tabular_model
 from unmask.testing.tabular import TabularWorld
 
 __all__ = [
     "ChainStates",
     "Expectation",
+    "Rest",
     "TabularWorld",
     "chain_difference",
     "chain_states",
@@ -17,5 +19,6 @@ __all__ = [
     "exact_elbo",
     "expectation",
     "inference_states",
+    "stationary",
     "tabular_model",
 ]

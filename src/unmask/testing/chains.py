@@ -49,7 +49,11 @@ class ChainStates:
 
 
 def chain_states(
-    config: ProgressiveUnmasking, world: TabularWorld, predict: Predict | None = None, entry: int = 0
+    config: ProgressiveUnmasking,
+    world: TabularWorld,
+    predict: Predict | None = None,
+    entry: int = 0,
+    rows: Callable[[Tensor], TokenBatch] | None = None,
 ) -> list[ChainStates]:
     """Enumerate the states of the production chain, step by step until every chain has ended.
 
@@ -59,11 +63,12 @@ def chain_states(
         predict: (tokens [B, L], masked [B, L]) -> log-probabilities [B, L, V] that the scores are taken from; by
             default the world's denoiser. It is frozen.
         entry: stage at which rows enter.
+        rows: makes rows of strings [B, L]; by default `world.rows`.
 
     Returns:
         The law of the states that are trained on at steps 0, 1, ...
     """
-    predict = predict or world.log_probabilities
+    predict, rows = predict or world.log_probabilities, rows or world.rows
     strings, weight = world.strings()
     orders = _orders(world.length)
     now = ChainStates(
@@ -74,13 +79,13 @@ def chain_states(
     )
     now, within, order = _expanded(config, now, now.stage, orders)
     chain = _supplied(config, {Purpose.MASK: order, Purpose.STAGE: within})
-    revealed = chain.entry(world.rows(strings[now.string]), now.stage)
+    revealed = chain.entry(rows(strings[now.string]), now.stage)
     now = _gathered(now.string, revealed, now.stage, now.probability)
     found = []
     while len(now.string):
         found.append(now)
         now, within, order = _expanded(config, now, now.stage + 1, orders)
-        clean = world.rows(strings[now.string])
+        clean = rows(strings[now.string])
         chain = _supplied(config, {Purpose.REVEAL: order, Purpose.STAGE: within})
         scores = _scores(predict, clean.tokens, ~now.revealed)
         revealed, stage, _ = chain.advance(clean, now.revealed, now.stage, scores)

@@ -6,9 +6,9 @@ Rates and masks are pure functions of uniform numbers, and this checker supplies
   tanh-sinh quadrature on pieces split where the drawn count or a threshold can jump.
 - Where rows are cut into blocks, the units are the blocks. What a unit's rate and mask leave open, the other
   blocks of its row, is filled with rates and masks that are nothing like its own: no weight may depend on them.
-- A mask rule sees a unit's field of uniforms through two things only: on which side of t and of 1 - t each
+- A mask rule sees a unit's field of uniforms through two things only: on which side of its rate r and of 1 - r each
   number lies, and in which order they are. So the field space [0, 1]^L falls into finitely many cells; the
-  checker supplies one representative of each, with the cell's volume.
+  checker supplies one representative of each, with the cell's volume. Rules with a rate for each token see no order.
 
 Your own time distribution, mask rule or objective can be checked the same way, as long as the rule keeps to
 those comparisons.
@@ -26,11 +26,12 @@ import torch
 from torch import Tensor
 
 from unmask.batch import MaskedBatch, TokenBatch
-from unmask.masks import ExactCount
+from unmask.masks import ExactCount, MaskRule
 from unmask.objectives import Objective, RowMean
 from unmask.processes import Blockwise, IndependentMasking
 from unmask.processes.blockwise import Blocks
 from unmask.times import TimeDistribution, Uniform
+from unmask.token_rates import TokenRates
 
 Nll = Callable[[TokenBatch, Tensor], Tensor]
 Plan = tuple[float, list[tuple[Tensor, Tensor]]]
@@ -67,16 +68,22 @@ def claims_unbiased(masking: IndependentMasking | Blockwise, objective: Objectiv
         return False
     if isinstance(objective, RowMean):
         inner = _of_units(masking)
-        return isinstance(inner.mask, ExactCount) and isinstance(inner.time, Uniform)
+        return isinstance(inner.mask, ExactCount) and isinstance(inner.time, Uniform) and inner.pair != "complement"
     return type(objective).__name__ == "ELBO"
 
 
-def exact_elbo(clean: TokenBatch, nll: Nll, size: int | None = None) -> Tensor:
+def exact_elbo(clean: TokenBatch, nll: Nll, size: int | None = None, rule: MaskRule | None = None) -> Tensor:
     """[B] negative ELBO of each row in nats, Σ_n h_n / n, from all 2^L masks.
 
-    With blocks of `size` positions: the sum of the blocks' ELBOs. `nll` must then predict each block from its own
-    visible tokens and the clean blocks before it.
+    Args:
+        clean: B rows.
+        nll: nats of the masked tokens, (rows [B], masked [B, L]) -> [B, L].
+        size: with blocks of `size` positions: the sum of the blocks' ELBOs. `nll` must then predict each block from
+            its own visible tokens and the clean blocks before it.
+        rule: the bound of this rule's law of orders, where it has `TokenRates`; see docs/estimators.md.
     """
+    if isinstance(rule, TokenRates):
+        return _ordered_elbo(clean, nll, size, rule)
     blocks = Blocks(clean.length if size is None else min(size, clean.length), clean.length)
     totals = torch.zeros(len(clean), dtype=torch.float64)
     for b, block in itertools.product(range(len(clean)), range(blocks.count)):
@@ -87,6 +94,28 @@ def exact_elbo(clean: TokenBatch, nll: Nll, size: int | None = None) -> Tensor:
         rows = clean[torch.full((len(masks),), b)]
         loss, count = nll(rows, masks).sum(1), masks.sum(1)
         totals[b] += sum(float(loss[count == n].mean()) / n for n in range(1, len(places) + 1))
+    return totals
+
+
+def _ordered_elbo(clean: TokenBatch, nll: Nll, size: int | None, rule: TokenRates) -> Tensor:
+    """The mean over orders of Σ nll, each token predicted from those revealed before it: no rate, no integral.
+
+    Position i is hidden when a clock of the rate c_i rings, so the order of hiding is that of drawing without
+    replacement in proportion to c_i; revealing runs backwards.
+    """
+    blocks = Blocks(clean.length if size is None else min(size, clean.length), clean.length)
+    exponents = blocks.unfold(rule.exponents(blocks.units(clean)))
+    totals = torch.zeros(len(clean), dtype=torch.float64)
+    for b, block in itertools.product(range(len(clean)), range(blocks.count)):
+        places = (clean.maskable[b] & (blocks.numbers(clean.tokens)[b] == block)).nonzero()[:, 0].tolist()
+        clock = dict(zip(places, exponents[b, places].tolist(), strict=True))
+        for order in itertools.permutations(places):
+            probability, masks = 1.0, torch.zeros(len(order), clean.length, dtype=torch.bool)
+            for n, place in enumerate(order):
+                probability *= clock[place] / sum(clock[later] for later in order[n:])
+                masks[n:, place] = True
+            found = nll(clean[torch.full((len(order),), b)], masks)
+            totals[b] += probability * float(found[torch.arange(len(order)), list(order)].sum())
     return totals
 
 
@@ -126,7 +155,9 @@ def expectation(
     def outcomes(unit: int, quantile: Tensor, weight: Tensor) -> dict[float, tuple[float, float]]:
         """By value of the unit's contribution to Z: its probability, and the mean of its loss sum there."""
         t = time.quantile(quantile)
-        field, other, volume = _cells(t, clean.length, places[unit], inner)
+        block = unit % blocks.count
+        mine = blocks.units(clean[row_of[unit : unit + 1]])[block : block + 1]
+        field, other, volume = _cells(t, clean.length, places[unit], inner, mine, block * blocks.size)
         cells = field.shape[1]
         t, weight = t.repeat_interleave(cells), weight.repeat_interleave(cells) * volume.flatten()
         rows, field = clean[row_of[unit].expand(len(t))], field.flatten(0, 1)
@@ -155,8 +186,31 @@ def expectation(
         for unit, (quantile, weight) in enumerate(plan):
             combined = _convolve(combined, outcomes(unit, quantile, weight))
         expected += probability * sum(s / z for z, (_, s) in combined.items() if z > 0)
-    exact = float(exact_elbo(clean, nll, blocks.size).sum() / clean.effective_length.sum())
+    exact = float(exact_elbo(clean, nll, blocks.size, inner.mask).sum() / clean.effective_length.sum())
     return Expectation(expected, exact, claims_unbiased(masking, objective))
+
+
+def draws(masking: IndependentMasking, clean: TokenBatch, nodes: int = 24) -> tuple[MaskedBatch, Tensor, Tensor]:
+    """Everything that `masking` can draw for each of the rows by itself; couplings and pairs are left out.
+
+    Returns:
+        The batch of all draws, N rows; [N] which clean row each is of; [N] float64 its probability given that row,
+        with a quadrature of the rates of `nodes` nodes on each piece.
+    """
+    single = replace(masking, coupling="independent", pair=None, mirror_below=1.0)
+    time, fields, rates, rows, weights = masking.time.start(), [], [], [], []
+    for row in range(len(clean)):
+        places = clean.maskable[row].nonzero()[:, 0]
+        ((_, plan),) = _plans(single, time, 1, max(1, len(places)), nodes)
+        quantile, weight = plan[0]
+        t = time.quantile(quantile)
+        field, _, volume = _cells(t, clean.length, places, single, clean[row : row + 1], 0)
+        fields.append(field.flatten(0, 1))
+        rates.append(t.repeat_interleave(field.shape[1]))
+        rows.append(torch.full((len(fields[-1]),), row))
+        weights.append((weight[:, None] * volume).flatten())
+    field, t, row, weight = (torch.cat(parts) for parts in (fields, rates, rows, weights))
+    return single.assemble(clean[row], t, time, field, None, torch.arange(len(row))), row, weight
 
 
 def _of_units(masking: IndependentMasking | Blockwise) -> IndependentMasking:
@@ -225,7 +279,7 @@ def _plans(
 ) -> Iterator[Plan]:
     """Yield (probability, [(quantiles, weights) of each unit]): given what units share, they are independent."""
     splits = [n / length for n in range(1, length)] + [masking.mirror_below, 1 - masking.mirror_below, 0.5]
-    splits += [b for s in time.breakpoints for b in (s, 1 - s)]
+    splits += [b for s in (*time.breakpoints, *masking.mask.breakpoints) for b in (s, 1 - s)]
     cuts = sorted({float(time.cdf(torch.tensor([s], dtype=torch.float64))[0]) for s in splits if 0 < s < 1})
     if masking.coupling == "antithetic":
         nodes_, weights = _tanh_sinh([0.0, *sorted({*cuts, *(1 - c for c in cuts)}), 1.0], nodes)
@@ -271,18 +325,42 @@ def _tanh_sinh(cuts: list[float], nodes: int) -> tuple[Tensor, Tensor]:
 
 
 def _cells(
-    t: Tensor, length: int, places: Tensor, masking: IndependentMasking
+    t: Tensor, length: int, places: Tensor, masking: IndependentMasking, unit: TokenBatch, first: int
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    """For each rate: representatives [N, cells, L] of field space, of a second field if one is read, volumes."""
-    found = [_orders_in_intervals(float(rate), len(places)) for rate in t]
+    """For each rate: representatives [N, cells, L] of field space, of a second field if one is read, volumes.
+
+    Args:
+        t: [N] rates.
+        length: L.
+        places: [n] maskable positions of the unit, in its row.
+        masking: of the unit.
+        unit: the unit as a row of its own.
+        first: where it begins in its row.
+    """
+    if masking.mask.by_token:
+        rates, _ = masking.mask.rate_and_density(t, unit[torch.zeros(len(t), dtype=torch.int64)], Uniform())
+        found = [_intervals(rate) for rate in rates[:, places - first].tolist()]
+    else:
+        found = [_orders_in_intervals(float(rate), len(places)) for rate in t]
     volume = torch.stack([v for _, v in found])
     field = torch.full((*volume.shape, length), 0.5, dtype=torch.float64)
     field[:, :, places] = torch.stack([f for f, _ in found])
     if not masking.reads_second_field:
         return field, None, volume
     one = torch.arange(volume.shape[1])
-    first, second = (i.flatten() for i in torch.meshgrid(one, one, indexing="ij"))
-    return field[:, first], field[:, second], volume[:, first] * volume[:, second]
+    one_of, other_of = (i.flatten() for i in torch.meshgrid(one, one, indexing="ij"))
+    return field[:, one_of], field[:, other_of], volume[:, one_of] * volume[:, other_of]
+
+
+def _intervals(rates: list[float]) -> tuple[Tensor, Tensor]:
+    """Every way to put one number for each rate r into the intervals cut by r and 1 - r."""
+    pieces = []
+    for r in rates:
+        cuts = [0.0, min(r, 1 - r), max(r, 1 - r), 1.0]
+        pieces.append([((a + b) / 2, b - a) for a, b in itertools.pairwise(cuts)])
+    cells = list(itertools.product(*pieces))
+    field = torch.tensor([[middle for middle, _ in cell] for cell in cells], dtype=torch.float64)
+    return field, torch.tensor([math.prod(width for _, width in cell) for cell in cells], dtype=torch.float64)
 
 
 def _orders_in_intervals(t: float, count: int) -> tuple[Tensor, Tensor]:

@@ -36,8 +36,8 @@ def micro_batches(batch: MaskedBatch, size: int, every: bool = False) -> Iterato
 
 def joined(
     runs: list[Tensor], outputs: list[MaskedOutput], shape: torch.Size
-) -> tuple[Tensor, Scores | None, Tensor | None]:
-    """Nll, scores and gradient lengths of the parts as those of the step, each [B, L] on the CPU: 0 elsewhere.
+) -> tuple[Tensor, Scores | None, Tensor | None, Tensor | None]:
+    """Nll, scores, gradient lengths and factors of the step's parts, each [B, L] on the CPU: 0 elsewhere.
 
     Args:
         runs: numbers of each part's rows.
@@ -56,4 +56,5 @@ def joined(
         put(output.nll),
         None if scores is None else scores.map(put),
         None if gradient is None else put(gradient),
+        None if output.factor is None else put(output.factor),
     )

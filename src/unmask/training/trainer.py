@@ -38,7 +38,7 @@ from unmask.training.callbacks import Callback
 from unmask.training.checks import check_start, not_finite
 from unmask.training.claim import claimed_folder
 from unmask.training.config import TrainingConfig
-from unmask.training.diagnostics import BINS, by_rate, summary, weight_sums
+from unmask.training.diagnostics import Diagnostics
 from unmask.training.ema import WeightAverage
 from unmask.training.interrupts import Interrupts, end
 from unmask.training.loss_scale import LossScale
@@ -144,6 +144,7 @@ class Trainer:
                 "a part of each: use DDP, or PPOTS(moment='loss')"
             )
         self.average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
+        self.diagnostics = Diagnostics()
         self.counters = Counters()
 
     @property
@@ -189,6 +190,8 @@ class Trainer:
         if resume and (last := checkpoint.newest(self.checkpoints)):
             self.counters = load_training(last, self.parts)
         main, config = self.accelerator.is_main_process, self.config
+        if main and self.step:  # no other rank logs
+            self.diagnostics.resume(self.out, self.step)
         log = MetricsLog(self.out, after=self.step if self.step else -1) if main else None
         if config.tracker != "none":
             settings = {"run": to_json(self.run), "training": to_json(config)}
@@ -310,7 +313,9 @@ class Trainer:
         needs = self.process.needs
         if looks:
             needs = (*(needs or ()), "gradient")
-        nll, scores, gradient = self._forward_backward(batch, weights * scale, needs)
+        nll, scores, gradient, factor = self._forward_backward(batch, weights * scale, needs)
+        if factor is not None:  # the objective's own, from the model's scores
+            weights = weights * factor
         loss = float(self._sum((nll * weights).sum().double()) / normaliser)
         if self.loss_scale is not None:
             self.loss_scale.unscale(self.wrapped.parameters())
@@ -332,10 +337,8 @@ class Trainer:
             extra["loss_scale"] = self.loss_scale.value
         if looks:
             assert gradient is not None  # it was asked for
-            sums = by_rate(batch, nll, gradient / accelerator.num_processes).flatten()
-            sums = self._sum(torch.cat([sums, weight_sums(weights, batch.masked)]))
-            extra |= summary(sums[: 4 * BINS].view(BINS, 4), sums[4 * BINS :])
-
+            gradient = gradient / accelerator.num_processes
+            extra |= self.diagnostics.of(batch, nll, weights, gradient, float(normaliser), self._sum)
         counts = self._sum(
             torch.stack([batch.clean.attention.sum(), batch.masked.sum(), nll.double().sum()]).double()
         ).tolist()
@@ -355,8 +358,8 @@ class Trainer:
 
     def _forward_backward(
         self, batch: MaskedBatch, weights: Tensor, needs: tuple[str, ...] | None
-    ) -> tuple[Tensor, Scores | None, Tensor | None]:
-        """Run the micro-batches. Returns nll, scores and gradient lengths of the step, each [B, L] on the host.
+    ) -> tuple[Tensor, Scores | None, Tensor | None, Tensor | None]:
+        """Run the micro-batches. Returns nll, scores, gradient lengths and factors, each [B, L] on the host.
 
         Rows without a mask cost no forward, unless layers are compiled for so many rows.
         """
@@ -367,7 +370,8 @@ class Trainer:
         for i, (run, part) in enumerate(parts):
             with nullcontext() if i == len(parts) - 1 else self.accelerator.no_sync(self.wrapped):
                 with torch.autocast(device.type, self.dtype, enabled=self.dtype is not None):
-                    output = self.wrapped(part.to(device), weights[run, : part.clean.length].to(device), needs)
+                    there = weights[run, : part.clean.length].to(device)
+                    output = self.wrapped(part.to(device), there, needs, self.objective)
                 # Only the head's backward knows the loss scale, and it rounds to fp16 last.
                 scale = 1.0 if self.loss_scale is None else self.loss_scale.value
                 self.accelerator.backward(output.loss * scale)
