@@ -33,7 +33,7 @@ class Diagnostics:
         nll: Tensor,
         weights: Tensor,
         gradient: Tensor,
-        normaliser: float,
+        normaliser: Tensor,
         total: Callable[[Tensor], Tensor],
     ) -> dict[str, Any]:
         """What `summary` tells of a step, and "loss_smooth".
@@ -48,7 +48,7 @@ class Diagnostics:
         """
         sums = by_rate(batch, nll, weights, gradient).flatten()
         sums = total(torch.cat([sums, weight_sums(weights, batch.masked)]))
-        found = summary(sums[: 5 * BINS].view(BINS, 5), sums[5 * BINS :], normaliser)
+        found = summary(sums[: 5 * BINS].view(BINS, 5), sums[5 * BINS :], float(normaliser))
         parts = found["by_rate"]
         return {**found, "loss_smooth": self.smooth.update(parts["rows"], parts["part"])}
 

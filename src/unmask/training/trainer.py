@@ -144,8 +144,7 @@ class Trainer:
                 "a part of each: use DDP, or PPOTS(moment='loss')"
             )
         self.average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
-        self.diagnostics = Diagnostics()
-        self.counters = Counters()
+        self.diagnostics, self.counters = Diagnostics(), Counters()
 
     @property
     def step(self) -> int:
@@ -189,9 +188,8 @@ class Trainer:
     def _train(self, resume: bool) -> Path:
         if resume and (last := checkpoint.newest(self.checkpoints)):
             self.counters = load_training(last, self.parts)
-        main, config = self.accelerator.is_main_process, self.config
-        if main and self.step:  # no other rank logs
             self.diagnostics.resume(self.out, self.step)
+        main, config = self.accelerator.is_main_process, self.config
         log = MetricsLog(self.out, after=self.step if self.step else -1) if main else None
         if config.tracker != "none":
             settings = {"run": to_json(self.run), "training": to_json(config)}
@@ -311,11 +309,9 @@ class Trainer:
         scale = (accelerator.num_processes / normaliser).float()
         looks = self._logs(self.step + 1)
         needs = self.process.needs
-        if looks:
-            needs = (*(needs or ()), "gradient")
+        needs = (*(needs or ()), "gradient") if looks else needs
         nll, scores, gradient, factor = self._forward_backward(batch, weights * scale, needs)
-        if factor is not None:  # the objective's own, from the model's scores
-            weights = weights * factor
+        weights = weights if factor is None else weights * factor
         loss = float(self._sum((nll * weights).sum().double()) / normaliser)
         if self.loss_scale is not None:
             self.loss_scale.unscale(self.wrapped.parameters())
@@ -337,8 +333,8 @@ class Trainer:
             extra["loss_scale"] = self.loss_scale.value
         if looks:
             assert gradient is not None  # it was asked for
-            gradient = gradient / accelerator.num_processes
-            extra |= self.diagnostics.of(batch, nll, weights, gradient, float(normaliser), self._sum)
+            mean = gradient / accelerator.num_processes
+            extra |= self.diagnostics.of(batch, nll, weights, mean, normaliser, self._sum)
         counts = self._sum(
             torch.stack([batch.clean.attention.sum(), batch.masked.sum(), nll.double().sum()]).double()
         ).tolist()
