@@ -39,14 +39,14 @@ ARMS = {
     "standard": (IndependentMasking(coupling="stratified"), ELBO()),
     "exact count": (IndependentMasking(mask=ExactCount()), RowMean()),
     "bell": (IndependentMasking(Bell(), coupling="antithetic", pair="mirror"), MaskedMean()),
-    "P-POTS": (IndependentMasking(PPOTS(refit_every=2, grid=4, rows=2, masks=2)), ELBO()),
+    "P-POTS": (IndependentMasking(PPOTS(refit_every=2, grid=12, rows=2, masks=2)), ELBO()),
     "P-POTS of the gradient": pytest.param(
-        IndependentMasking(PPOTS(refit_every=2, grid=4, rows=2, masks=2, moment="gradient")),
+        IndependentMasking(PPOTS(refit_every=2, grid=12, rows=2, masks=2, moment="gradient")),
         ELBO(),
         marks=pytest.mark.slow,
     ),
     "P-POTS online": pytest.param(
-        IndependentMasking(PPOTS(refit_every=2, grid=4, online=True)), ELBO(), marks=pytest.mark.slow
+        IndependentMasking(PPOTS(refit_every=2, grid=12, online=True)), ELBO(), marks=pytest.mark.slow
     ),
     "blocks": (Blockwise(IndependentMasking(), 27), ELBO()),
     "PUMA": (ProgressiveUnmasking(stages=4, threshold=0.2), RowMean()),
