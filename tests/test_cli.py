@@ -116,7 +116,10 @@ MISTAKES = {
         ["train", "sudoku", "--masking", "puma", "--masking.stages", "0"],
         "stages must be a positive integer",
     ),
-    "choice": (["train", "sudoku", "--schedule", "linear"], "invalid choice 'linear' for argument '--schedule'"),
+    "choice": (
+        ["train", "sudoku", "--schedule", "quadratic"],
+        "invalid choice 'quadratic' for argument '--schedule'",
+    ),
     "ELBO and PUMA": (["train", "sudoku", "--masking", "puma", "--objective", "ELBO()"], "ELBO cannot use Progres"),
     "tracker": (
         ["train", "sudoku", "--data.limit", "9", "--tracker", "tensorbord"],

@@ -179,7 +179,7 @@ def test_trainer_itself_compares_and_checks(trained, prose, tmp_path):
             run.masking,
             rows,
             run.objective,
-            run.training,
+            replace(run.training, evaluate_every=None),
             out=out,
             run=run.described,
             tokenizer=tokenizer,

@@ -75,10 +75,9 @@ def trial_rows(model: PreTrainedModel, mask_token_id: int) -> Tensor:
     length = max(2, min(LENGTH, longest_row(model) or LENGTH, window if isinstance(window, int) else LENGTH))
     # From the end of the vocabulary: special tokens (padding, images), which a family may treat by itself, are rare.
     free = [token for token in reversed(range(len(weight))) if token != mask_token_id]
-    tokens = torch.tensor([free[i % len(free)] for i in range(2, length + 2)], device=weight.device)
-    rows = tokens.repeat(2, 1)
-    rows[1, -1] = next(token for token in free if token != int(tokens[-1]))
-    return rows
+    tokens = [free[i % len(free)] for i in range(2, length + 2)]
+    other = next(token for token in free if token != tokens[-1])
+    return torch.tensor([tokens, [*tokens[:-1], other]], device=weight.device)
 
 
 def find_backbone(model: PreTrainedModel, mask_token_id: int) -> tuple[PreTrainedModel, ModelOutput]:
