@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
+import subprocess
+import sys
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 
@@ -243,3 +245,17 @@ def test_sizes_are_whole_numbers_of_at_least_one(value):
 def test_training_settings_out_of_range_are_refused_by_name(field, value):
     with pytest.raises(ValueError, match=field):
         unmask.TrainingConfig(**{field: value})
+
+
+def test_a_fresh_process_knows_every_type_that_a_config_of_ours_may_name():
+    """Names are loaded when they are used: the process of a study's run has used none of them yet."""
+    from unmask import config, parts, policies  # noqa: F401  (what enters types in the table)
+    from unmask.data import endings  # noqa: F401
+
+    for name in unmask.__all__:
+        getattr(unmask, name)
+    types = sorted(name for name, thing in config._OURS.items() if isinstance(thing, type))
+    assert {"Decoding", "SudokuData", "RunConfig", "PPOTS", "Rainbow", "CAP"} <= set(types)
+    asked = f"from unmask.config import _our; print([n for n in {types} if _our(n) is None])"
+    found = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -23,6 +23,17 @@ def ours(*things: Any) -> None:
     _OURS.update({thing.__name__: thing for thing in things})
 
 
+def _our(name: str) -> Any:
+    """What the table holds under a name, or None. Public names are loaded when used, so the table fills on demand."""
+    public = importlib.import_module("unmask")
+    if name not in _OURS and name in public.__all__:
+        getattr(public, name)
+    for module in ("unmask.parts", "unmask.runs.config"):  # what recipes are made of is not public
+        if name not in _OURS:
+            importlib.import_module(module)
+    return _OURS.get(name)
+
+
 def to_json(value: Any) -> Any:
     """Turn a config into plain JSON values: a dataclass becomes {"type": its name, ...its fields}.
 
@@ -93,7 +104,7 @@ class _Reader:
             raise ValueError(f"the saved {kind.__name__} does not fit this version of it: {error}") from None
 
     def _type(self, name: str) -> type:
-        kind = self._named(name) if ":" in name else _OURS.get(name)
+        kind = self._named(name) if ":" in name else _our(name)
         if isinstance(kind, type) and is_dataclass(kind):
             return kind
         module = name.partition(":")[0]
