@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 import torch
 from rules import RULES
-from transformers import GPT2Config
 
 from unmask.data.arithmetic import MASK_TOKEN as ADDITION_MASK
 from unmask.data.arithmetic import VOCAB_SIZE as ADDITION_VOCAB
@@ -40,6 +39,7 @@ from unmask.masks import ExactCount
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.objectives import MaskedMean, Objective, RowMean
 from unmask.parts import SudokuData, SudokuModel
+from unmask.parts.models import gpt2_config
 from unmask.parts.sudoku import CLUES
 from unmask.processes import IndependentMasking
 from unmask.recipes import TextModel
@@ -65,21 +65,7 @@ def time_of(arm: str) -> TimeDistribution:
 
 def gpt2(vocab_size: int, length: int, mask_token: int) -> MaskedDiffusionLM:
     """A small bidirectional GPT-2."""
-    config = GPT2Config(
-        vocab_size=vocab_size,
-        n_positions=length,
-        n_embd=WIDTH,
-        n_layer=LAYERS,
-        n_head=HEADS,
-        activation_function="gelu",
-        initializer_range=0.02,
-        attn_pdrop=0.0,
-        embd_pdrop=0.0,
-        resid_pdrop=0.0,
-        tie_word_embeddings=False,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
+    config = gpt2_config(vocab_size, length, WIDTH, LAYERS, HEADS, init_std=0.02)
     config._attn_implementation = "eager"
     return MaskedDiffusionLM.from_config(config, mask_token)
 

@@ -8,10 +8,10 @@ from typing import cast
 import torch
 from datasets import Dataset
 from torch import nn
-from transformers import GPT2Config
 
 from unmask import MaskedDiffusionLM
 from unmask.data.arithmetic import MASK_TOKEN, VOCAB_SIZE, load_addition
+from unmask.parts.models import gpt2_config
 
 
 @dataclass(frozen=True)
@@ -44,21 +44,7 @@ class AdditionModel:
     def build(self) -> MaskedDiffusionLM:
         """The model with random weights."""
         length = 3 * self.digits + 3
-        config = GPT2Config(
-            vocab_size=VOCAB_SIZE,
-            n_positions=length,
-            n_embd=self.width,
-            n_layer=4,
-            n_head=4,
-            activation_function="gelu",
-            initializer_range=0.05,
-            attn_pdrop=0.0,
-            embd_pdrop=0.0,
-            resid_pdrop=0.0,
-            tie_word_embeddings=False,
-            bos_token_id=None,
-            eos_token_id=None,
-        )
+        config = gpt2_config(VOCAB_SIZE, length, self.width, layers=4, heads=4, init_std=0.05)
         model = MaskedDiffusionLM.from_config(config, MASK_TOKEN)
         last = torch.tensor([self.digits - 1, self.digits, 2 * self.digits, 2 * self.digits + 1, length - 1])
         part = torch.searchsorted(last, torch.arange(length))  # of a, +, b, = and c

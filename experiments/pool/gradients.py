@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from experiments.pool.study import base, control, pooled
+from experiments.pool.study import base, chains, control
 from unmask import RowStream
 
 DISTANCES = range(1, 33)
@@ -53,8 +53,7 @@ def cosines(masking, seed: int) -> list[float]:
 def main() -> None:
     """Measure every arm."""
     torch.set_num_threads(1)
-    arms = {name: control._cell(name, 1, 800, screen=False).config.masking for name in control.arms}
-    arms["chain-times-10"] = pooled(10).change["masking"]  # type: ignore[index]
+    arms = {cell.arm: cell.config.masking for cell in control.cells(seeds=[1])} | {"chain-times-10": chains(10)}
     found = {}
     for name, masking in arms.items():
         found[name] = [cosines(masking, seed) for seed in (1, 2)]

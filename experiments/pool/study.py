@@ -27,10 +27,15 @@ base = replace(
 )
 
 
-def pooled(times: int, stages: int = 8, batch: int = 16, steps: int = STEPS) -> Arm:
+def chains(times: int, stages: int = 8, batch: int = 16) -> ProgressiveUnmasking:
     """Whole chains in a pool of so many batches."""
-    masking = ProgressiveUnmasking(stages=stages, pool=times * batch)
-    return Arm({"masking": masking, "training.batch_size": batch}, budgets=(steps,))
+    return ProgressiveUnmasking(stages=stages, pool=times * batch)
+
+
+def pooled(times: int, stages: int = 8, batch: int = 16, steps: int = STEPS) -> Arm:
+    """An arm of them."""
+    change = {"masking": chains(times, stages, batch), "training.batch_size": batch}
+    return Arm(change, budgets=(steps,))
 
 
 sweep = Study(

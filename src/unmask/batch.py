@@ -19,6 +19,14 @@ def widest(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
+def joined_rows(parts: Sequence[Tensor]) -> Tensor:
+    """Rows [n] or [n, L] of several tensors as one, padded on the right with zeros where some are wider."""
+    if parts[0].dim() == 1:
+        return torch.cat(list(parts))
+    width = max(part.shape[1] for part in parts)
+    return torch.cat([pad(part, (0, width - part.shape[1])) for part in parts])
+
+
 @dataclass(frozen=True)
 class Tensors:
     """Operations shared by the dataclasses of tensors whose first dimension is the row."""
@@ -54,12 +62,7 @@ class Tensors:
                 return None
             if isinstance(values[0], Tensors):
                 return type(values[0]).concatenated(values)
-            if values[0].dim() == 0:
-                return torch.stack(values)
-            if values[0].dim() == 1:
-                return torch.cat(values)
-            width = max(value.shape[1] for value in values)
-            return torch.cat([pad(value, (0, width - value.shape[1])) for value in values])
+            return torch.stack(values) if values[0].dim() == 0 else joined_rows(values)
 
         return cls(**{field.name: join([getattr(part, field.name) for part in parts]) for field in fields(cls)})
 

@@ -6,13 +6,32 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from transformers import LlamaConfig
+from transformers import GPT2Config, LlamaConfig
 
 from unmask.config import positive_int, require
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.models.lora import LoRA
 from unmask.models.pretrained import from_pretrained, located
 from unmask.parts.places import found_from
+
+
+def gpt2_config(vocab_size: int, positions: int, width: int, layers: int, heads: int, init_std: float) -> GPT2Config:
+    """A small GPT-2 body with learned positions, for puzzles: no dropout, nothing tied, no special tokens."""
+    return GPT2Config(
+        vocab_size=vocab_size,
+        n_positions=positions,
+        n_embd=width,
+        n_layer=layers,
+        n_head=heads,
+        activation_function="gelu",
+        initializer_range=init_std,
+        attn_pdrop=0.0,
+        embd_pdrop=0.0,
+        resid_pdrop=0.0,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
 
 
 @dataclass(frozen=True)

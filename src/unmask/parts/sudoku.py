@@ -8,11 +8,11 @@ from typing import Literal, cast
 import torch
 from datasets import Dataset
 from torch import nn
-from transformers import GPT2Config
 
 from unmask.config import positive_int, require
 from unmask.data.sudoku import CELLS, MASK_TOKEN, VOCAB_SIZE, load_sudoku
 from unmask.models.denoiser import MaskedDiffusionLM
+from unmask.parts.models import gpt2_config
 
 CLUES = (29, 45)
 HELD_OUT = 256
@@ -72,21 +72,7 @@ class SudokuModel:
 
     def build(self) -> MaskedDiffusionLM:
         """The model with random weights."""
-        config = GPT2Config(
-            vocab_size=VOCAB_SIZE,
-            n_positions=self.positions,
-            n_embd=self.width,
-            n_layer=self.layers,
-            n_head=self.heads,
-            activation_function="gelu",
-            initializer_range=self.init_std,
-            attn_pdrop=0.0,
-            embd_pdrop=0.0,
-            resid_pdrop=0.0,
-            tie_word_embeddings=False,
-            bos_token_id=None,
-            eos_token_id=None,
-        )
+        config = gpt2_config(VOCAB_SIZE, self.positions, self.width, self.layers, self.heads, self.init_std)
         config._attn_implementation = "eager"  # plain products beat SDPA's CPU kernel at this length
         model = MaskedDiffusionLM.from_config(config, MASK_TOKEN)
         position = torch.arange(self.positions)

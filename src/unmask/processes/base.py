@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
-from torch.nn.functional import pad
 
-from unmask.batch import MaskedBatch, Scores
+from unmask.batch import MaskedBatch, Scores, joined_rows
 from unmask.data.stream import RowStream
 
 
@@ -96,17 +94,9 @@ def dealt_anew(states: list[dict[str, Any]], rank: int, world_size: int) -> dict
     first = states[0]
     if "pool" not in first:
         return first
-    pool = {name: _joined([state["pool"][name] for state in states]) for name in first["pool"]}
+    pool = {name: joined_rows([state["pool"][name] for state in states]) for name in first["pool"]}
     total = len(next(iter(pool.values())))
     if total % world_size:
         raise ValueError(f"a pool of {total} rows does not divide into {world_size} ranks")
     each = total // world_size
     return first | {"pool": {name: rows[rank * each : (rank + 1) * each].clone() for name, rows in pool.items()}}
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    """Rows of several ranks as one, padded with zeros where one rank's were longer than another's."""
-    if parts[0].dim() == 1:
-        return torch.cat(parts)
-    width = max(part.shape[1] for part in parts)
-    return torch.cat([pad(part, (0, width - part.shape[1])) for part in parts])

@@ -275,7 +275,7 @@ class ProgressiveProcess:
         revealed[running], stage[running] = moved[:2]
         self.revealed[turn] = blocks.unfold(revealed)
         self.stage[turn] = stage.view(len(turn), -1)
-        ended = self._ended(turn)
+        ended = self._ended(units, revealed, stage)
         self._replace(turn[ended])
         self.step += 1
         self.metrics = {
@@ -292,7 +292,8 @@ class ProgressiveProcess:
         self._recut(self._cut(self.clean.length, self.step))
         if self._cut(_ANY_LENGTH, self.step) != self._cut(_ANY_LENGTH, self.step - 1):  # the same on all ranks
             # An ended block and one just begun may make one that is beyond its end.
-            self._replace(self._ended(torch.arange(len(self.clean))).nonzero()[:, 0])
+            every = self.blocks.units(self.clean), *self._of_units(torch.arange(len(self.clean)))
+            self._replace(self._ended(*every).nonzero()[:, 0])
         self._drawn = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -339,10 +340,9 @@ class ProgressiveProcess:
         """What is revealed of the units of some rows [n · blocks, size], and their stages [n · blocks]."""
         return self.blocks.fold(self.revealed[places]), self.stage[places].flatten()
 
-    def _ended(self, places: Tensor) -> Tensor:
-        """[n] bool, rows of which the chains of all blocks have ended."""
-        units = self.blocks.units(self.clean[places])
-        return self.chain.ended(units, *self._of_units(places)).view(len(places), -1).all(1)
+    def _ended(self, units: TokenBatch, revealed: Tensor, stage: Tensor) -> Tensor:
+        """[n] bool, rows of whose units [n · blocks] all chains have ended."""
+        return self.chain.ended(units, revealed, stage).view(-1, self.blocks.count).all(1)
 
     def _entered(self, clean: TokenBatch, stage: Tensor) -> Tensor:
         """[n, L] what is revealed of rows whose blocks enter at `stage` [n, blocks]."""
