@@ -16,7 +16,6 @@ from rich.progress import Progress
 from unmask import __version__
 from unmask.cli.options import REGISTRY, chosen_device, take_option
 from unmask.config import positive_int, require, to_json
-from unmask.data.stream import check_rows
 from unmask.data.tokenizers import TextTokenizer
 from unmask.evaluation.estimate import Estimate
 from unmask.evaluation.generative import generative_perplexity
@@ -276,7 +275,7 @@ def _models(
     for subject in subjects:
         model = load_model(subject.checkpoint, subject.modules).to(device)
         if dataset is not None:
-            check_rows(dataset, model.mask_token_id, model.head.vocab_size, model.shifted, model.longest_row)
+            model.check_rows(dataset)
         found.append((subject, model))
     return found
 

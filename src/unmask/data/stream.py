@@ -189,6 +189,7 @@ def check_rows(
     vocab_size: int,
     shifted: bool = False,
     longest: int | None = None,
+    unused: Tensor | None = None,
     chunk: int = 10_000,
 ) -> tuple[int, int]:
     """Look through a whole data set before training: every row must be trainable.
@@ -197,8 +198,8 @@ def check_rows(
         The number of tokens of the shortest row and of the longest.
 
     Raises:
-        ValueError: naming the first row that has no maskable position, holds the mask token or a token
-            outside the vocabulary, is longer than the model's positions, or, for a shifted model, has a
+        ValueError: naming the first row that has no maskable position, holds the mask token, a token outside
+            the vocabulary or one of `unused`, is longer than the model's positions, or, for a shifted model, has a
             maskable first position.
     """
     view = dataset.select_columns(["tokens", "maskable"]).with_format("numpy")
@@ -215,6 +216,9 @@ def check_rows(
             )
             | (tokens >= vocab_size),
         }
+        if unused is not None:
+            what = "holds an id that no token has, and the model gives no probability"
+            problems[what] = torch.isin(tokens, unused.cpu()) & real
         if longest is not None:
             problems[f"is longer than the model's {longest} positions"] = real.sum(1) > longest
         if shifted:

@@ -192,6 +192,10 @@ class TextTokenizer:
             "both from unmask.from_pretrained",
         )
 
+    def missing(self, vocab_size: int) -> list[int]:
+        """The ids below `vocab_size` that no token has, ascending."""
+        return sorted(set(range(vocab_size)).difference(self.tokenizer.get_vocab(with_added_tokens=True).values()))
+
     def _spelt(self, token: int) -> str:
         spelt = self.tokenizer.id_to_token(token)
         if spelt is None:

@@ -145,7 +145,7 @@ def sample_tokens(
         ValueError: for a tokenizer that does not belong to the model, or more tokens than it reads, or than are left
             to generate.
     """
-    tokenizer.check_model(model.mask_token_id, model.head.vocab_size)
+    model.check_tokenizer(tokenizer)
     before = [tokenizer.eos_token_id] if model.shifted and not prompt else []
     given, width = torch.tensor([*before, *prompt], dtype=torch.int64), len(before) + length
     longest = model.longest_row or width

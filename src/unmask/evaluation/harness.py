@@ -50,7 +50,7 @@ class HarnessModel:
         batch_size: forwards at a time.
 
     Raises:
-        ValueError: for a tokenizer of another size than the model's vocabulary.
+        ValueError: for a tokenizer that does not belong to the model.
     """
 
     def __init__(
@@ -65,11 +65,7 @@ class HarnessModel:
     ) -> None:
         positive_int("max_length", max_length, least=2)
         positive_int("answer_length", answer_length)
-        require(
-            tokenizer.vocab_size == model.head.vocab_size,
-            f"the tokenizer has {tokenizer.vocab_size} tokens and the model {model.head.vocab_size}: they do not "
-            "belong together",
-        )
+        model.check_tokenizer(tokenizer)
         self.model, self.tokenizer, self.max_length, self.answer_length = model, tokenizer, max_length, answer_length
         self.config, self.decoding = config or LikelihoodConfig(), decoding or Decoding()
         self.batch_size = batch_size

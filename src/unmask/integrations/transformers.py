@@ -23,7 +23,7 @@ from transformers import Trainer, TrainingArguments
 
 from unmask.batch import Scores
 from unmask.config import require
-from unmask.data.stream import RowStream, check_rows
+from unmask.data.stream import RowStream
 from unmask.distributed import sum_over_ranks
 from unmask.evaluation.likelihood import LikelihoodConfig, likelihood
 from unmask.models.denoiser import MaskedDiffusionLM, MaskedOutput
@@ -69,7 +69,7 @@ class MaskedDiffusionTrainer(Trainer):
         self.objective.check(masking)
         require(args.max_steps > 0, "set TrainingArguments(max_steps=...): a process deals rows as it needs them")
         require(args.n_gpu < 2, "start one process for each GPU: `torchrun` or `accelerate launch`")
-        check_rows(train_dataset, model.mask_token_id, model.head.vocab_size, model.shifted, model.longest_row)
+        model.check_rows(train_dataset)
         super().__init__(
             cast(Any, model), args, train_dataset=cast(Any, train_dataset), eval_dataset=eval_dataset, **options
         )

@@ -6,18 +6,21 @@ positions they predict from one place, `MaskedDiffusionLM.hidden`, so they canno
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from datasets import Dataset
 from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from unmask.batch import MaskedBatch, Scores, Tensors
+from unmask.data.stream import check_rows
+from unmask.data.tokenizers import TextTokenizer
 from unmask.models.attention import BlockLayout
-from unmask.models.families import auto_class, longest_row, make_bidirectional, quiet, text_config
+from unmask.models.families import auto_class, longest_row, make_bidirectional, quiet, spans, text_config, unspanned
 from unmask.models.head import MaskedHead
 from unmask.models.lora import WEIGHTS_FILE as ADAPTERS_FILE
 from unmask.models.lora import has_adapters, load_adapters, save_adapters
@@ -94,7 +97,7 @@ class MaskedDiffusionLM(nn.Module):
             model: of any family.
             mask_token_id: id of the mask token.
             shifted: hidden[i - 1] predicts token i.
-            unused: ids of the vocabulary that no token has: rows that fill it up. They are never predicted.
+            unused: ids of the vocabulary that no token has: rows that fill it up. See `rule_out`.
 
         Raises:
             ValueError: for a model without output embeddings, one that predicts otherwise than the library's own, or
@@ -108,11 +111,10 @@ class MaskedDiffusionLM(nn.Module):
         if not 0 <= mask_token_id < len(output.weight):
             raise ValueError(f"mask_token_id {mask_token_id} is outside the vocabulary of {len(output.weight)}")
         make_bidirectional(model)
-        backbone, example = find_backbone(model, mask_token_id)
-        readout = ReadOut(model, backbone, example)
-        none = torch.tensor(sorted(unused), device=output.weight.device) if unused else None
-        denoiser = cls(backbone, MaskedHead(output, readout, none), mask_token_id, shifted)
+        backbone, example = find_backbone(model, {mask_token_id, *unused})
+        denoiser = cls(backbone, MaskedHead(output, ReadOut(model, backbone, example)), mask_token_id, shifted)
         denoiser._container = (model,)
+        denoiser.rule_out(unused)
         if getattr(text_config(model.config), "output_router_logits", False):
             denoiser._options = {"output_router_logits": True}
         verify(denoiser)
@@ -148,7 +150,40 @@ class MaskedDiffusionLM(nn.Module):
             raise ValueError(f"{folder}/config.json names no mask_token_id: it was not saved by unmask")
         with quiet():
             model = auto_class(config).from_pretrained(folder, **options)
-        return cls.from_hf(model, mask_token_id, getattr(config, "unmask_shifted", False))
+        unused = unspanned(getattr(config, "unmask_unused", ()))
+        return cls.from_hf(model, mask_token_id, getattr(config, "unmask_shifted", False), unused)
+
+    def rule_out(self, unused: Iterable[int]) -> None:
+        """Give ids that no token has probability zero, as the mask token has: in loss, scores, sampling, likelihood.
+
+        They add to those that are ruled out already, and a Hugging Face config keeps them (`unmask_unused`).
+
+        Raises:
+            ValueError: for an id outside the vocabulary, or the mask token's.
+        """
+        known = [] if self.head.unused is None else self.head.unused.tolist()
+        every = sorted({*known, *unused})
+        wrong = [i for i in every if not 0 <= i < self.head.vocab_size or i == self.mask_token_id]
+        if wrong:
+            raise ValueError(
+                f"{wrong[0]} cannot be ruled out: it is the mask token or outside the vocabulary of "
+                f"{self.head.vocab_size}"
+            )
+        if every != known:
+            weight = cast(Tensor, self.head.output.weight)
+            self.head.unused = torch.tensor(every, device=weight.device)
+            if self._container:
+                self.hugging_face.config.unmask_unused = spans(every)
+
+    def check_tokenizer(self, tokenizer: TextTokenizer) -> None:
+        """Raise ValueError unless the tokenizer belongs to the model; rule out the ids that it has no token for."""
+        tokenizer.check_model(self.mask_token_id, self.head.vocab_size)
+        self.rule_out(tokenizer.missing(self.head.vocab_size))
+
+    def check_rows(self, dataset: Dataset) -> tuple[int, int]:
+        """Look through a whole data set before training; see `unmask.data.stream.check_rows`."""
+        vocabulary = self.mask_token_id, self.head.vocab_size
+        return check_rows(dataset, *vocabulary, self.shifted, self.longest_row, self.head.unused)
 
     def save_pretrained(self, folder: str | Path, state: dict[str, Tensor] | None = None) -> None:
         """Write a Hugging Face folder (safetensors and config.json) that opens without this library.

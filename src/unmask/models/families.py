@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -62,6 +62,18 @@ def make_bidirectional(model: PreTrainedModel) -> None:
         if isinstance(module, PreTrainedModel):
             module.config.is_causal = False
             module.config.use_cache = False
+
+
+def spans(ids: Sequence[int]) -> list[list[int]]:
+    """Ascending ids as spans [first, last + 1], which a config has room for."""
+    starts = [i for k, i in enumerate(ids) if k == 0 or ids[k - 1] != i - 1]
+    ends = [i + 1 for k, i in enumerate(ids) if k == len(ids) - 1 or ids[k + 1] != i + 1]
+    return [list(span) for span in zip(starts, ends, strict=True)]
+
+
+def unspanned(spans: Iterable[Sequence[int]]) -> list[int]:
+    """The ids of `spans`."""
+    return [i for start, end in spans for i in range(start, end)]
 
 
 @contextmanager

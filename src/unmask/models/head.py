@@ -248,6 +248,11 @@ class MaskedHead(nn.Module):
         self.register_buffer("unused", unused, persistent=False)
 
     @property
+    def choices(self) -> int:
+        """Tokens that a prediction chooses among: all but the mask token and ids that no token has."""
+        return self.vocab_size - 1 - (0 if self.unused is None else len(self.unused))
+
+    @property
     def vocab_size(self) -> int:
         """V, the mask token and ids that no token has included."""
         return cast(Tensor, self.output.weight).shape[0]

@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from unmask.models.denoiser import MaskedDiffusionLM
-from unmask.models.families import auto_class
+from unmask.models.families import auto_class, unspanned
 from unmask.models.layouts import Layout, known_layout
 from unmask.models.lora import ADAPTER, LoRA, add_adapters, merge_adapters
 from unmask.models.lora import CONFIG_FILE as ADAPTERS_CONFIG
@@ -68,7 +68,8 @@ def from_pretrained(
             given: updates of weights in half precision round away.
 
     Returns:
-        The model, verified as `MaskedDiffusionLM.from_hf` says, and its tokenizer, which knows the mask token.
+        The model, verified as `MaskedDiffusionLM.from_hf` says, and its tokenizer, which knows the mask token. Ids
+        that no token of the tokenizer has (a vocabulary that was filled up) have probability zero.
 
     Raises:
         ValueError: for an architecture that transformers does not know, a tokenizer that cannot be loaded or has
@@ -91,7 +92,9 @@ def from_pretrained(
     mask_token_id = _with_mask_token(hf, tokenizer, mask_token, saved_mask)
     if shifted == "auto":
         shifted = read_out
-    model = MaskedDiffusionLM.from_hf(hf, mask_token_id, bool(shifted))
+    rows = len(cast(Any, hf.get_output_embeddings()).weight)
+    unused = set(range(rows)).difference(tokenizer.get_vocab().values())
+    model = MaskedDiffusionLM.from_hf(hf, mask_token_id, bool(shifted), sorted(unused))
     return Pretrained(model if lora is None else add_lora(model, lora), tokenizer)
 
 
@@ -154,7 +157,8 @@ def load_adapted(folder: str | Path) -> MaskedDiffusionLM:
     hf = auto_class(config).from_pretrained(base, dtype="float32")
     if hf.config.vocab_size != config.vocab_size:  # a mask token was added
         hf.resize_token_embeddings(config.vocab_size)
-    model = MaskedDiffusionLM.from_hf(hf, config.mask_token_id, getattr(config, "unmask_shifted", False))
+    unused = unspanned(getattr(config, "unmask_unused", ()))
+    model = MaskedDiffusionLM.from_hf(hf, config.mask_token_id, getattr(config, "unmask_shifted", False), unused)
     targets = settings["target_modules"]
     targets = targets if isinstance(targets, str) else tuple(targets)
     add_lora(model, LoRA(settings["r"], settings["lora_alpha"], settings["lora_dropout"], targets))

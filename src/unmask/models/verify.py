@@ -8,6 +8,7 @@ compared. Nothing is known about families here.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any, Protocol, cast
 
 import torch
@@ -68,28 +69,32 @@ def has_values(model: PreTrainedModel) -> bool:
     return not any(p.is_meta or hasattr(p, "ds_id") for p in model.parameters())
 
 
-def trial_rows(model: PreTrainedModel, mask_token_id: int) -> Tensor:
-    """[2, L] tokens of two rows that differ in the last one; short enough for the model's positions and windows."""
+def trial_rows(model: PreTrainedModel, barred: Collection[int]) -> Tensor:
+    """[2, L] tokens of two rows that differ in the last one; short enough for the model's positions and windows.
+
+    None of them is one of `barred`: the mask token, and ids that no token has, whose embeddings may all be equal.
+    """
     config, weight = text_config(model.config), cast(Any, model.get_output_embeddings()).weight
     window = getattr(config, "sliding_window", None)
     length = max(2, min(LENGTH, longest_row(model) or LENGTH, window if isinstance(window, int) else LENGTH))
     # From the end of the vocabulary: special tokens (padding, images), which a family may treat by itself, are rare.
-    free = [token for token in reversed(range(len(weight))) if token != mask_token_id]
+    free = [token for token in reversed(range(len(weight))) if token not in barred]
     tokens = [free[i % len(free)] for i in range(2, length + 2)]
     other = next(token for token in free if token != tokens[-1])
     return torch.tensor([tokens, [*tokens[:-1], other]], device=weight.device)
 
 
-def find_backbone(model: PreTrainedModel, mask_token_id: int) -> tuple[PreTrainedModel, ModelOutput]:
+def find_backbone(model: PreTrainedModel, barred: Collection[int]) -> tuple[PreTrainedModel, ModelOutput]:
     """The part of a language model that makes its hidden states, and what it returns for a few tokens.
 
+    None of the tokens is one of `barred`.
     It is the outermost model inside that the forward runs and that returns `last_hidden_state`: `base_model` in most
     families, its decoder in some.
 
     Raises:
         ValueError: for a model that does not run on tokens alone, or has no such part.
     """
-    rows, returned = trial_rows(model, mask_token_id)[:1], []
+    rows, returned = trial_rows(model, barred)[:1], []
 
     def keep(module: Any, _: Any, output: Any) -> None:
         states = getattr(output, "last_hidden_state", None)
@@ -126,7 +131,7 @@ def verify(model: Denoiser) -> None:
     hf = model.hugging_face
     if not has_values(hf):
         return
-    rows = trial_rows(hf, model.mask_token_id)
+    rows = trial_rows(hf, _barred(model))
     real = torch.ones_like(rows, dtype=torch.bool)
     padded = real.clone()
     padded[:, -1] = False
@@ -153,7 +158,7 @@ def freeze_unreached(model: Denoiser) -> None:
     hf = model.hugging_face
     if not has_values(hf):
         return
-    rows = trial_rows(hf, model.mask_token_id)[:1]
+    rows = trial_rows(hf, _barred(model))[:1]
     with evaluating(hf), torch.enable_grad():
         try:
             states = model.head.prepared(model.hidden(rows, torch.ones_like(rows, dtype=torch.bool)).flatten(0, 1))
@@ -215,6 +220,10 @@ def _compare(model: Denoiser, rows: Tensor, attention: Tensor) -> Tensor:
                 f"{_name(hf)} has an output layer that is not linear: its loss would differ from its logits"
             )
     return states[0]
+
+
+def _barred(model: Denoiser) -> set[int]:
+    return {model.mask_token_id, *([] if model.head.unused is None else model.head.unused.tolist())}
 
 
 def _close(ours: Tensor, theirs: Tensor, share: float, scale: float = 0.0) -> bool:

@@ -191,7 +191,7 @@ class RunConfig:
             _put_weights(model, Path(self.start))
         if isinstance(self.data, Tokenized):
             tokenizer = self.data.tokenizer()
-            tokenizer.check_model(model.mask_token_id, model.head.vocab_size)
+            model.check_tokenizer(tokenizer)
         held_out = self.data.held_out()
         trainer = Trainer(
             model,

@@ -11,9 +11,9 @@ from torch import Tensor
 from unmask.batch import MaskedBatch
 
 
-def check_start(nll: float, vocab_size: int) -> None:
-    """Warn where the first step's loss is far from log V nats a masked token (V: without the mask token)."""
-    expected = math.log(vocab_size - 1)
+def check_start(nll: float, choices: int) -> None:
+    """Warn where the first step's loss is far from log V nats a masked token, V the tokens it may be."""
+    expected = math.log(choices)
     if nll > 1.25 * expected + 0.1:
         warnings.warn(
             f"the first step's loss is {nll:.2f} nats a masked token, well above log V = {expected:.2f}: "

@@ -23,7 +23,7 @@ from torch import Tensor
 from unmask import __version__, noise
 from unmask.batch import MaskedBatch, Scores
 from unmask.config import to_json
-from unmask.data.stream import RowStream, check_rows
+from unmask.data.stream import RowStream
 from unmask.data.tokenizers import TextTokenizer
 from unmask.distributed import gather_rows, is_sharded, sum_over_ranks, whole
 from unmask.models.denoiser import MaskedDiffusionLM
@@ -112,10 +112,8 @@ class Trainer:
         self.run = run or {"masking": masking, "objective": self.objective}
         self.tokenizer = tokenizer
         if tokenizer is not None:
-            tokenizer.check_model(model.mask_token_id, model.head.vocab_size)
-        shortest, longest = check_rows(
-            dataset, model.mask_token_id, model.head.vocab_size, model.shifted, model.longest_row
-        )
+            model.check_tokenizer(tokenizer)
+        shortest, longest = model.check_rows(dataset)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         platform.keep_freed_memory()
@@ -240,7 +238,7 @@ class Trainer:
         if fit:  # under the step that it served: a run resumed from the one before fits again
             self._log(log, "time", fit)
         if self.step == 1 and metrics["masked_share"] > 0:
-            check_start(metrics["nll"], self.model.head.vocab_size)
+            check_start(metrics["nll"], self.model.head.choices)
         progress.step(self.step, loss=metrics["loss"])
         if self._logs(self.step):
             self._log(log, "train", metrics)
