@@ -11,6 +11,7 @@ import pytest
 from unmask import ELBO, Bell, LikelihoodConfig, MaskedMean, ProgressiveUnmasking
 from unmask.config import from_json, to_json
 from unmask.evaluation.likelihood import likelihood
+from unmask.evaluation.trace import read_trace
 from unmask.recipes import RECIPES, CorpusData, PretrainedModel, TextData, TextModel, sotu
 from unmask.runs.config import load_model, load_run
 from unmask.training import read_metrics
@@ -54,6 +55,9 @@ def test_text_run_measures_the_held_out_likelihood(masking, tiny, prose, tmp_pat
     expected = likelihood(load_model(last).eval(), data.held_out(), LikelihoodConfig(samples=2)).nats_per_token
     assert points[-1]["nats_per_token"] == pytest.approx(expected.value, abs=1e-4)
     assert points[-1]["interval"] == pytest.approx([expected.low, expected.high], abs=1e-4)
+    trace = read_trace(tmp_path / "run")
+    assert "".join(trace["truth"]) in {data.tokenizer().decode(row) for row in data.held_out()["tokens"]}
+    assert [word is None for word in trace["start"]] == [False] * 8 + [True] * 24
 
 
 def test_held_out_rows_come_from_other_texts(prose):

@@ -227,6 +227,8 @@ def test_records_are_gathered_from_what_is_whole_and_are_the_same_again(whole):
     ]
     assert [point["step"] for point in record["curve"]] == [0, 2, 4]
     assert {"seconds", "tokens", "solved", "loss"} <= set(record["curve"][0])
+    assert len(record["log"]["by_rate"]["loss"]) == 10
+    assert (record["trace"]["columns"], len(record["trace"]["truth"])) == (9, 81)
     assert record["finals"]["kaidoku"]["result"]["puzzles"] == 4
     assert record["training"]["steps"] == 4
     assert record["config"]["masking"]["type"] == "IndependentMasking"

@@ -96,6 +96,11 @@ class TextTokenizer:
         """Return the text of tokens [n], NumPy, torch or a list. Special tokens are spelt out."""
         return self.tokenizer.decode([int(token) for token in tokens], skip_special_tokens=False)
 
+    def word(self, token: int) -> str:
+        """How a token reads within a text, behind another one: with the space before it, if it begins a word."""
+        once, twice = self.decode([token]), self.decode([token, token])
+        return (twice.removeprefix(once) if twice.startswith(once) else once) or self._spelt(token)
+
     @property
     def end_token_id(self) -> int | None:
         """The token behind which a text has ended; None where it is an ordinary character."""

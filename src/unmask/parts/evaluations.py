@@ -10,7 +10,9 @@ from datasets import Dataset
 
 from unmask.config import positive_int
 from unmask.evaluation.likelihood import LikelihoodConfig, likelihood
+from unmask.evaluation.trace import Example, example_of
 from unmask.models.denoiser import MaskedDiffusionLM
+from unmask.sampling import Decoding
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,10 @@ class HeldOutLikelihood:
             return {**value, "interval": (found.low, found.high), "rows": len(held_out)}
 
         return evaluate
+
+    def example(self, held_out: Dataset) -> Example:
+        """The held-out row with the most to unmask, drawn in a random order at temperature 1, in at most 64 steps."""
+        return example_of(held_out, Decoding("random", temperature=1.0, steps=64))
 
 
 @dataclass(frozen=True)

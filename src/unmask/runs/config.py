@@ -10,10 +10,12 @@ from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 
 from unmask.config import from_json, ours, to_json
 from unmask.data.tokenizers import TOKENIZER_FILE, TextTokenizer
+from unmask.evaluation.trace import Example, trace_of
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.models.lora import WEIGHTS_FILE as ADAPTERS_FILE
 from unmask.models.pretrained import load_adapted
@@ -63,6 +65,15 @@ class Tokenized(DataConfig, Protocol):
 
     def check(self) -> None:
         """Raise ValueError for texts of which none can be held out, before any is tokenized."""
+        ...
+
+
+@runtime_checkable
+class Watchable(Protocol):
+    """An evaluation that has a row to watch."""
+
+    def example(self, held_out: Dataset) -> Example:
+        """An unseen row, and how it is decoded."""
         ...
 
 
@@ -201,7 +212,7 @@ class RunConfig:
             self.training,
             out=out,
             held_out=held_out,
-            evaluate=self.evaluation.start(held_out),
+            evaluate=self._evaluate(Path(out), held_out, tokenizer),
             run=self.described,
             tokenizer=tokenizer,
             name=name or out.name,
@@ -210,6 +221,25 @@ class RunConfig:
         if trainer.accelerator.is_main_process:
             draw_rates(out)
         return last
+
+    def _evaluate(self, out: Path, held_out: Dataset, tokenizer: TextTokenizer | None) -> Evaluation:
+        """What the trainer calls: the evaluation, and with the last one a row unmasked step by step, in a file."""
+        evaluate = self.evaluation.start(held_out)
+        if not isinstance(self.evaluation, Watchable):
+            return evaluate
+        example = self.evaluation.example(held_out)
+        if example.word is None and tokenizer is not None:
+            example = replace(example, word=tokenizer.word, end_token_id=tokenizer.end_token_id)
+
+        def watched(model: MaskedDiffusionLM, last: bool) -> dict[str, Any]:
+            results = evaluate(model, last)
+            if last:
+                trace = trace_of(model, example, self.training.seed)
+                if PartialState().is_main_process:
+                    trace.save(out)
+            return results
+
+        return watched
 
 
 ours(RunConfig)

@@ -27,6 +27,8 @@ from rich.console import Console
 from unmask.config import nearest, positive_int, require
 from unmask.evaluation.results import RECORDS
 from unmask.evaluation.speedup import Role
+from unmask.evaluation.steps import steps_of
+from unmask.evaluation.trace import read_trace
 from unmask.runs.config import EvaluationConfig, RunConfig
 from unmask.runs.job import PROVENANCE, Job
 from unmask.runs.launch import run_jobs
@@ -267,6 +269,8 @@ class Study:
             "curve": [{key: value for key, value in point.items() if key != "kind"} for point in curve],
             "finals": {name: json.loads(job.final_path(name).read_text()) for name in job.finals},
             "provenance": json.loads(made_on.read_text()) if made_on.is_file() else {},
+            "log": steps_of(job.out),
+            "trace": read_trace(job.out),
         }
 
     @property

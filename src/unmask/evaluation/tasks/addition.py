@@ -10,7 +10,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from unmask.batch import TokenBatch
-from unmask.data.arithmetic import answer_of, is_correct, load_addition
+from unmask.data.arithmetic import EQUALS_TOKEN, PLUS_TOKEN, answer_of, is_correct, load_addition
 from unmask.evaluation.tasks.base import DecodingTask
 
 
@@ -44,3 +44,7 @@ class AdditionTask(DecodingTask):
     def right(self, dataset: Dataset, rows: TokenBatch, tokens: Tensor) -> np.ndarray:
         """The whole answer."""
         return is_correct(answer_of(tokens), rows.tokens)
+
+    def word(self, token: int) -> str:
+        """Digits, + and =."""
+        return {PLUS_TOKEN: "+", EQUALS_TOKEN: "="}.get(token, str(token))

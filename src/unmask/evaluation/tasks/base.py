@@ -15,6 +15,7 @@ from torch import Tensor
 from unmask.batch import TokenBatch
 from unmask.config import positive_int
 from unmask.data.stream import RowStream
+from unmask.evaluation.trace import Example, example_of
 from unmask.masks import ExactCount
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.objectives import RowMean
@@ -90,6 +91,14 @@ class DecodingTask(Task):
     def right(self, dataset: Dataset, rows: TokenBatch, tokens: Tensor) -> np.ndarray:
         """Tell which of the decoded rows, tokens [n, L], are right: bool [n]."""
         raise NotImplementedError
+
+    def word(self, token: int) -> str:
+        """How a token is written for people."""
+        return str(token)
+
+    def example(self, held_out: Dataset | None = None) -> Example:
+        """The row to watch: of those that are evaluated during training, the one with the most to unmask."""
+        return example_of(self.load(self.puzzles), self.decoding, word=self.word)
 
     def evaluate(self, model: MaskedDiffusionLM, dataset: Dataset) -> dict[str, Any]:
         """Decode and judge a data set that `load` made.

@@ -15,6 +15,7 @@ from unmask.batch import TokenBatch
 from unmask.data.stream import RowStream
 from unmask.data.sudoku import CELLS, is_solved, load_sudoku, puzzle_of
 from unmask.evaluation.tasks.base import DecodingTask
+from unmask.evaluation.trace import Example
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.sampling import Decoding, Generation, generate
 
@@ -41,6 +42,10 @@ class SudokuTask(DecodingTask):
     def right(self, dataset: Dataset, rows: TokenBatch, tokens: Tensor) -> np.ndarray:
         """Every clue kept, and every row, column and box holds 1 to 9."""
         return is_solved(tokens[:, -CELLS:], puzzle_of(rows.tokens, rows.maskable))
+
+    def example(self, held_out: Dataset | None = None) -> Example:
+        """The puzzle with the fewest clues, as a board."""
+        return replace(super().example(), columns=9, first=0 if self.form == "grid" else CELLS)
 
     def solve_one(
         self, model: MaskedDiffusionLM, number: int, on_step: Callable[[int, Any, Any], None] | None = None

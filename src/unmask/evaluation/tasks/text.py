@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from unmask.config import positive_int, require
 from unmask.data.documents import json_lines
 from unmask.data.tokenizers import TextTokenizer
 from unmask.evaluation.tasks.base import DecodingTask
+from unmask.evaluation.trace import Example
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,10 @@ class TextTask(DecodingTask):
             rows.append({"tokens": prompt + answer, "maskable": maskable, **example})
         require(len(rows) > 0, "there is no question")
         return Dataset.from_list(rows)
+
+    def example(self, held_out: Dataset | None = None) -> Example:
+        """The first question."""
+        return replace(super().example(), word=TextTokenizer.load(self.tokenizer).word)
 
     def right(self, dataset: Dataset, rows: TokenBatch, tokens: Tensor) -> np.ndarray:
         """Judge the text up to the first end-of-text token."""
