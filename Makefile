@@ -7,7 +7,7 @@ RUN := runs/demo
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup demo test test-slow lint format clean
+.PHONY: help setup demo test test-slow mutants lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,10 @@ test: setup  ## the quick test suite (under 8 minutes)
 
 test-slow: setup  ## the slow tests alone
 	$(BIN)/pytest -q -n 2 -m slow
+
+mutants: setup  ## which small faults of the mathematics no test notices (hours)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[mutants]'
+	$(BIN)/python scripts/mutants.py
 
 lint: setup  ## format check, lint, types
 	$(BIN)/ruff format --check .

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import fields, replace
 
 import pytest
 import torch
-from transformers import GPT2Config, LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, GPT2Config, LlamaConfig, LlamaForCausalLM
 
 from unmask import MaskedDiffusionLM, TokenBatch, generate
 from unmask.data.tokenizers import bpe_tokenizer, character_tokenizer
@@ -65,6 +66,24 @@ def test_judged_nats_are_the_causal_model_s_own_loss(judge):
         with torch.no_grad():
             loss = float(model(input_ids=tokens, labels=tokens).loss)
         assert value / count == pytest.approx(loss, abs=1e-5)
+
+
+def test_a_judge_with_a_first_token_scores_every_token_after_it(judge, tmp_path):
+    """As the judge was trained: its own first token stands before each text, and is not scored itself."""
+    folder, tokenizer = judge
+    shutil.copytree(folder, tmp_path / "judge")
+    reader = AutoTokenizer.from_pretrained(folder)
+    reader.bos_token = reader.convert_ids_to_tokens(5)
+    reader.save_pretrained(tmp_path / "judge")
+    model = LlamaForCausalLM.from_pretrained(folder).eval()
+    found, _ = judge_texts(TEXTS, tmp_path / "judge")
+    without, _ = judge_texts(TEXTS, folder)
+    for text, value, count, fewer in zip(TEXTS, found.nats, found.tokens, without.tokens, strict=True):
+        tokens = torch.tensor([[5, *tokenizer.encode(text).tolist()]])
+        with torch.no_grad():
+            loss = float(model(input_ids=tokens, labels=tokens).loss)
+        assert float(value / count) == pytest.approx(loss, abs=1e-5)
+        assert count == fewer + 1 == tokens.shape[1] - 1
 
 
 def test_figures_come_together(judge, writer):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -14,17 +16,19 @@ from unmask import (
     PPOTS,
     Bell,
     Bernoulli,
+    Beta,
     Blockwise,
     Clipped,
     ExactCount,
     IndependentMasking,
     MaskedDiffusionLM,
     ProgressiveUnmasking,
+    Uniform,
 )
 from unmask.data.text import load_text
 from unmask.data.tokenizers import character_tokenizer
 from unmask.evaluation.estimate import ratio
-from unmask.evaluation.likelihood import LikelihoodConfig, RowNats, characters, likelihood
+from unmask.evaluation.likelihood import LikelihoodConfig, RowNats, characters, likelihood, losses
 from unmask.testing import TabularWorld, exact_elbo, tabular_model
 
 
@@ -115,17 +119,32 @@ def test_intervals_cover_the_exact_value(world, model, repeats, least, most):
 
 
 def test_an_interval_that_forgets_the_mask_noise_within_rows_does_not_cover(world, model):
-    """Negative control: treating the samples of a row as rows of their own gives intervals that are too short."""
-    repeats, rows, samples = 200, 12, 16
-    one = [[1, 0, 1]] * (rows // 2) + [[0, 0, 0]] * (rows // 2)
-    exact = likelihood(model, rows_of([[1, 0, 1], [0, 0, 0]]), config_of(samples=2048))
-    spread = float(exact.nats.std())
-    assert spread > 0.1  # rows differ, so their number limits what is known
-    found = likelihood(model, rows_of(one), config_of(samples=samples))
-    honest = found.nats_per_token
-    every = found.nats.repeat(repeats)
-    pretended = ratio(every, found.tokens.repeat(repeats))
-    assert pretended.high - pretended.low < 0.2 * (honest.high - honest.low)
+    """Negative control: samples of a row that count as rows of their own give intervals that are too short."""
+    repeats, rows, samples = 40, 20, 16
+    strings, probability = world.strings()
+    truth = float((probability * exact_elbo(world.rows(strings), world.nll)).sum()) / world.length
+    generator = torch.Generator().manual_seed(3)
+    place = torch.multinomial(probability, repeats * rows, replacement=True, generator=generator)
+    every = losses(model, rows_of(strings[place].tolist()), config_of(samples=samples), batch_size=4000)
+    nats = torch.cat([(ELBO().weights(batch).double() * nll).sum(1) for batch, nll in every])
+    nats = nats.view(repeats, rows, samples)
+    honest = [ratio(part.mean(1), torch.full((rows,), world.length)) for part in nats]
+    pretended = [ratio(part.flatten(), torch.full((rows * samples,), world.length)) for part in nats]
+    covered, short = (sum(e.low <= truth <= e.high for e in found) / repeats for found in (honest, pretended))
+    assert covered > 0.88
+    assert short < 0.75
+
+
+def test_each_row_is_measured_at_rates_and_masks_of_its_own(model):
+    """Or the noise of the masks would not average out over rows, and no interval would know."""
+    config = config_of(masking=IndependentMasking(), samples=3)
+    drawn = [batch for batch, _ in losses(model, rows_of([[0, 1, 1]] * 40), config)]
+    rates = torch.cat([batch.rate for batch in drawn]).flatten()
+    assert len(rates.unique()) == 120
+    of_rows = rates.view(40, 3).double()
+    assert abs(float(torch.corrcoef(of_rows.T[:2])[0, 1])) < 5 / 40**0.5
+    again = torch.cat([batch.rate for batch, _ in losses(model, rows_of([[0, 1, 1]] * 40), replace(config, seed=1))])
+    assert not torch.equal(again.flatten(), rates)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8, 1000])
@@ -247,10 +266,29 @@ def test_units_of_text(tmp_path):
 
 
 def test_protocol_refuses_what_the_objective_refuses():
-    """One contract: every masking that ELBO takes is taken here, and no other."""
-    for masking in MASKINGS:
-        ELBO().check(masking)
-        LikelihoodConfig(masking=masking)
+    """One contract: what ELBO takes is taken here, what it refuses is refused, whatever is put together."""
+    times, masks, pairs = (
+        (Uniform(), Bell(), Beta(2, 1), Clipped(0.2, 0.9)),
+        (Bernoulli(), ExactCount()),
+        (None, "mirror"),
+    )
+    inner = [
+        IndependentMasking(time, mask, coupling, pair)
+        for time, mask, coupling, pair in product(times, masks, ("independent", "stratified", "antithetic"), pairs)
+    ]
+    every = [*inner, *(Blockwise(masking, size=2) for masking in inner), ProgressiveUnmasking()]
+    refused = {}
+    for contract in (ELBO().check, lambda masking: LikelihoodConfig(masking=masking)):
+        found = set()
+        for masking in every:
+            try:
+                contract(masking)
+            except ValueError:
+                found.add(repr(masking))
+        refused[contract] = found
+    of_objective, of_likelihood = refused.values()
+    assert of_objective == of_likelihood
+    assert 0 < len(of_objective) < len(every)
 
 
 def test_end_of_text_tokens_are_no_characters():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unmask import MaskedBatch
+from unmask import IndependentMasking, MaskedBatch
 from unmask.evaluation.likelihood import LikelihoodConfig
 from unmask.evaluation.locality import LocalityConfig, beyond, locality, nearest_visible, share_within
 from unmask.testing import TabularWorld, tabular_model
@@ -149,3 +150,17 @@ def test_bad_settings_are_refused():
         LocalityConfig(radii=(4, 2))
     with pytest.raises(ValueError, match="bins"):
         LocalityConfig(bins=0)
+
+
+def test_every_masked_position_is_as_often_the_target_of_the_radius():
+    """Position 0 is certain, position 2 a coin, whatever is seen: a masked token costs half a coin on average."""
+    joint = torch.full((2, 2, 2), 1e-9, dtype=torch.float64)
+    for b, c in itertools.product(range(2), repeat=2):
+        joint[0, b, c] = 1.0 if b == 0 else 1e-9
+    world = TabularWorld(joint)
+    config = replace(config_of(world, radii=(0,)), likelihood=LikelihoodConfig(IndependentMasking(), samples=8))
+    point = locality(tabular_model(world), sampled(world), config)[2].points[-1]
+    assert point.label == "all"
+    # Every row's target is one of its n masked positions, of which the coin is one with probability n / 3.
+    assert point.loss.low < math.log(2) / 3 < point.loss.high
+    assert point.loss.high - point.loss.low < 0.05

@@ -122,3 +122,14 @@ def test_every_method_has_a_line(model, rows, name):
     found = compare_variance(model, rows, {name: ARMS[name]}, 4, Nested(3, 2, 2), seed=0)[name]
     assert found["gradient"].signal != 0
     assert found["loss"].total.value > 0
+
+
+def test_a_resample_counts_no_copy_as_a_set_of_its_own():
+    """Sets that all differ alike have the same variance in every resample that holds two of them: no interval."""
+    nested = Nested(row_sets=8, rates=2, masks=2)
+    statistics = _Statistics(nested)
+    for place in torch.eye(8):
+        statistics.add(place.expand(2, 2, 8))
+    total = statistics.result(batch_size=1, seed=0).total
+    assert total.value == pytest.approx(1.0)  # half the squared distance
+    assert (total.low, total.high) == pytest.approx((1.0, 1.0))

@@ -330,3 +330,25 @@ def test_plain_products_in_half_precision_are_as_near_to_exact_as_the_librarys_o
         theirs, _ = eager_attention_forward(layer, *rounded, None, scaling=16**-0.5)
         mine, _ = plain_attention(nn.Identity(), *rounded, None)
         assert (mine - exact).norm() < 1.1 * (theirs - exact).norm()
+
+
+@pytest.mark.parametrize("scaling", [None, 0.1, 1.0])
+def test_plain_products_are_scaled_as_they_are_asked_to_be(scaling):
+    query, key, value = torch.randn((3, 2, 4, 7, 8), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    mine, _ = plain_attention(nn.Identity(), query, key, value, None, scaling=scaling)
+    full = scaled_dot_product_attention(query, key, value, scale=scaling).transpose(1, 2)
+    torch.testing.assert_close(mine, full)
+
+
+def test_plain_products_drop_weights_in_training_alone_and_keep_their_mean():
+    """With equal weights and values of 1 an output is the share of keys that were kept, over what is to be kept."""
+    zeros, ones, share = torch.zeros(64, 2, 50, 4), torch.ones(64, 2, 50, 4), 0.3
+    layer = nn.Identity()
+    torch.manual_seed(0)
+    trained, _ = plain_attention(layer.train(), zeros, zeros, ones, None, dropout=share)
+    found = trained[..., 0].flatten()
+    expected = (share / (1 - share) / 50) ** 0.5
+    assert abs(float(found.mean()) - 1) < 5 * expected / len(found) ** 0.5
+    assert float(found.std()) == pytest.approx(expected, rel=0.05)
+    evaluated, _ = plain_attention(layer.eval(), zeros, zeros, ones, None, dropout=share)
+    torch.testing.assert_close(evaluated, torch.ones_like(evaluated))

@@ -243,3 +243,19 @@ def test_half_precision_weights_get_adapters_in_fp32():
     with torch.autocast("cpu", torch.bfloat16):
         logits = model.predict(tokens, torch.ones_like(tokens, dtype=torch.bool), tokens == 8)
     assert logits[:, :8].isfinite().all()
+
+
+@pytest.mark.parametrize(("rank", "alpha"), [(2, 8.0), (4, 8.0), (4, 3.0)])
+def test_an_update_is_the_product_of_its_adapters_times_alpha_over_rank(rank, alpha):
+    """W + alpha / rank · B A (arXiv 2106.09685)."""
+    torch.manual_seed(0)
+    plain = LlamaForCausalLM(LlamaConfig(vocab_size=MASK + 1, **SIZES))
+    weight = plain.model.layers[0].mlp.up_proj.weight.detach().clone()
+    model = MaskedDiffusionLM.from_hf(plain, MASK, shifted=True)
+    add_lora(model, LoRA(rank=rank, alpha=alpha))
+    layer = model.hugging_face.model.layers[0].mlp.up_proj
+    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    torch.nn.init.normal_(b)
+    expected = weight + alpha / rank * b.detach() @ a.detach()
+    lora.merge_adapters(model.hugging_face)
+    torch.testing.assert_close(model.hugging_face.model.layers[0].mlp.up_proj.weight.detach(), expected)

@@ -6,7 +6,7 @@ import scipy.stats
 import torch
 
 from unmask import PPOTS, ExactCount, IndependentMasking, RowStream, Scores
-from unmask.processes.ppots import Tabulated, fit_epr
+from unmask.processes.ppots import EPRFit, Tabulated, fit_epr
 from unmask.times import RateProfile
 
 T = torch.arange(1, 31, dtype=torch.float64) / 30
@@ -177,3 +177,39 @@ def test_a_profile_that_cannot_be_fitted_is_refused():
         fit_epr(RateProfile(T, torch.zeros(30), torch.zeros(30)))
     with pytest.raises(ValueError, match="ascending"):
         RateProfile(torch.tensor([0.5, 0.2]), T[:2], T[:2])
+
+
+ODD = RateProfile(T, 0.2 + 0.5 * (T > 0.4) * (T < 0.6), 0.01 + 0.3 * (T > 0.8))  # no member of the family
+
+
+def divergence(profile, root, optimum):
+    """KL of the measured density from a fitted one, on the grid."""
+    measured = (profile.variance + (profile.mean**2 if optimum == "independent" else 0)).sqrt().numpy()
+    return scipy.stats.entropy(measured, root(profile.t.numpy(), optimum))
+
+
+@pytest.mark.parametrize("optimum", ["independent", "stratified"])
+def test_the_fit_is_the_nearest_in_the_divergence_of_the_measured_from_the_fitted(optimum):
+    """What is reported is that divergence, and no small change of a parameter lowers it."""
+    fit = fit_epr(ODD, optimum)
+    assert fit.kl == pytest.approx(divergence(ODD, fit.root, optimum), abs=1e-6)
+    assert fit.kl > 1e-3
+    for name, value in fit.parameters.items():
+        for factor in (0.9, 1.1):
+            changed = value * factor if name != "m" else 1 + (value - 1) * factor
+            other = EPRFit(fit.parameters | {name: changed}, 0.0)
+            assert divergence(ODD, other.root, optimum) > fit.kl - 1e-4
+
+
+def test_further_starts_are_tried_and_the_best_is_kept():
+    two_walls = RateProfile(T, 1e-3 * torch.exp(5 * T**8), 1e-3 + (1 - T) ** 20)
+    assert fit_epr(two_walls).kl < 0.5 * fit_epr(two_walls, starts=1).kl
+
+
+@pytest.mark.parametrize("optimum", ["independent", "stratified"])
+def test_rates_follow_the_optimum_that_was_asked_for(optimum):
+    """Mean and variance that want opposite rates: sqrt(g² + v) goes with the first, sqrt(v) with the second."""
+    running = PPOTS(optimum=optimum, uniform=0.01).start()
+    running.refit(RateProfile(T, 3 * torch.exp(2 * T**2) / torch.e**2, 0.2 * (1 - T) ** 3 + 1e-4))
+    low, high = running.density(torch.tensor([0.1, 0.95], dtype=torch.float64)).tolist()
+    assert (low < 0.5 * high) if optimum == "independent" else (high < 0.5 * low)

@@ -294,13 +294,53 @@ def test_a_token_masked_again_is_not_revealed_in_the_same_step(model, ragged):
     assert happened > 5
 
 
-def test_probability_zero_is_plain_decoding(model, ragged):
-    batch = ragged([12, 8, 10])
-    plain, none = (trajectory(model, batch, Decoding(steps=5, remasking_rule=rule)) for rule in ("cap", "rescale"))
-    assert torch.equal(plain[0].tokens, none[0].tokens)
-    assert all(torch.equal(a, b) for a, b in zip(plain[1], none[1], strict=True))
+@pytest.mark.parametrize("rule", ["cap", "rescale"])
+def test_a_probability_of_nearly_zero_is_plain_decoding(model, ragged, rule):
+    """The way through remasking, which plain decoding does not take, ends in the same tokens."""
+    batch, options = ragged([12, 8, 10]), {"policy": "random", "steps": 5, "temperature": 1.0}
+    plain = trajectory(model, batch, Decoding(**options))
+    nearly = trajectory(model, batch, Decoding(**options, remasking=1e-12, remasking_rule=rule))
+    assert torch.equal(plain[0].tokens, nearly[0].tokens)
+    assert all(torch.equal(a, b) for a, b in zip(plain[1], nearly[1], strict=True))
     assert all((after & ~before).sum() == 0 for before, after in pairwise(plain[1]))
-    assert plain[0].forwards == sum(int(m.any(1).sum()) for m in plain[1][:-1])
+    assert plain[0].forwards == nearly[0].forwards == sum(int(m.any(1).sum()) for m in plain[1][:-1])
+
+
+class _Knows(nn.Module):
+    """A backbone to which all tokens are alike."""
+
+    def forward(self, input_ids, attention_mask=None):
+        return BaseModelOutput(last_hidden_state=torch.zeros(*input_ids.shape, V))
+
+
+def test_what_is_masked_again_meets_new_noise(token_batch):
+    """Its token, the step that reveals it and whether it is masked once more do not follow from the first time."""
+    rows = 300
+    model = MaskedDiffusionLM(_Knows(), nn.Linear(V, V, bias=False), MASK)
+    batch = token_batch(torch.zeros(rows, L, dtype=torch.int64))
+    states = [(torch.full((rows, L), MASK), torch.ones(rows, L, dtype=torch.bool))]
+    decoding = Decoding("random", steps=30, remasking=0.2, temperature=1.0)
+    generate(model, batch, decoding, on_step=lambda _, *state: states.append(tuple(x.clone() for x in state)))
+
+    def excess(chosen, marked, among):
+        """By how many of the marked more than by chance what is chosen among some exceeds, in each row."""
+        chance = chosen.sum(1) * (marked & among).sum(1) / among.sum(1).clamp(min=1)
+        return ((chosen & marked).sum(1) - chance)[(marked & among).any(1) & chosen.any(1)]
+
+    had, just, ever = states[0][0], torch.zeros(rows, L, dtype=torch.bool), torch.zeros(rows, L, dtype=torch.bool)
+    same, soon, twice = [], [], []
+    for (tokens, before), (now, after) in pairwise(states):
+        revealed, hit = before & ~after, ~before & after
+        same.append((now == had)[revealed & ever].double())
+        soon.append(excess(revealed, just, before))
+        twice.append(excess(hit, ever, ~before))
+        had, just, ever = torch.where(hit, tokens, had), hit, ever | hit
+    alike = torch.cat(same)
+    assert len(alike) > 500
+    assert abs(float(alike.mean()) - 1 / (V - 1)) < 5 * (1 / (V - 1) / len(alike)) ** 0.5
+    for found in (torch.cat(soon), torch.cat(twice)):
+        assert len(found) > 500
+        assert abs(float(found.mean())) < 5 * float(found.std()) / len(found) ** 0.5
 
 
 @pytest.mark.parametrize("causal", [False, True])
