@@ -19,6 +19,7 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from unmask.batch import MaskedBatch, Scores, Tensors
 from unmask.data.stream import check_rows
 from unmask.data.tokenizers import TextTokenizer
+from unmask.models.asked import AnswersTrainers
 from unmask.models.attention import BlockLayout
 from unmask.models.families import auto_class, longest_row, make_bidirectional, quiet, spans, text_config, unspanned
 from unmask.models.head import MaskedHead
@@ -52,7 +53,7 @@ class MaskedOutput(Tensors):
     factor: Tensor | None = None
 
 
-class MaskedDiffusionLM(nn.Module):
+class MaskedDiffusionLM(AnswersTrainers):
     """A denoiser: reads partly masked rows, predicts the masked tokens.
 
     Args:

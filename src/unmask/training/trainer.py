@@ -19,13 +19,14 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor
+from torch.distributed.fsdp import register_fsdp_forward_method
 
 from unmask import __version__, noise
 from unmask.batch import MaskedBatch, Scores
 from unmask.config import to_json
 from unmask.data.stream import RowStream
 from unmask.data.tokenizers import TextTokenizer
-from unmask.distributed import gather_rows, is_sharded, sum_over_ranks, whole
+from unmask.distributed import gather_rows, is_sharded, reshard, sum_over_ranks, whole
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.objectives import Objective, RowMean
 from unmask.processes import Blockwise, Masking
@@ -133,6 +134,7 @@ class Trainer:
         made = optimizer(parameter_groups(model, config.weight_decay)) if optimizer else adamw(model, config, device)
         self.wrapped, self.optimizer = self.accelerator.prepare(model, made)
         self.model: MaskedDiffusionLM = self.accelerator.unwrap_model(self.wrapped)
+        register_fsdp_forward_method(self.model, "predict")  # gathers weights as `forward` does; else nothing
         tokens = config.steps * config.batch_size * longest // self.accelerator.num_processes
         self.compiled = platform.should_compile(config.compile, self.model, device, self.dtype, tokens)
         self.one_shape = shortest == longest and not isinstance(masking, Blockwise)
@@ -289,8 +291,11 @@ class Trainer:
     def _measuring(self, dtype: torch.dtype | None) -> Iterator[None]:
         """Matrix products in `dtype`; compiled layers run as written, as their shapes would be new ones."""
         eager = torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
-        with eager, torch.autocast(self.accelerator.device.type, dtype, enabled=dtype is not None):
-            yield
+        try:
+            with eager, torch.autocast(self.accelerator.device.type, dtype, enabled=dtype is not None):
+                yield
+        finally:
+            reshard(self.model)
 
     def _train_step(self) -> dict[str, Any]:
         config, accelerator = self.config, self.accelerator

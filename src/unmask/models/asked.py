@@ -1,0 +1,105 @@
+"""What trainers ask of a Hugging Face model: a denoiser answers as the model inside it would.
+
+accelerate and transformers look for tied weights, embeddings, layers that are not to be split and checkpointing of
+activations by these names. A model without the answers is not refused by them, it is sharded or trained otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from unmask.models.head import MaskedHead
+
+
+class AnswersTrainers(nn.Module):
+    """Base of `MaskedDiffusionLM`. A backbone that is not Hugging Face's has no input embeddings and nothing tied."""
+
+    head: MaskedHead
+    base_model_prefix = "backbone"
+    _container: tuple[PreTrainedModel, ...]
+
+    def get_input_embeddings(self) -> nn.Module | None:
+        """The token embedding."""
+        return self._container[0].get_input_embeddings() if self._container else None
+
+    def set_input_embeddings(self, embeddings: nn.Module) -> None:
+        """Put another token embedding in its place."""
+        self._inside("set_input_embeddings").set_input_embeddings(embeddings)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The linear layer that the masked head reads."""
+        return self.head.output
+
+    def set_output_embeddings(self, output: nn.Module) -> None:
+        """Put another linear output layer in its place."""
+        for model in self._container:
+            model.set_output_embeddings(output)
+        self.head.output = output
+
+    def tie_weights(self, **options: Any) -> None:
+        """Make those weights one again that the model's config ties."""
+        for model in self._container:
+            model.tie_weights(**options)
+
+    @property
+    def _tied_weights_keys(self) -> dict[str, str] | None:
+        """Names of weights that are another one: that one's name."""
+        names: dict[int, str] = {}
+        tied = {}
+        for name, parameter in self.named_parameters(remove_duplicate=False):
+            first = names.setdefault(id(parameter), name)
+            if first != name:
+                tied[name] = first
+        return tied or None
+
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """Classes of layers that lie on one device, and are sharded and gathered as a whole."""
+        return sorted(self._container[0]._no_split_modules or ()) if self._container else []
+
+    @property
+    def supports_gradient_checkpointing(self) -> bool:
+        """Whether its layers can be run again in the backward instead of keeping what they computed."""
+        return bool(self._container) and self._container[0].supports_gradient_checkpointing
+
+    @property
+    def is_activation_checkpointing(self) -> bool:
+        """Whether they are."""
+        return bool(self._container) and self._container[0].is_activation_checkpointing
+
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> None:
+        """Run layers again in the backward, which costs a forward and saves the memory of what they compute.
+
+        Args:
+            activation_checkpointing_kwargs: to `torch.utils.checkpoint.checkpoint`.
+            options: to the Hugging Face model's own method.
+
+        Raises:
+            ValueError: for a model that cannot.
+        """
+        model = self._inside("activation checkpointing")
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs, **options)
+
+    def activation_checkpointing_disable(self) -> None:
+        """Keep what layers compute."""
+        self._inside("activation checkpointing").activation_checkpointing_disable()
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> None:
+        """The older name of `activation_checkpointing_enable`."""
+        self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **options)
+
+    def gradient_checkpointing_disable(self) -> None:
+        """The older name of `activation_checkpointing_disable`."""
+        self.activation_checkpointing_disable()
+
+    def _inside(self, what: str) -> PreTrainedModel:
+        if not self._container:
+            raise ValueError(f"{what} needs a Hugging Face model, and this one's backbone is not one")
+        return self._container[0]

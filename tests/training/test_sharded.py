@@ -1,0 +1,114 @@
+"""FSDP2 as `accelerate launch` sets it up: two processes that share the weights train what one trains."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from unmask import IndependentMasking
+from unmask.data.sudoku import MASK_TOKEN, VOCAB_SIZE, load_sudoku
+from unmask.evaluation.likelihood import likelihood
+from unmask.recipes import TextModel
+from unmask.training import read_metrics
+
+SIZES = {"vocab_size": VOCAB_SIZE, "mask_token_id": MASK_TOKEN, "layers": 2, "width": 16, "heads": 2}
+SIZES |= {"positions": 162}
+SETTINGS = {"steps": 4, "batch_size": 4, "checkpoint_every": 2, "micro_batch_size": 1}
+# What `accelerate launch --use_fsdp --fsdp_version 2` puts into the environment of its processes.
+LAUNCHED = {
+    "ACCELERATE_USE_CPU": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+}
+SCRIPT = """
+import itertools, sys
+from pathlib import Path
+import torch
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from unmask import *
+from unmask.training import trainer as loop
+from unmask.data.sudoku import load_sudoku
+from unmask.evaluation.likelihood import likelihood
+from unmask.recipes import TextModel
+
+connect = loop.accelerator_of
+def shard(*arguments):
+    "accelerate shards on GPUs alone: the state that it has there is set here, and its own code runs on the CPU."
+    accelerator = connect(*arguments)
+    plugin = FullyShardedDataParallelPlugin(cpu_ram_efficient_loading=efficient)
+    AcceleratorState._shared_state["fsdp_plugin"] = plugin
+    for state in (AcceleratorState, PartialState):
+        state._shared_state["distributed_type"] = DistributedType.FSDP
+    assert accelerator.is_fsdp2
+    return accelerator
+loop.accelerator_of = shard
+
+out = Path(sys.argv[1])
+rows, held_out = load_sudoku("train", limit=40), load_sudoku("test", limit=3)
+for efficient, tied in itertools.product((True, False), repeat=2):
+    torch.manual_seed(0)
+    model = TextModel(tied=tied, **{sizes!r}).build().double()
+    config = TrainingConfig(precision="fp32", threads=1, warmup_steps=2, log_every=1, tracker="none", **{settings!r})
+    name = f"tied-{{tied}}-{{efficient}}"
+    def evaluate(model, last):
+        made = generate(model, RowStream(held_out).rows(torch.arange(2)), Decoding(steps=4))
+        return {{"made": made.tokens.tolist(), "loss": likelihood(model, held_out).nats_per_token.value}}
+    trainer = Trainer(model, IndependentMasking(), rows, RowMean(), config, out=out / name,
+                      evaluate=evaluate)
+    names = {{id(p): name for name, p in trainer.model.named_parameters()}}
+    held = {{names[id(p)] for group in trainer.optimizer.param_groups for p in group["params"]}}
+    assert held == set(names.values()), set(names.values()) - held
+    output = trainer.model.get_output_embeddings().weight
+    assert (output is trainer.model.get_input_embeddings().weight) == tied
+    layers = [m for m in trainer.model.modules() if type(m).__name__.endswith("LlamaDecoderLayer")]
+    assert all(type(m).__name__.startswith("FSDP") for m in layers) and layers
+    trainer.train(resume=True)
+    assert (output is trainer.model.get_input_embeddings().weight) == tied
+"""
+
+
+def _run(folder: Path) -> None:
+    (folder / "script.py").write_text(SCRIPT.format(settings=SETTINGS, sizes=SIZES))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
+    done = subprocess.run(
+        [sys.executable, *launch, str(folder / "script.py"), str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, **LAUNCHED, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-6000:]
+
+
+@pytest.mark.slow
+def test_tied_and_untied_weights_train_as_in_one_process_and_are_saved_so(tmp_path, trainer, weights_in):
+    """With the weights loaded by every process, or by the first one alone (`cpu_ram_efficient_loading`)."""
+    _run(tmp_path)
+    for tied in (True, False):
+        torch.manual_seed(0)
+        model = TextModel(tied=tied, **SIZES).build().double()
+        run = trainer(f"one-{tied}", model=model, masking=IndependentMasking(), **SETTINGS)
+        one = run.train()
+        nats = likelihood(run.model, load_sudoku("test", limit=3)).nats_per_token.value
+        for efficient in (True, False):
+            out = tmp_path / f"tied-{tied}-{efficient}"
+            two = out / "checkpoints" / one.name
+            weights, wanted = weights_in(two), weights_in(one)
+            assert weights.keys() == wanted.keys()
+            for tensor in wanted:
+                torch.testing.assert_close(weights[tensor], wanted[tensor], rtol=1e-8, atol=1e-8)
+            opened = AutoModelForCausalLM.from_pretrained(two / "model", dtype="auto")
+            assert (opened.lm_head.weight is opened.model.embed_tokens.weight) == tied
+            assert read_metrics(out, "evaluation")[-1]["loss"] == pytest.approx(nats)
