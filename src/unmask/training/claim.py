@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from unmask import __version__
+from unmask.config import to_json
+from unmask.data.tokenizers import TextTokenizer
 from unmask.distributed import raise_together
 from unmask.store import checkpoint
-from unmask.store.folder import begin_run, lock_folder
+from unmask.store.folder import begin_run, check_folder, lock_folder
+from unmask.training.config import TrainingConfig
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a folder says of its run.
+
+    Attributes:
+        run: all that makes it, configs by name.
+        config: the loop's settings.
+        given: names of what was handed to the trainer instead of a setting.
+        tokenizer: what made the rows' tokens, if they are text.
+        parameters: of the model.
+    """
+
+    run: dict[str, Any]
+    config: TrainingConfig
+    given: dict[str, str]
+    tokenizer: TextTokenizer | None
+    parameters: int
 
 
 @contextmanager
 def claimed_folder(
     out: Path,
-    described: dict[str, Any],
-    look: Callable[[], None],
+    description: Description,
+    resume: bool,
     overwrite: bool,
     rank: int,
     ranks: int,
@@ -26,13 +52,28 @@ def claimed_folder(
 
     Args:
         out: the folder.
-        described: what goes to its config.json.
-        look: raises ValueError where the run may not use the folder.
+        description: of the run.
+        resume: the folder may hold this run.
         overwrite: what the folder holds goes.
         rank: of this process.
-        ranks: how many there are.
+        ranks: how many there are; each must call this.
         wait: returns once every rank has called it.
     """
+    run, config, given = to_json(description.run), description.config, description.given
+    tokenizer = None if description.tokenizer is None else description.tokenizer.fingerprint
+    described = {
+        "unmask": __version__,
+        "run": run,
+        "training": to_json(config),
+        "given": given,
+        "tokenizer": tokenizer,
+        "started_in": os.path.relpath(Path.cwd(), out),  # where relative paths of the run begin
+        "parameters": description.parameters,
+    }
+
+    def look() -> None:
+        check_folder(out, run, partial(config.changes_from, given=given), resume, overwrite, tokenizer)
+
     look()
     wait()  # all ranks look before one writes
     with ExitStack() as held:

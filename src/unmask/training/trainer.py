@@ -8,11 +8,9 @@ process observes the scores of the same forwards. So the gradient does not depen
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from datasets import Dataset
 from torch import Tensor
 from torch.distributed.fsdp import register_fsdp_forward_method
 
-from unmask import __version__, noise
+from unmask import noise
 from unmask.batch import MaskedBatch, Scores
 from unmask.config import to_json
 from unmask.data.stream import RowStream
@@ -32,12 +30,11 @@ from unmask.objectives import Objective, RowMean
 from unmask.processes import Blockwise, Masking
 from unmask.processes.refit import refit_time, time_of
 from unmask.store import checkpoint
-from unmask.store.folder import check_folder
 from unmask.store.metrics import MetricsLog
 from unmask.training import platform
 from unmask.training.callbacks import Callback
 from unmask.training.checks import check_start, not_finite
-from unmask.training.claim import claimed_folder
+from unmask.training.claim import Description, claimed_folder
 from unmask.training.config import TrainingConfig
 from unmask.training.diagnostics import Diagnostics
 from unmask.training.ema import WeightAverage
@@ -400,23 +397,12 @@ class Trainer:
 
     def _claimed_folder(self, resume: bool, overwrite: bool) -> AbstractContextManager[None]:
         """Hold the folder against other writers; refuse one that holds something else; write the config."""
-        run, tokenizer = to_json(self.run), None if self.tokenizer is None else self.tokenizer.fingerprint
-        described = {
-            "unmask": __version__,
-            "run": run,
-            "training": to_json(self.config),
-            "given": self.given,
-            "tokenizer": tokenizer,
-            "started_in": os.path.relpath(Path.cwd(), self.out),  # where relative paths of the run begin
-            "parameters": sum(p.numel() for p in self.model.parameters()),
-        }
-
-        def look() -> None:
-            changes = partial(self.config.changes_from, given=self.given)
-            check_folder(self.out, run, changes, resume, overwrite, tokenizer)
-
+        parameters = sum(p.numel() for p in self.model.parameters())
+        description = Description(self.run, self.config, self.given, self.tokenizer, parameters)
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
-        return claimed_folder(self.out, described, look, overwrite, rank, ranks, self.accelerator.wait_for_everyone)
+        return claimed_folder(
+            self.out, description, resume, overwrite, rank, ranks, self.accelerator.wait_for_everyone
+        )
 
 
 def _due(step: int, every: int | None, last: int) -> bool:
