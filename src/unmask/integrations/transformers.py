@@ -26,11 +26,16 @@ from unmask.config import require
 from unmask.data.stream import RowStream
 from unmask.distributed import sum_over_ranks
 from unmask.evaluation.likelihood import LikelihoodConfig, likelihood
+from unmask.integrations.arguments import check_arguments
 from unmask.models.denoiser import MaskedDiffusionLM, MaskedOutput
 from unmask.objectives import Objective, RowMean
 from unmask.processes import Masking
 from unmask.processes.refit import refit_time, time_of
 from unmask.store.checkpoint import load_state, save_state
+from unmask.training.loss_scale import LossScale
+
+_IGNORED = {"model_init", "data_collator", "compute_loss_func", "compute_metrics", "preprocess_logits_for_metrics"}
+_WHY = "rows, loss and evaluation come from the process, the objective and the likelihood"
 
 
 class MaskedDiffusionTrainer(Trainer):
@@ -50,8 +55,9 @@ class MaskedDiffusionTrainer(Trainer):
         options: to `transformers.Trainer`.
 
     Raises:
-        ValueError: for anything that could not train, as `unmask.Trainer` does; also for FSDP, DeepSpeed and several
-            GPUs in one process.
+        ValueError: for anything that could not train, as `unmask.Trainer` does; also for FSDP, DeepSpeed, several
+            GPUs in one process, and an argument or option that would not do what it says (see
+            `unmask.integrations.arguments`).
     """
 
     def __init__(
@@ -67,6 +73,11 @@ class MaskedDiffusionTrainer(Trainer):
     ) -> None:
         self.masking, self.objective = masking, objective or RowMean()
         self.objective.check(masking)
+        check_arguments(args)
+        ignored = _IGNORED.intersection(name for name, value in options.items() if value is not None)
+        require(not ignored, f"MaskedDiffusionTrainer does not take {', '.join(sorted(ignored))}: {_WHY}")
+        if args.fp16:
+            LossScale.check(model.parameters())
         require(args.max_steps > 0, "set TrainingArguments(max_steps=...): a process deals rows as it needs them")
         require(args.n_gpu < 2, "start one process for each GPU: `torchrun` or `accelerate launch`")
         model.check_rows(train_dataset)
@@ -133,6 +144,8 @@ class MaskedDiffusionTrainer(Trainer):
         return sum_over_ranks(self.args.world_size, value) / self.args.world_size
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if not self.args.should_save:  # every rank comes here
+            return
         folder = output_dir or str(self.args.output_dir)
         self.accelerator.unwrap_model(self.model).save_pretrained(folder, state_dict)
         if self.processing_class is not None:

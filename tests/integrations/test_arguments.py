@@ -1,0 +1,162 @@
+"""Each argument of transformers' trainer that could change loss or model works, or is refused by its name."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import fields
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import LlamaConfig, TrainingArguments
+
+from unmask import IndependentMasking, MaskedDiffusionLM
+from unmask.integrations import MaskedDiffusionTrainer
+from unmask.integrations.arguments import IDLE, REFUSED, WORKS
+
+MASK = 11
+ROWS = Dataset.from_dict(
+    {"tokens": [[(i * j) % MASK for j in range(8)] for i in range(1, 21)], "maskable": [[True] * 8] * 20}
+)
+SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+UNLIKE_DEFAULT = {
+    "label_smoothing_factor": 0.1,
+    "liger_kernel_config": {"swiglu": True},
+    "torch_compile_backend": "eager",
+    "torch_compile_mode": "default",
+    "average_tokens_across_devices": False,
+    "include_num_input_tokens_seen": "all",
+    "include_for_metrics": ["loss"],
+    "train_sampling_strategy": "sequential",
+    "data_seed": 3,
+    "accelerator_config": {"split_batches": True},
+}
+ELSEWHERE = {"fsdp", "fsdp_config", "deepspeed", "parallelism_config", "bf16_full_eval", "fp16_full_eval"}
+"""What the arguments themselves refuse on this machine."""
+
+
+def arguments(out, **settings) -> TrainingArguments:
+    plain = {"max_steps": 3, "per_device_train_batch_size": 4, "logging_steps": 1, "learning_rate": 1e-2}
+    plain |= {"save_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True, "seed": 0}
+    return TrainingArguments(str(out), **plain | settings)
+
+
+def trainer(args: TrainingArguments, **options) -> MaskedDiffusionTrainer:
+    torch.manual_seed(0)
+    model = MaskedDiffusionLM.from_config(LlamaConfig(vocab_size=MASK + 1, **SIZES), MASK)
+    return MaskedDiffusionTrainer(model, args, masking=IndependentMasking(), train_dataset=ROWS, **options)
+
+
+def losses(run: MaskedDiffusionTrainer) -> list[float]:
+    run.train()
+    return [line["loss"] for line in run.state.log_history if "loss" in line]
+
+
+def test_every_field_of_the_installed_version_is_classified_once():
+    known = {field.name for field in fields(TrainingArguments)}
+    classes = (WORKS, IDLE, frozenset(REFUSED))
+    assert known - frozenset().union(*classes) == set(), "say in integrations/arguments.py what these do"
+    assert sum(map(len, classes)) == len(frozenset().union(*classes))
+
+
+@pytest.mark.parametrize("name", sorted(set(REFUSED) - ELSEWHERE))
+def test_what_would_be_ignored_is_refused_by_name(name, tmp_path):
+    args = arguments(tmp_path, **{name: UNLIKE_DEFAULT.get(name, True)})
+    with pytest.raises(ValueError, match=rf"TrainingArguments\({name}=|TrainingArguments\(torch_compile="):
+        trainer(args)
+
+
+def test_a_field_that_is_not_known_is_refused_where_it_is_set(tmp_path, monkeypatch):
+    from unmask.integrations import arguments as module
+
+    monkeypatch.setattr(module, "WORKS", WORKS - {"adam_beta2"})
+    trainer(arguments(tmp_path))
+    with pytest.raises(ValueError, match=r"\(adam_beta2=.*does not know"):
+        trainer(arguments(tmp_path, adam_beta2=0.5))
+
+
+@pytest.mark.parametrize("option", ["compute_loss_func", "compute_metrics", "data_collator"])
+def test_functions_that_nobody_would_call_are_refused(option, tmp_path):
+    with pytest.raises(ValueError, match=f"does not take {option}"):
+        trainer(arguments(tmp_path), **{option: lambda *_: None})
+
+
+@pytest.mark.parametrize("name", ["gradient_checkpointing", "activation_checkpointing"])
+def test_checkpointing_of_activations_trains_the_same(name, tmp_path):
+    plain, checkpointed = (trainer(arguments(tmp_path, **more)) for more in ({}, {name: True}))
+    assert losses(checkpointed) == pytest.approx(losses(plain), abs=1e-5)
+    assert checkpointed.model.is_activation_checkpointing
+
+
+def test_noise_at_the_embeddings_is_there_while_it_trains(tmp_path):
+    run = trainer(arguments(tmp_path, neftune_noise_alpha=5.0))
+    plain = losses(trainer(arguments(tmp_path)))
+    noisy = losses(run)
+    assert max(abs(a - b) for a, b in zip(plain, noisy, strict=True)) > 1e-3
+    assert not hasattr(run.model.get_input_embeddings(), "neftune_noise_alpha")  # and gone afterwards
+
+
+def test_the_logged_loss_is_the_mean_since_the_last_line(tmp_path):
+    each = losses(trainer(arguments(tmp_path, max_steps=6)))
+    means = losses(trainer(arguments(tmp_path, max_steps=6, logging_steps=3)))
+    assert means == pytest.approx([sum(each[:3]) / 3, sum(each[3:]) / 3], abs=1e-4)
+
+
+def test_weights_in_fp16_are_refused_under_fp16(tmp_path):
+    args = arguments(tmp_path)
+    args.fp16 = True
+    with pytest.raises(ValueError, match="fp16 too"):
+        model = MaskedDiffusionLM.from_config(LlamaConfig(vocab_size=MASK + 1, **SIZES), MASK).half()
+        MaskedDiffusionTrainer(model, args, masking=IndependentMasking(), train_dataset=ROWS)
+
+
+SCRIPT = """
+import os, sys
+from pathlib import Path
+import torch
+from datasets import Dataset
+from transformers import EsmConfig, TrainingArguments
+from unmask import *
+from unmask.integrations import MaskedDiffusionTrainer
+
+out = Path(sys.argv[1]) / os.environ["RANK"]  # a folder of its own shows what each rank writes
+torch.manual_seed(0)
+config = EsmConfig(vocab_size=12, mask_token_id=11, pad_token_id=0, hidden_size=16, num_hidden_layers=1,
+                   num_attention_heads=2, intermediate_size=24, max_position_embeddings=32)
+model = MaskedDiffusionLM.from_config(config, 11)
+rows = Dataset.from_dict({"tokens": [[1, *range(2, 9)]] * 20, "maskable": [[False] + [True] * 7] * 20})
+args = TrainingArguments(str(out), max_steps=4, per_device_train_batch_size=2, use_cpu=True, disable_tqdm=True,
+                         save_steps=2, ddp_find_unused_parameters=False)
+trainer = MaskedDiffusionTrainer(model, args, masking=IndependentMasking(), train_dataset=rows)
+trainer.train()
+assert trainer.state.global_step == 4
+trainer.save_model()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_model_with_unused_parts_and_the_first_writes_it(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
+    done = subprocess.run(
+        [sys.executable, *launch, str(tmp_path / "script.py"), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-6000:]
+    written = [
+        sorted(str(p.relative_to(tmp_path)) for p in tmp_path.glob(f"{r}/**/model.safetensors")) for r in (0, 1)
+    ]
+    assert written == [
+        ["0/checkpoint-2/model.safetensors", "0/checkpoint-4/model.safetensors", "0/model.safetensors"],
+        [],
+    ]
+    assert {p.name for p in tmp_path.glob("*/checkpoint-4/masking-*.json")} == {"masking-0.json", "masking-1.json"}
