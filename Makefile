@@ -21,8 +21,8 @@ $(STAMP): pyproject.toml constraints.txt
 
 setup: $(STAMP)  ## create .venv and install the package with its development tools
 
-demo: setup  ## train standard masking, PUMA and a control on Sudoku, compare them, solve a puzzle (under 6 minutes)
-	$(BIN)/unmask compare sudoku --arms standard puma high-rates --seeds 1 --out $(RUN) --overwrite
+demo: setup  ## train uniform counts, PUMA and a control on Sudoku, compare them, solve a puzzle (under 6 minutes)
+	$(BIN)/unmask compare sudoku --arms uniform-count puma high-rates --seeds 1 --out $(RUN) --overwrite
 	$(BIN)/unmask sample $(RUN)/puma/seed-0/steps-2000
 
 test: setup  ## the quick test suite (under 8 minutes)

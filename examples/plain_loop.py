@@ -23,7 +23,7 @@ from unmask import (
 from unmask.data import character_tokenizer, load_text
 
 MASKINGS = {
-    "standard": (IndependentMasking(mask=ExactCount()), RowMean()),
+    "uniform-count": (IndependentMasking(mask=ExactCount()), RowMean()),
     "bell": (IndependentMasking(Bell(), ExactCount(), "stratified"), MaskedMean()),
     "puma": (ProgressiveUnmasking(stages=8, threshold=0.9), RowMean()),
 }

@@ -2,20 +2,24 @@
 
     make demo && .venv/bin/python experiments/demo/publish.py
 
-Copies the records to experiments/demo, draws docs/demo.png from them, and writes the tables into the README between
-its markers. No figure in the README is typed by hand.
+Copies the records to experiments/demo, each arm under the name that its masking and objective have in
+`unmask.parts.maskings`, draws docs/demo.png from them, and writes the tables into the README between its markers. No
+figure in the README is typed by hand. With --run experiments/demo the records that are there are published again.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import shutil
+import json
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
+from unmask.config import from_json
 from unmask.evaluation.results import RECORDS, Results, read_records
+from unmask.parts.maskings import named_by
 from unmask.report.curves import plot_results
 from unmask.report.study import costs, ends, seeds_of, verdicts
 
@@ -24,15 +28,25 @@ ROOT = HERE.parents[1]
 BEGIN, END = "<!-- demo:begin -->", "<!-- demo:end -->"
 
 
+def named(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records with their arms named as the library names what was trained; where it has no name, as before."""
+    names = {
+        record["arm"]: named_by(*(from_json(record["config"][part]) for part in ("masking", "objective")))
+        for record in records
+    }
+    return [{**r, **{key: names.get(r[key]) or r[key] for key in ("arm", "control")}} for r in records]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=ROOT / "runs" / "demo")
     options = parser.parse_args()
-    if options.run.resolve() != HERE:
-        shutil.copy(options.run / RECORDS, HERE / RECORDS)
+    lines = (options.run / RECORDS).read_text(encoding="utf-8").splitlines()
+    records = named([json.loads(line) for line in lines])
+    (HERE / RECORDS).write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     results = Results.of(read_records(HERE, "compare"))
     plot_results(results, ROOT / "docs" / "demo.png", title=f"Sudoku: {seeds_of(results)}")
-    console = Console(record=True, width=100, file=io.StringIO())
+    console = Console(record=True, width=108, file=io.StringIO())
     console.print(*(grid.rich() for grid in (*ends(results), *costs(results))))
     console.print(*verdicts(results), sep="\n", soft_wrap=True)
     text = "\n".join(line.rstrip() for line in console.export_text().splitlines()).rstrip()

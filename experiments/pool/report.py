@@ -45,19 +45,21 @@ def draw_sweep(panel: Axes, arms: dict[str, list[float]]) -> None:
             lines.setdefault((batch, stages), []).append((times, mean(values)))
     for (batch, stages), points in sorted(lines.items()):
         panel.plot(*zip(*sorted(points), strict=True), "o-", ms=4, label=f"batch {batch}, K {stages}")
-    panel.axhline(mean(arms["standard"]), color="0.4", ls="--", label="standard masking, batch 16")
+    panel.axhline(mean(arms["uniform-count"]), color="0.4", ls="--", label="uniform counts, batch 16")
     panel.set(xscale="log", xlabel="pool / batch", ylabel="unseen puzzles solved, %", ylim=(0, None))
     panel.legend(frameon=False, fontsize=8)
 
 
 def draw_control(panel: Axes, arms: dict[str, list[float]]) -> None:
     """Solved, with a dot for each seed."""
-    names = ["standard", *(f"{kind}-{pool}" for pool in ("pool", "batch") for kind in KINDS)]
+    names = ["uniform-count", *(f"{kind}-{pool}" for pool in ("pool", "batch") for kind in KINDS)]
     for place, name in enumerate(names):
-        panel.barh(place, mean(arms[name]), color="0.75" if name == "standard" else f"C{name.endswith('batch'):d}")
+        panel.barh(
+            place, mean(arms[name]), color="0.75" if name == "uniform-count" else f"C{name.endswith('batch'):d}"
+        )
         panel.plot(arms[name], [place] * len(arms[name]), "k.", ms=4)
     labels = [
-        "standard masking",
+        "uniform counts",
         *(f"{label}, {pool}" for pool in ("pool 1600", "pool 16") for label in KINDS.values()),
     ]
     panel.set_yticks(range(len(names)), labels, fontsize=8)
@@ -77,7 +79,7 @@ def draw_gradients(panel: Axes) -> None:
 def control_table(arms: dict[str, list[float]]) -> str:
     """Percent solved, mean over the seeds, of the control's arms."""
     lines = ["| masking | pool 16 = the batch | pool 1600 |", "|---|---|---|"]
-    lines.append(f"| standard, every row new | {mean(arms['standard']):.1f} | |")
+    lines.append(f"| uniform counts, every row new | {mean(arms['uniform-count']):.1f} | |")
     for kind, label in KINDS.items():
         cells = " | ".join(f"{mean(arms[f'{kind}-{where}']):.1f}" for where in ("batch", "pool"))
         lines.append(f"| {label} | {cells} |")
@@ -93,7 +95,7 @@ def sweep_table(arms: dict[str, list[float]]) -> str:
     for batch, stages in sorted({key[:2] for key in cells}):
         row = (f"{cells[batch, stages, t]:.1f}" if (batch, stages, t) in cells else "" for t in times)
         lines.append(f"| batch {batch}, K {stages} | {' | '.join(row)} |")
-    return "\n".join([*lines, "", f"Standard masking, batch 16: {mean(arms['standard']):.1f}."])
+    return "\n".join([*lines, "", f"Uniform counts, batch 16: {mean(arms['uniform-count']):.1f}."])
 
 
 def publish(page: Path, parts: dict[str, str]) -> None:

@@ -3,9 +3,9 @@
     unmask study experiments/pool/study.py --out runs/pool
 
 Whole chains without a threshold, where a pool that is the batch loses most. `sweep` varies pool, batch and stages on
-one seed. `control` takes PUMA apart, three seeds: standard masking; rows that come back as PUMA's do, but under fresh
-masks (`RepeatedRows`); chains whose policy is random; chains by confidence. Each with the batch as the pool, and with
-a hundred times the batch.
+one seed. `control` takes PUMA apart, three seeds: uniform counts, its paper's baseline; rows that come back as PUMA's
+do, but under fresh masks (`RepeatedRows`); chains whose policy is random; chains by confidence. Each with the batch
+as the pool, and with a hundred times the batch.
 """
 
 from dataclasses import replace
@@ -17,11 +17,11 @@ from unmask.recipes import sudoku
 from unmask.runs.study import Arm, Study
 
 STEPS = 800
-STANDARD = IndependentMasking(mask=ExactCount())
+BASELINE = IndependentMasking(mask=ExactCount())
 recipe = sudoku()
 base = replace(
     recipe,
-    masking=STANDARD,
+    masking=BASELINE,
     training=replace(recipe.training, steps=STEPS, batch_size=16, threads=1),
     evaluation=HalfOfSudokus(half=0, puzzles=100, final_puzzles=1000),
 )
@@ -41,12 +41,12 @@ def pooled(times: int, stages: int = 8, batch: int = 16, steps: int = STEPS) -> 
 sweep = Study(
     "sweep",
     base,
-    {"standard": {}}
+    {"uniform-count": {}}
     | {f"batch-16-stages-8-times-{times}": pooled(times) for times in (1, 3, 10, 32, 100, 320)}
     | {f"batch-16-stages-{k}-times-{times}": pooled(times, k) for k in (4, 16) for times in (1, 10, 100)}
     | {f"batch-8-stages-8-times-{times}": pooled(times, batch=8, steps=2 * STEPS) for times in (1, 10, 100, 320)}
     | {f"batch-64-stages-8-times-{times}": pooled(times, batch=64, steps=STEPS // 2) for times in (1, 10, 100)},
-    control="standard",
+    control="uniform-count",
     seeds=(1,),
     warmup=0.04,
     evaluate=0.1,
@@ -54,7 +54,7 @@ sweep = Study(
 control = Study(
     "control",
     base,
-    {"standard": {}}
+    {"uniform-count": {}}
     | {
         f"{name}-{where}": {"masking": replace(masking, pool=pool)}
         for name, masking in {
@@ -64,7 +64,7 @@ control = Study(
         }.items()
         for where, pool in {"batch": 16, "pool": 1600}.items()
     },
-    control="standard",
+    control="uniform-count",
     seeds=(1, 2, 3),
     warmup=0.04,
     evaluate=0.1,

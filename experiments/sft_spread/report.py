@@ -14,7 +14,7 @@ import scipy.stats
 from experiments.common import against, grouped, read, table
 
 HERE = Path(__file__).parent
-CONTROL = "standard"
+CONTROL = "independent"
 PARTS = ("masks", "rates", "rows")
 TITLES = {"chain_sums": "Sums of three digits, worked out", "word_problems": "gsm_symbolic, worked out"}
 
@@ -52,7 +52,7 @@ def jumps(norms: list[float]) -> float:
 
 
 def variance(records: list[dict]) -> list[str]:
-    """A, B and C of the gradient over standard's sum of the three at the same step, and the noise over the signal."""
+    """A, B and C of the gradient over the control's sum of them at the same step, and the noise over the signal."""
     units = {r["step"]: sum(r[part]["value"] for part in PARTS) for r in records if r["arm"] == CONTROL}
     rows = []
     for record in records:
@@ -86,9 +86,9 @@ def main() -> None:
         lines += [
             "## The gradient's variance",
             "",
-            "Times the forwards of a batch, over standard's sum at the same step, with 95% intervals over row sets. "
-            "Last column: so many forwards make a batch's noise as large as its signal; empty where the signal is "
-            "too weak to be told from nothing.",
+            f"Times the forwards of a batch, over {CONTROL}'s sum at the same step, with 95% intervals over row "
+            "sets. Last column: so many forwards make a batch's noise as large as its signal; empty where the signal "
+            "is too weak to be told from nothing.",
             "",
             *variance([r for r in read(HERE / "variance.jsonl") if r["task"] == "chain_sums"]),
         ]

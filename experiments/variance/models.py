@@ -27,7 +27,7 @@ def trained(name: str, steps: int) -> Path | None:
 
 def sudoku_model(steps: int, threads: int) -> tuple[MaskedDiffusionLM, Dataset]:
     """The Sudoku recipe, stopped early."""
-    config = sudoku("standard")
+    config = sudoku("uniform-count")
     training = replace(config.training, steps=steps, evaluate_every=None, threads=threads)
     config = replace(config, training=training, evaluation=replace(config.evaluation, final_puzzles=100))
     last = trained("variance-model", steps) or config.train(RUNS / "variance-model", overwrite=True)

@@ -2,7 +2,7 @@
 
     python experiments/variance/run.py --task sudoku      # trains briefly if needed, then measures (15 minutes)
     python experiments/variance/run.py --task text
-    python experiments/variance/run.py --task text --name best --row-sets 80 --arms standard stratified
+    python experiments/variance/run.py --task text --name best --row-sets 80 --arms standard exact-count
 
 Trains a small model for a few hundred steps, then splits the variance of the ELBO's loss and gradient into masks
 (A), rates (B) and rows (C) for every arm of the library and for the tries of ways.py, and measures the covariance
@@ -21,10 +21,10 @@ from models import MODELS
 from rich.console import Console
 from ways import BASE, WAYS, uneven
 
-from unmask import Bernoulli, ExactCount, IndependentMasking
+from unmask import Bernoulli, ExactCount
+from unmask.cli.variance import ARMS, ESTIMATES
 from unmask.config import to_json
 from unmask.evaluation.variance import (
-    ARMS,
     Nested,
     compare_variance,
     decompose,
@@ -37,7 +37,7 @@ from unmask.report.tables import variance_table
 
 HERE = Path(__file__).parent
 UNEVEN = {f"  ... + rows drawn by {of}": of for of in ("loss", "gradient")}
-EVERY = [*ARMS, *WAYS, *UNEVEN]
+EVERY = [*ESTIMATES, *WAYS, *UNEVEN]
 
 
 def main() -> None:
@@ -56,8 +56,7 @@ def main() -> None:
     nested = Nested(row_sets=options.row_sets, rates=4, masks=2)
     chosen = {name: masking for name, masking in (ARMS | WAYS).items() if name in options.arms}
     arms = compare_variance(model, data, chosen, 16, nested, seed=0, console=Console(stderr=True))
-    masking = ARMS[BASE]
-    assert isinstance(masking, IndependentMasking)
+    masking, _ = ARMS[BASE]
     time = masking.time.start()
     assert time.measures is not None
     time.refit(measure_profile(model, data.select(range(64)), masking.mask, time.measures))

@@ -43,7 +43,7 @@ class Shared(IndependentMasking):
 
 
 RATES = PPOTS(optimum="stratified", moment="gradient", masks=2)
-BASE = "P-POTS of the gradient + stratified + exact count"
+BASE = "ppots-gradient-exact-count"
 WAYS: dict[str, IndependentMasking] = {
     "  ... + one field for all rows": Shared(RATES, ExactCount(), "stratified"),
     "  ... + 2 tiles": Tiled(RATES, ExactCount(), "stratified", tiles=2),

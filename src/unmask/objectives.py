@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from unmask.batch import MaskedBatch, Scores
-from unmask.config import ours
+from unmask.config import ours, require
 
 
 class Objective:
@@ -138,23 +138,38 @@ class ELBO(InverseRate):
     """Unbiased estimate of the negative ELBO in nats per maskable token (docs/estimators.md).
 
     Each masked token weighs 1 / (rate · density), corrected for every time distribution; refuses processes
-    that cannot state a density (PUMA), whose rates look at hidden tokens (Delimiters) or do not cover (0, 1]
-    (Clipped).
+    that cannot state a density (PUMA), whose rates look at hidden tokens (Delimiters) or do not cover (low, 1].
+
+    Attributes:
+        low: smallest rate. Above 0 the bound's integral is taken over (low, 1] alone, as MDLM (arXiv 2406.07524) and
+            LLaDA (arXiv 2502.09992) do from 0.001: the slice below it, `left_out`, is missing.
     """
 
+    low: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(0 <= self.low < 1, f"ELBO: low is a rate in [0, 1), got {self.low}")
+
+    @property
+    def left_out(self) -> str:
+        """What of the bound is missing, in words; empty where nothing is."""
+        return f" without the slice (0, {self.low:g}] of rates" if self.low else ""
+
     def check(self, masking: Any) -> None:
-        """Refuse a masking without a density, one that peeks, or whose rates do not cover (0, 1]."""
+        """Refuse a masking without a density, one that peeks, or whose rates are not those of (low, 1]."""
         super().check(masking)
         if masking.peeks:
             raise ValueError(
                 f"ELBO cannot use {masking}: its mask rates depend on the hidden tokens, so a mask tells of them and "
                 "there is no likelihood bound. Train with InverseRate or MaskedMean"
             )
-        if tuple(masking.support) != (0.0, 1.0):
+        if tuple(masking.support) != (self.low, 1.0):
             low, high = masking.support
+            named = f" If the slice (0, {low:g}] may be left out, say so: ELBO(low={low:g})" if high == 1 else ""
             raise ValueError(
-                f"ELBO needs mask rates over all of (0, 1], but {masking} draws only ({low}, {high}]: the bound "
-                "would silently lose the rest. Use MaskedMean or RowMean, or a time distribution with full support"
+                f"{self} needs mask rates over all of ({self.low:g}, 1], but {masking} draws ({low:g}, {high:g}]: "
+                "the bound would silently lose the rest, or be another. Use MaskedMean or RowMean, or a time "
+                f"distribution with that support.{named}"
             )
 
 

@@ -9,7 +9,6 @@ import torch
 from unmask import PPOTS, Clipped, IndependentMasking, RowImportance, RowMean, RowStream
 from unmask.data import load_sudoku
 from unmask.evaluation.variance import (
-    ARMS,
     Nested,
     _Statistics,
     compare_variance,
@@ -18,7 +17,10 @@ from unmask.evaluation.variance import (
     save_variance,
 )
 from unmask.masks import Bernoulli
+from unmask.parts.maskings import MEASURED
 from unmask.recipes import SudokuModel
+
+INDEPENDENT = MEASURED["independent"].masking
 
 
 @pytest.fixture(scope="module")
@@ -64,20 +66,23 @@ def test_a_part_that_is_not_there_is_estimated_as_zero():
 
 
 def test_parts_add_up_on_a_model(model, rows):
-    found = decompose(model, ARMS["standard"], rows, batch_size=4, nested=Nested(40, 2, 2))
+    found = decompose(model, INDEPENDENT, rows, batch_size=4, nested=Nested(40, 2, 2))
     for of in ("loss", "gradient"):
         assert found[of].total.low < found[of].parts < found[of].total.high
 
 
 def test_exact_count_and_strata_remove_variance(model, rows):
     nested = Nested(24, 3, 2)
-    standard = decompose(model, ARMS["standard"], rows, batch_size=8, nested=nested)["loss"]
-    better = decompose(model, ARMS["exact count + stratified"], rows, batch_size=8, nested=nested)["loss"]
-    assert better.masks.value + better.rates.value < 0.5 * (standard.masks.value + standard.rates.value)
+    plain = decompose(model, INDEPENDENT, rows, batch_size=8, nested=nested)["loss"]
+    better = decompose(model, MEASURED["exact-count"].masking, rows, batch_size=8, nested=nested)["loss"]
+    assert better.masks.value + better.rates.value < 0.5 * (plain.masks.value + plain.rates.value)
 
 
 def test_it_repeats_exactly(model, rows):
-    one, two = (decompose(model, ARMS["mirror"], rows, batch_size=4, nested=Nested(4, 2, 2)) for _ in range(2))
+    one, two = (
+        decompose(model, IndependentMasking(pair="mirror"), rows, batch_size=4, nested=Nested(4, 2, 2))
+        for _ in range(2)
+    )
     assert asdict(one["loss"]) == asdict(two["loss"])
 
 
@@ -95,12 +100,12 @@ def test_mirrored_masks_have_negative_covariance_where_counts_vary(model, rows):
 
 def test_compared_arms_are_fitted_first_and_saved(model, rows, tmp_path):
     arms = {
-        "standard": ARMS["standard"],
+        "independent": INDEPENDENT,
         "fitted": IndependentMasking(PPOTS(grid=6, rows=3, masks=2, moment="gradient")),
     }
     found = compare_variance(model, rows, arms, 4, Nested(6, 2, 2), seed=0)
-    unfitted = compare_variance(model, rows, {"fitted": ARMS["standard"]}, 4, Nested(6, 2, 2), seed=0)
-    assert asdict(found["standard"]["loss"]) == asdict(unfitted["fitted"]["loss"])
+    unfitted = compare_variance(model, rows, {"fitted": INDEPENDENT}, 4, Nested(6, 2, 2), seed=0)
+    assert asdict(found["independent"]["loss"]) == asdict(unfitted["fitted"]["loss"])
     assert asdict(found["fitted"]["loss"]) != asdict(unfitted["fitted"]["loss"])
     save_variance(tmp_path / "new" / "variance.json", found, {"why": "a test"})
     record = json.loads((tmp_path / "new" / "variance.json").read_text())
@@ -111,15 +116,16 @@ def test_compared_arms_are_fitted_first_and_saved(model, rows, tmp_path):
 def test_rows_may_come_from_an_uneven_stream(model, rows):
     """Without observations every row is drawn alike, so only the rows differ from those of an even stream."""
     stream = RowStream(rows, importance=RowImportance())
-    uneven = decompose(model, ARMS["standard"], stream, batch_size=4, nested=Nested(24, 2, 2))["loss"]
-    even = decompose(model, ARMS["standard"], rows, batch_size=4, nested=Nested(24, 2, 2))["loss"]
+    uneven = decompose(model, INDEPENDENT, stream, batch_size=4, nested=Nested(24, 2, 2))["loss"]
+    even = decompose(model, INDEPENDENT, rows, batch_size=4, nested=Nested(24, 2, 2))["loss"]
     assert stream.position == 24 * 4
     assert even.masks.low < uneven.masks.value < even.masks.high
 
 
-@pytest.mark.parametrize("name", ["complement", "half-life", "GIFT", "ISAD, token 1 as the delimiter", "PAPL", "CAP"])
+@pytest.mark.parametrize("name", ["standard", "complement", "half-life", "gift", "isad", "papl", "cap"])
 def test_every_method_has_a_line(model, rows, name):
-    found = compare_variance(model, rows, {name: ARMS[name]}, 4, Nested(3, 2, 2), seed=0)[name]
+    named = MEASURED[name]
+    found = compare_variance(model, rows, {name: (named.masking, named.objective)}, 4, Nested(3, 2, 2), seed=0)[name]
     assert found["gradient"].signal != 0
     assert found["loss"].total.value > 0
 

@@ -18,18 +18,18 @@ TINY = SudokuModel(layers=1, width=16, heads=2)
 
 
 def test_arms_differ_in_masking_alone():
-    standard, puma = sudoku("standard"), sudoku("puma")
-    assert standard.masking == IndependentMasking(time=Uniform(), mask=ExactCount())
+    baseline, puma = sudoku("uniform-count"), sudoku("puma")
+    assert baseline.masking == IndependentMasking(time=Uniform(), mask=ExactCount())
     assert isinstance(puma.masking, ProgressiveUnmasking)
     assert puma.masking.threshold is not None  # with fast-forward
-    assert replace(puma, masking=standard.masking) == standard
-    assert standard.objective == RowMean()
+    assert replace(puma, masking=baseline.masking) == baseline
+    assert baseline.objective == RowMean()
 
 
 def test_recipe_is_listed_under_its_name():
     assert RECIPES["sudoku"] is sudoku
     assert sudoku().recipe == "sudoku"
-    assert sudoku() == sudoku("standard")
+    assert sudoku() == sudoku("uniform-count")
 
 
 def test_unknown_masking_is_named_with_the_nearest():

@@ -12,6 +12,7 @@ from unmask import ELBO, Bell, LikelihoodConfig, MaskedMean, ProgressiveUnmaskin
 from unmask.config import from_json, to_json
 from unmask.evaluation.likelihood import likelihood
 from unmask.evaluation.trace import read_trace
+from unmask.parts.maskings import MASKINGS
 from unmask.recipes import RECIPES, CorpusData, PretrainedModel, TextData, TextModel, sotu
 from unmask.runs.config import load_model, load_run
 from unmask.training import read_metrics
@@ -19,8 +20,8 @@ from unmask.training import read_metrics
 TINY = TextModel(layers=1, width=16, heads=2, positions=32)
 
 
-@pytest.mark.parametrize("recipe", [name for name in RECIPES if name != "sudoku"])
-@pytest.mark.parametrize("masking", ["standard", "bell", "ppots-mirror", "puma", "best"])
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("masking", MASKINGS)
 def test_every_arm_of_every_recipe_is_a_config_that_can_be_saved(recipe, masking):
     run = RECIPES[recipe](masking)
     run.objective.check(run.masking)
@@ -32,7 +33,7 @@ def test_every_arm_of_every_recipe_is_a_config_that_can_be_saved(recipe, masking
 
 def test_arms_differ_in_masking_and_objective_alone():
     standard, bell = sotu("standard"), sotu("bell")
-    assert standard.objective == ELBO()
+    assert standard.objective == ELBO(1e-3)
     assert (bell.objective, bell.masking.time) == (MaskedMean(), Bell())
     assert replace(bell, masking=standard.masking, objective=standard.objective) == standard
 

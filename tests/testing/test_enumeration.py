@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy
 import pytest
 import torch
 
@@ -38,6 +39,35 @@ def named(value):
 def test_elbo_is_unbiased_for_every_combination(world, clean, time, rule, coupling, pair):
     found = check_unbiased(IndependentMasking(time, rule, coupling, pair), ELBO(), clean, world.nll)
     assert found.claims_unbiased
+
+
+@pytest.mark.parametrize("low", [1e-3, 0.4])
+@pytest.mark.parametrize("pair", [None, "mirror"])
+@pytest.mark.parametrize("coupling", COUPLINGS)
+@pytest.mark.parametrize("rule", RULES, ids=named)
+def test_rates_from_a_least_one_estimate_the_bound_without_the_slice_below(world, clean, rule, coupling, pair, low):
+    """Under exact counts nothing is missing unless a count lies wholly below: of 3 tokens, 1 is n / 3 <= 0.4."""
+    found = check_unbiased(IndependentMasking(Clipped(low, 1.0), rule, coupling, pair), ELBO(low), clean, world.nll)
+    assert found.claims_unbiased
+    whole = float(exact_elbo(clean, world.nll).sum() / clean.effective_length.sum())
+    if rule == ExactCount() and low < 1 / 3:
+        assert found.exact == pytest.approx(whole, abs=1e-12)
+    else:
+        assert 0 < whole - found.exact < 3 * low  # at most the highest loss of a token, times the slice
+
+
+@pytest.mark.parametrize("low", [1e-3, 0.4])
+def test_the_slice_left_out_is_its_integral(world, clean, low):
+    """∫ E[loss | t] / t dt over (0, low], by quadrature over what a Bernoulli mask of that rate can be."""
+    masks = torch.cartesian_prod(*[torch.tensor([False, True])] * 3)
+    rows = clean[torch.zeros(8, dtype=torch.int64)]
+    loss, count = world.nll(rows, masks).sum(1), masks.sum(1)
+    node, weight = numpy.polynomial.legendre.leggauss(20)
+    slice_ = 0.0
+    for t, w in zip(low * (node + 1) / 2, low * weight / 2, strict=True):
+        slice_ += w * float((t**count * (1 - t) ** (3 - count) * loss).sum()) / t
+    kept = exact_elbo(clean[:1], world.nll, rule=Bernoulli(), low=low)
+    assert float(exact_elbo(clean[:1], world.nll) - kept) == pytest.approx(slice_, rel=1e-9)
 
 
 @pytest.mark.parametrize("coupling", COUPLINGS)

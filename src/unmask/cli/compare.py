@@ -6,7 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-from unmask.cli.options import about, configured, flag, masked_as, named_recipe, take_option
+from unmask.cli.options import DEFAULT_ARMS, about, configured, flag, masked_as, named_recipe, take_option
 from unmask.cli.report import show
 from unmask.config import positive_int
 from unmask.runs.config import RunConfig
@@ -17,7 +17,7 @@ def compare(words: list[str]) -> None:
     """Train several arms alike and compare them: unmask compare RECIPE --out DIR [--arms A B ...] [--seeds N]."""
     recipe, words = named_recipe("compare", words)
     written, words = take_option(words, "--arms")
-    arms = {name: masked_as(recipe, text) for name, text in map(_named, written or ["standard", "puma"])}
+    arms = {name: masked_as(recipe, text) for name, text in map(_named, written or DEFAULT_ARMS)}
     if len(arms) < max(2, len(written)):
         raise ValueError(f"--arms needs at least two different names, got {' '.join(written)}")
     names = list(arms)

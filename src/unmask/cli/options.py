@@ -15,6 +15,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from unmask.config import nearest, parse
 from unmask.masks import MaskRule
 from unmask.objectives import Objective
+from unmask.parts.maskings import MASKINGS as NAMED
 from unmask.policies import Policy
 from unmask.processes import Blockwise, IndependentMasking, ProgressiveUnmasking
 from unmask.recipes import RECIPES, RunConfig
@@ -22,6 +23,7 @@ from unmask.schedules import Ramp, Schedule, parse_schedule
 from unmask.times import TimeDistribution
 
 MASKINGS = (IndependentMasking, ProgressiveUnmasking, Blockwise)
+DEFAULT_ARMS = ("uniform-count", "puma")  # PUMA and its paper's baseline: one loss, so the masks alone differ
 REGISTRY = ConstructorRegistry()
 
 
@@ -80,15 +82,15 @@ def _description(recipe: str, command: str) -> str:
     """What a recipe says of itself and of its maskings, for --help."""
     if recipe not in RECIPES:  # a config file may come from anywhere
         return f"A run of the recipe {recipe}."
-    summary, _, maskings = inspect.cleandoc(RECIPES[recipe].__doc__ or "").partition("\n\nArgs:\n    masking: ")
+    summary = inspect.cleandoc(RECIPES[recipe].__doc__ or "").partition("\n\nArgs:")[0]
     masking = inspect.signature(RECIPES[recipe]).parameters["masking"].default
     option, default = (
-        ("--arms NAME NAME ...", "standard puma") if command == "compare" else ("--masking NAME", masking)
+        ("--arms NAME NAME ...", " ".join(DEFAULT_ARMS)) if command == "compare" else ("--masking NAME", masking)
     )
+    names = " ".join(f"{name}: {named.about}." for name, named in NAMED.items())
     any_other = "NAME=Blockwise(...), or any masking as it prints" if command == "compare" else "Or any as it prints"
     return (
-        f"{summary}\n\n{option}: {' '.join(maskings.split())} {any_other}, with an objective of its own after a "
-        f"comma (default: {default})"
+        f"{summary}\n\n{option}: {names} {any_other}, with an objective of its own after a comma (default: {default})"
     )
 
 

@@ -9,13 +9,23 @@ import tyro
 from rich.console import Console
 
 from unmask.cli.options import chosen_device
-from unmask.config import nearest, to_json
-from unmask.evaluation.variance import ARMS, Nested, compare_variance, save_variance
+from unmask.config import check_name, to_json
+from unmask.evaluation.variance import Nested, compare_variance, save_variance
+from unmask.objectives import InverseRate
 from unmask.parts import RowsOnDisk
+from unmask.parts.maskings import MEASURED
+from unmask.processes import IndependentMasking
 from unmask.recipes import RECIPES
 from unmask.report.figures import plot_variance
 from unmask.report.tables import variance_table
 from unmask.runs.config import load_model, load_run
+
+ARMS = {
+    name: (named.masking, named.objective)
+    for name, named in MEASURED.items()
+    if isinstance(named.masking, IndependentMasking)
+}
+ESTIMATES = [name for name, (_, objective) in ARMS.items() if isinstance(objective, InverseRate)]
 
 
 @dataclass(frozen=True)
@@ -24,8 +34,9 @@ class VarianceOptions:
 
     run: tyro.conf.Positional[str]
     """A run's folder, one of its checkpoints, or a recipe's name (then with random weights)."""
-    arms: tuple[str, ...] = tuple(ARMS)
-    """Which maskings; the first is the unit of the table."""
+    arms: tuple[str, ...] = tuple(ESTIMATES)
+    """Which maskings, by the names that recipes have; the first is the unit of the table. By default those that
+    estimate the ELBO. Others weigh tokens otherwise, so their loss is another one."""
     batch_size: int = 16
     """Forwards of a batch, equal for all arms."""
     nested: Nested = field(default_factory=Nested)
@@ -47,9 +58,8 @@ def variance(words: list[str]) -> None:
     """Split the noise of loss and gradient into masks, rates and rows: unmask variance RUN [options]."""
     options = tyro.cli(VarianceOptions, prog="unmask variance", args=words, description=variance.__doc__)
     device = chosen_device(options.device)
-    unknown = [name for name in options.arms if name not in ARMS]
-    if unknown:
-        raise ValueError(f"unknown arm '{unknown[0]}'{nearest(unknown[0], ARMS)}")
+    for name in options.arms:
+        check_name("arm", name, ARMS)
     if options.run in RECIPES:
         config, title = RECIPES[options.run](), f"{options.run}, random weights"
         model, out = config.model.build(), options.out or Path("runs") / f"variance-{options.run}"

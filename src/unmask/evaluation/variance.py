@@ -24,46 +24,17 @@ from unmask import noise
 from unmask.config import positive_int
 from unmask.data.stream import RowStream
 from unmask.evaluation.estimate import Estimate, bootstrap
-from unmask.masks import ExactCount, MaskRule
+from unmask.masks import MaskRule
 from unmask.models.denoiser import MaskedDiffusionLM
-from unmask.objectives import ELBO, InverseRate, Objective
+from unmask.objectives import ELBO, Objective
 from unmask.processes import IndependentMasking
 from unmask.processes.guides import add_entropies
-from unmask.processes.ppots import PPOTS
 from unmask.processes.refit import evaluation_field, loss_and_gradient, measure_profile, row_losses
-from unmask.reweighted import CAP, CART, LIFT, PAPL
 from unmask.times import Uniform
-from unmask.token_rates import GIFT, Delimiters, HalfLife
+from unmask.token_rates import GIFT
 
 Measured = IndependentMasking | tuple[IndependentMasking, Objective]
 """A masking, with an objective where that is not the ELBO."""
-
-ARMS: dict[str, Measured] = {
-    "standard": IndependentMasking(),
-    "stratified": IndependentMasking(coupling="stratified"),
-    "antithetic": IndependentMasking(coupling="antithetic"),
-    "exact count": IndependentMasking(mask=ExactCount()),
-    "mirror": IndependentMasking(pair="mirror"),
-    "complement": IndependentMasking(pair="complement"),
-    "half-life": IndependentMasking(mask=HalfLife()),
-    "GIFT": IndependentMasking(mask=GIFT(floor=0.6)),
-    "ISAD, token 1 as the delimiter": (IndependentMasking(mask=Delimiters((1,))), InverseRate()),
-    "PAPL": (IndependentMasking(), PAPL(ELBO())),
-    "LIFT": (IndependentMasking(), LIFT(ELBO())),
-    "CART": (IndependentMasking(), CART(ELBO())),
-    "CAP": (IndependentMasking(), CAP(ELBO())),
-    "P-POTS": IndependentMasking(time=PPOTS()),
-    "P-POTS within rows": IndependentMasking(time=PPOTS(variance="within")),
-    "P-POTS of the gradient": IndependentMasking(time=PPOTS(moment="gradient", masks=2)),
-    "exact count + stratified": IndependentMasking(mask=ExactCount(), coupling="stratified"),
-    "P-POTS + stratified + exact count": IndependentMasking(PPOTS(optimum="stratified"), ExactCount(), "stratified"),
-    "P-POTS of the gradient + stratified + exact count": IndependentMasking(
-        PPOTS(optimum="stratified", moment="gradient", masks=2), ExactCount(), "stratified"
-    ),
-    "P-POTS + mirror + stratified + exact count": IndependentMasking(
-        PPOTS(optimum="stratified"), ExactCount(), "stratified", pair="mirror"
-    ),
-}
 
 
 @dataclass(frozen=True)

