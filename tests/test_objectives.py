@@ -4,7 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unmask import (
+    CART,
     ELBO,
+    PPOTS,
     Bell,
     Bernoulli,
     Beta,
@@ -47,9 +49,9 @@ def loss_by_hand(objective, batch, nll):
         here = block[row] == b
         masked = (batch.masked[row] & here).nonzero()[:, 0].tolist()
         if isinstance(objective, RowMean):
-            normaliser += 1 if masked else 0
+            normaliser += float(batch.clean.weight[row]) if masked else 0
         elif isinstance(objective, MaskedMean):
-            normaliser += len(masked)
+            normaliser += len(masked) * float(batch.clean.weight[row])
         else:
             normaliser += int((batch.clean.maskable[row] & here).sum())
         for position in masked:
@@ -191,3 +193,24 @@ def test_the_elbo_refuses_what_it_cannot_be_unbiased_for(stream_of):
     for objective in (RowMean(), MaskedMean()):
         objective.check(puma)
         objective.check(IndependentMasking(time=Clipped()))
+
+
+@pytest.mark.parametrize("objective", [RowMean(), MaskedMean()], ids=repr)
+@pytest.mark.parametrize("blocks", [None, 3])
+def test_a_mean_of_equal_losses_is_that_loss_whatever_the_rows_weigh(drawn, objective, blocks):
+    """Z holds the importance that the weights hold."""
+    inner = IndependentMasking(time=Beta(a=1.0, b=2.0))
+    batch, _ = drawn(3, inner if blocks is None else Blockwise(inner, blocks))
+    assert batch.clean.weight.std() > 0.1
+    assert float(objective.weights(batch).double().sum() / objective.normaliser(batch)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("objective", [RowMean(), MaskedMean(), CART()], ids=repr)
+@pytest.mark.parametrize(
+    "time", [PPOTS(), PPOTS(online=True), PPOTS().start()], ids=["measured", "online", "running"]
+)
+def test_fitted_rates_are_refused_where_their_weight_is_left_out(objective, time):
+    masking = IndependentMasking(time)
+    with pytest.raises(ValueError, match=r"leaves out the weight 1 / density .* Use objective ELBO"):
+        objective.check(masking)
+    ELBO().check(masking)

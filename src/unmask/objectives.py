@@ -56,6 +56,22 @@ def _total(flags: Tensor) -> Tensor:
     return flags.sum().cpu().double()
 
 
+def _importance(count: Tensor, batch: MaskedBatch) -> Tensor:
+    """Σ count · importance over rows [B], as a float64 scalar on the CPU, in one copy from the device."""
+    return (count * batch.clean.weight).cpu().double().sum()
+
+
+def _refuse_fitted(objective: Objective, masking: Any) -> None:
+    """Raise ValueError where the masking's rates are fitted to the model: their weight would be left out."""
+    time = getattr(masking, "time", None)
+    running = None if time is None else time.start()
+    if running is not None and (running.learns or running.measures is not None):
+        raise ValueError(
+            f"{objective} leaves out the weight 1 / density that {time} is fitted for: noisy rates would be trained "
+            "more and not made up for. Use objective ELBO, or a fixed time distribution (Uniform, Bell, Clipped)"
+        )
+
+
 @dataclass(frozen=True)
 class RowMean(Objective):
     """Mean over a row's masked tokens, then over the rows that have one (PUMA's loss, arXiv 2602.10314).
@@ -71,8 +87,12 @@ class RowMean(Objective):
         return batch.masked * (batch.clean.weight[:, None] / count.clamp(min=1)).float().gather(1, block)
 
     def normaliser(self, batch: MaskedBatch) -> Tensor:
-        """Number of rows (blocks of rows) with at least one masked token."""
-        return _total(_masked_by_block(batch)[0] > 0)
+        """Importance of the rows (blocks of rows) with at least one masked token: their number, if drawn evenly."""
+        return _importance((_masked_by_block(batch)[0] > 0).sum(1), batch)
+
+    def check(self, masking: Any) -> None:
+        """Refuse rates fitted to the model: they are made up for by the weight 1 / density alone."""
+        _refuse_fitted(self, masking)
 
 
 def _masked_by_block(batch: MaskedBatch) -> tuple[Tensor, Tensor]:
@@ -93,8 +113,12 @@ class MaskedMean(Objective):
         return batch.masked * batch.clean.weight[:, None].float()
 
     def normaliser(self, batch: MaskedBatch) -> Tensor:
-        """Number of masked tokens."""
-        return _total(batch.masked)
+        """Importance of the masked tokens, each its row's: their number, where rows are drawn evenly."""
+        return _importance(batch.masked.sum(1), batch)
+
+    def check(self, masking: Any) -> None:
+        """Refuse rates fitted to the model: they are made up for by the weight 1 / density alone."""
+        _refuse_fitted(self, masking)
 
 
 @dataclass(frozen=True)

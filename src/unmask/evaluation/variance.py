@@ -26,6 +26,7 @@ from unmask.data.stream import RowStream
 from unmask.evaluation.estimate import Estimate, bootstrap
 from unmask.masks import MaskRule
 from unmask.models.denoiser import MaskedDiffusionLM
+from unmask.models.families import evaluating
 from unmask.objectives import ELBO, Objective
 from unmask.processes import IndependentMasking
 from unmask.processes.guides import add_entropies
@@ -105,30 +106,30 @@ def decompose(
     rows = dataset if isinstance(dataset, RowStream) else RowStream(dataset, seed)
     process = masking.start(rows, batch_size, seed)
     time, units = process.time, process.units
-    model.eval()
     loss_stats, gradient_stats = _Statistics(nested), _Statistics(nested)
-    for row_set in range(nested.row_sets):
-        clean = process.rows.take(units)
-        losses, gradients = [], []
-        for r in range(nested.rates):
-            step, unit = row_set * nested.rates + r, torch.arange(units)
-            quantile = masking.quantiles(
-                noise.slot_uniforms(seed, step, unit, purpose=noise.Purpose.EVALUATION),
-                noise.permutation(seed, step, units, purpose=noise.Purpose.STRATUM),
-            )
-            t = time.quantile(quantile)
-            for m in range(nested.masks):
-                salt = 2 * (step * nested.masks + m)
-                field = evaluation_field(seed, clean, salt)
-                other = evaluation_field(seed, clean, salt + 1) if masking.reads_second_field else None
-                batch = masking.assemble(clean, t, time, field, other, unit)
-                loss, gradient = loss_and_gradient(model, batch, objective)
-                losses.append(loss.cpu())
-                gradients.append(gradient.cpu())
-        shape = (nested.rates, nested.masks, -1)
-        loss_stats.add(torch.stack(losses).view(shape))
-        gradient_stats.add(torch.stack(gradients).view(shape))
-        progress()
+    with evaluating(model):
+        for row_set in range(nested.row_sets):
+            clean = process.rows.take(units)
+            losses, gradients = [], []
+            for r in range(nested.rates):
+                step, unit = row_set * nested.rates + r, torch.arange(units)
+                quantile = masking.quantiles(
+                    noise.slot_uniforms(seed, step, unit, purpose=noise.Purpose.EVALUATION),
+                    noise.permutation(seed, step, units, purpose=noise.Purpose.STRATUM),
+                )
+                t = time.quantile(quantile)
+                for m in range(nested.masks):
+                    salt = 2 * (step * nested.masks + m)
+                    field = evaluation_field(seed, clean, salt)
+                    other = evaluation_field(seed, clean, salt + 1) if masking.reads_second_field else None
+                    batch = masking.assemble(clean, t, time, field, other, unit)
+                    loss, gradient = loss_and_gradient(model, batch, objective)
+                    losses.append(loss.cpu())
+                    gradients.append(gradient.cpu())
+            shape = (nested.rates, nested.masks, -1)
+            loss_stats.add(torch.stack(losses).view(shape))
+            gradient_stats.add(torch.stack(gradients).view(shape))
+            progress()
     return {
         "loss": loss_stats.result(batch_size, seed),
         "gradient": gradient_stats.result(batch_size, seed),
@@ -196,13 +197,13 @@ def mirrored_covariance(
     clean = RowStream(dataset, seed).take(rows)
     t = noise.slot_uniforms(seed, 0, torch.arange(rows), purpose=noise.Purpose.EVALUATION)
     first, second = [], []
-    model.eval()
-    for pair in range(pairs):
-        field = evaluation_field(seed, clean, pair)
-        batch = masking.assemble(clean, t, Uniform(), field, None, torch.arange(rows))
-        loss = row_losses(model, batch)
-        first.append(loss[0::2])
-        second.append(loss[1::2])
+    with evaluating(model):
+        for pair in range(pairs):
+            field = evaluation_field(seed, clean, pair)
+            batch = masking.assemble(clean, t, Uniform(), field, None, torch.arange(rows))
+            loss = row_losses(model, batch)
+            first.append(loss[0::2])
+            second.append(loss[1::2])
     x, y = torch.stack(first), torch.stack(second)  # [pairs, rows]
     x, y = x - x.mean(0), y - y.mean(0)
     covariance = (x * y).sum(0) / (pairs - 1)

@@ -78,13 +78,14 @@ def unspanned(spans: Iterable[Sequence[int]]) -> list[int]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch dropout off, and back on whatever happens."""
-    training = model.training
+    """Switch dropout off, and every submodule back to the mode that it was in, whatever happens."""
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        model.train(training)
+        for module, training in modes:
+            module.training = training
 
 
 @contextmanager

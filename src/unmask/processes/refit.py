@@ -16,6 +16,7 @@ from unmask.config import require
 from unmask.data.stream import RowStream
 from unmask.masks import MaskRule
 from unmask.models.denoiser import MaskedDiffusionLM
+from unmask.models.families import evaluating
 from unmask.objectives import ELBO, Objective
 from unmask.processes import ForwardProcess, IndependentMasking, Masking
 from unmask.times import Measurement, RateProfile, TimeDistribution, Uniform
@@ -85,19 +86,16 @@ def measure_profile(
         IndependentMasking(mask=rule),
         torch.arange(len(clean)),
     )
-    moments = []
-    was_training = model.training
-    model.eval()
-    for i, t in enumerate(rates):
-        field = evaluation_field(seed, clean, i)
-        batch = masking.assemble(clean, t.expand(len(clean)), Uniform(), field, None, group)
-        within = wanted.variance == "within"
-        moments.append(
-            _gradient_moments(model, batch, wanted.masks, within)
-            if wanted.moment == "gradient"
-            else _moments(model, batch, chunk, wanted.masks, within)
-        )
-    model.train(was_training)
+    moments, within = [], wanted.variance == "within"
+    with evaluating(model):
+        for i, t in enumerate(rates):
+            field = evaluation_field(seed, clean, i)
+            batch = masking.assemble(clean, t.expand(len(clean)), Uniform(), field, None, group)
+            moments.append(
+                _gradient_moments(model, batch, wanted.masks, within)
+                if wanted.moment == "gradient"
+                else _moments(model, batch, chunk, wanted.masks, within)
+            )
     means, variances = torch.tensor(moments, dtype=torch.float64).unbind(1)
     return RateProfile(rates, means, variances)
 

@@ -18,6 +18,7 @@ from unmask.data.stream import RowStream
 from unmask.evaluation.trace import Example, example_of
 from unmask.masks import ExactCount
 from unmask.models.denoiser import MaskedDiffusionLM
+from unmask.models.families import evaluating
 from unmask.objectives import RowMean
 from unmask.processes import IndependentMasking
 from unmask.sampling import Decoding, generate
@@ -122,6 +123,6 @@ class DecodingTask(Task):
         masking, objective = IndependentMasking(mask=ExactCount(), coupling="stratified"), RowMean()
         batch = masking.start(RowStream(dataset), len(dataset), seed=0, device=device).draw()
         weights = objective.weights(batch) / objective.normaliser(batch).float()
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
             pieces = [slice(i, i + self.batch_size) for i in range(0, len(batch), self.batch_size)]
             return float(sum(model(batch[piece], weights[piece]).loss for piece in pieces))
