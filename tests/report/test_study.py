@@ -66,7 +66,10 @@ def test_costs_name_who_reached_a_target_and_who_did_not():
     assert rows[at] == ["50%", "standard", "1 of 1", "167", "", "4", "", ""]
     assert rows[at + 1] == ["", "puma", "1 of 1", "83", "2.00x", "2", "2.00x", "no verdict from one seed"]
     assert [row[-1] for row in rows][-1] == "target not reached by the control"
-    assert costs(Results.of([_record("standard", 1, 0.0, 0.0), _record("puma", 1, 0.0, 0.0)])) == []
+    (empty,) = costs(Results.of([_record("standard", 1, 0.0, 0.0), _record("puma", 1, 0.0, 0.0)]))
+    assert list(empty.rows) == []
+    assert empty.note.startswith("No run held any target")
+    assert empty.markdown() == f"## {empty.title}\n\n{empty.note}\n"
 
 
 def test_verdicts_are_sentences():
@@ -178,8 +181,9 @@ def _write(folder, records):
 
 
 def test_report_reads_records_alone(command, tmp_path):
-    _write(tmp_path / "all" / "one", ONE)
-    _write(tmp_path / "all" / "five", FIVE)
+    few = [r | {"curve": [{k: v for k, v in p.items() if k != "tokens"} for p in r["curve"]]} for r in ONE]
+    _write(tmp_path / "all" / "one", few)
+    _write(tmp_path / "all" / "five", [r | {"seed": seed} for seed in range(5) for r in few])
     code, out, _ = command("report", str(tmp_path / "all"))
     assert code == 0
     assert "puma, 300 steps, 5 seeds:" in out
@@ -188,6 +192,7 @@ def test_report_reads_records_alone(command, tmp_path):
     again = (tmp_path / "all" / "five" / "summary.md").read_text()
     assert again == first.replace("# s\n", "# mine\n")
     assert command("report", str(tmp_path / "all" / "one"), "--measure", "loss")[0] == 0
+    assert "held-out loss" in (tmp_path / "all" / "one" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from pathlib import Path
 from unmask.cli.options import DEFAULT_ARMS, about, configured, flag, masked_as, named_recipe, take_option
 from unmask.cli.report import show
 from unmask.config import positive_int
-from unmask.runs.config import RunConfig
 from unmask.runs.study import Study
 
 
@@ -64,7 +63,7 @@ def compare(words: list[str]) -> None:
     for cell in study.cells() if options["overwrite"] else ():
         shutil.rmtree(out / cell.name, ignore_errors=True)
     study.run(out, workers=options["jobs"], devices=options["devices"])
-    show(out, title=_data_of(config))
+    show(out)
 
 
 def _named(text: str) -> tuple[str, str]:
@@ -73,9 +72,3 @@ def _named(text: str) -> tuple[str, str]:
     if found is None and "(" in text:
         raise ValueError(f"give the arm {text} a name: --arms standard mine={text!r}")
     return (found[1], found[2]) if found else (text, text)
-
-
-def _data_of(config: RunConfig) -> str:
-    """What was trained on, for titles: the files' names where there are some, else the recipe's."""
-    source = getattr(config.data, "source", None) or ()
-    return ", ".join(Path(name).name for name in ([source] if isinstance(source, str) else source)) or config.recipe

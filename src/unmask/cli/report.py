@@ -9,6 +9,7 @@ import tyro
 from rich.console import Console
 
 from unmask.evaluation.results import Results, read_records
+from unmask.report.page import write_page
 from unmask.report.study import CURVES, SUMMARY, caution, found_in, verdicts, write_report
 
 
@@ -32,7 +33,7 @@ def report(words: list[str]) -> None:
 
 
 def show(folder: Path, measure: str | None = None, title: str = "") -> None:
-    """Print the verdicts and tables of a study's folder; write its summary.md and curves.png."""
+    """Print the verdicts and tables of a study's folder; write its report.html, summary.md and curves.png."""
     console = Console()
     compared, chosen_by = read_records(folder, "compare"), read_records(folder, "screen")
     results = Results.of(compared or chosen_by, measure)
@@ -42,4 +43,6 @@ def show(folder: Path, measure: str | None = None, title: str = "") -> None:
     for line in verdicts(results):
         console.print(line, highlight=False)
     console.print(caution(results), highlight=False, style="dim")
+    page = write_page(results, folder, screened, title)
     print(f"Written: {folder / SUMMARY}, {folder / CURVES}")
+    print(f"Report: {page}")

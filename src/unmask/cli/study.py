@@ -11,6 +11,7 @@ from types import ModuleType
 
 import tyro
 
+from unmask.cli.report import show
 from unmask.config import require
 from unmask.evaluation.results import RECORDS
 from unmask.runs.study import Study
@@ -59,6 +60,10 @@ def study(words: list[str]) -> None:
         except ValueError as error:  # the other studies of the file go on
             problems.append(f"{one.name}: {error}")
         print(f"Records: {out / RECORDS}")
+        try:
+            show(out)
+        except ValueError as error:  # runs may be made for other ends than to be compared
+            print(f"No report: {error}")
     if problems:
         raise ValueError(" ".join(problems))
 

@@ -31,6 +31,7 @@ class Example:
         decoding: how.
         word: how a token is written. None: as the run's tokenizer does, or its number.
         columns: tokens of a line, for rows that are boards.
+        exact: whether nothing but the truth is right.
         first: position from which the row is shown.
         end_token_id: as for `generate`.
     """
@@ -39,6 +40,7 @@ class Example:
     decoding: Decoding
     word: Callable[[int], str] | None = None
     columns: int | None = None
+    exact: bool = False
     first: int = 0
     end_token_id: int | None = None
 
@@ -52,12 +54,14 @@ class Trace:
         steps: for each step the positions that it changed and what stands there now; None where it was masked again.
         truth: [L] what the row held.
         columns: tokens of a line, for rows that are boards.
+        exact: whether nothing but the truth is right.
     """
 
     start: list[str | None]
     steps: list[list[tuple[int, str | None]]]
     truth: list[str]
     columns: int | None = None
+    exact: bool = False
 
     def save(self, folder: Path) -> None:
         """Write it into a run's folder."""
@@ -110,7 +114,7 @@ def trace_of(model: MaskedDiffusionLM, example: Example, seed: int = 0) -> Trace
     there = row.to(next(model.parameters()).device)
     generate(model, there, example.decoding, seed=seed, end_token_id=example.end_token_id, on_step=on_step)
     truth = [word(token) for token in row.tokens[0, first:].tolist()]
-    return Trace(start, steps, truth, example.columns)
+    return Trace(start, steps, truth, example.columns, example.exact)
 
 
 def _words(tokens: Tensor, word: Callable[[int], str]) -> list[str | None]:

@@ -184,6 +184,19 @@ def save_variance(path: Path, arms: dict[str, dict[str, Decomposition]], about: 
     path.write_text(json.dumps(record, indent=2) + "\n")
 
 
+def load_variance(path: Path) -> dict[str, dict[str, Decomposition]]:
+    """Read the arms that `save_variance` wrote; ValueError for another file."""
+    try:
+        saved = json.loads(path.read_text())["arms"]
+        return {name: {of: _decomposition(**d) for of, d in parts.items()} for name, parts in saved.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} holds no variances: {error!r}") from None
+
+
+def _decomposition(signal: float, **parts: dict[str, float]) -> Decomposition:
+    return Decomposition(**{name: Estimate(**part) for name, part in parts.items()}, signal=signal)
+
+
 def mirrored_covariance(
     model: MaskedDiffusionLM, dataset: Dataset, rule: MaskRule, rows: int = 64, pairs: int = 16, seed: int = 0
 ) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,8 @@ class Grid:
     Attributes:
         title: what is shown.
         head: names of the columns.
-        rows: the cells of each row; the first one names it.
+        rows: the cells of each row; the first one names it, and where it is empty that of the row above does. Without
+            rows there is only the note.
         note: what must be known to read it.
     """
 
@@ -25,12 +27,14 @@ class Grid:
     rows: Sequence[Sequence[str]]
     note: str = ""
 
-    def rich(self) -> Table:
+    def rich(self) -> Table | Text:
         """For the terminal. Words stand on the left, numbers on the right."""
+        if not self.rows:
+            return Text(f"{self.title}\n{self.note}")
         table = Table(
             title=escape(self.title), caption=escape(self.note), title_justify="left", caption_justify="left"
         )
-        for name, left in zip(self.head, self._words, strict=True):
+        for name, left in zip(self.head, self.words, strict=True):
             table.add_column(escape(name), justify="left" if left else "right")
         for row in self.rows:
             table.add_row(*map(escape, row))
@@ -42,12 +46,24 @@ class Grid:
         def line(cells: Sequence[str]) -> str:
             return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
 
-        lines = [line(self.head), line(["---" if left else "---:" for left in self._words]), *map(line, self.rows)]
+        if not self.rows:
+            return f"## {self.title}\n\n{self.note}\n"
+        lines = [line(self.head), line(["---" if left else "---:" for left in self.words]), *map(line, self.rows)]
         return "\n".join([f"## {self.title}", "", *([self.note, ""] if self.note else []), *lines]) + "\n"
 
     @property
-    def _words(self) -> list[bool]:
+    def words(self) -> list[bool]:
         """Which columns hold no number."""
         return [
-            all(not cell[:1].strip("+-~").isdigit() for cell in column) for column in zip(*self.rows, strict=True)
+            all(not cell.lstrip("+-~")[:1].isdigit() for cell in column) for column in zip(*self.rows, strict=True)
         ]
+
+    @property
+    def groups(self) -> list[tuple[str, list[list[str]]]]:
+        """The rows under each name, without it."""
+        found: list[tuple[str, list[list[str]]]] = []
+        for name, *rest in self.rows:
+            if name or not found:
+                found.append((name, []))
+            found[-1][1].append(rest)
+        return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,43 @@ from unmask.config import require
 from unmask.evaluation.estimate import Estimate, deviation_of, mean_of
 from unmask.evaluation.results import RECORDS, Results, is_number
 from unmask.evaluation.speedup import CLAIM, Measure, Paired, Speed, measure_of
-from unmask.report.curves import plot_results
+from unmask.report.curves import plot_results, written
 from unmask.report.grid import Grid
 
 SUMMARY, CURVES = "summary.md", "curves.png"
 
 
-def verdicts(results: Results) -> list[str]:
-    """One sentence for each arm at each budget: whether it is faster than the control, and by how much."""
-    lines = []
+@dataclass(frozen=True)
+class Finding:
+    """What was found of an arm at a budget.
+
+    Attributes:
+        arm: its name.
+        steps: the budget.
+        pairs: seeds that it shares with the control.
+        parts: what was found, and in words what that says; the most important one first.
+        sign: of the first part: 1 speaks for the arm, -1 against it, 0 for neither.
+    """
+
+    arm: str
+    steps: int
+    pairs: int
+    parts: tuple[tuple[str, str], ...]
+    sign: int
+
+    @property
+    def seeds(self) -> str:
+        """How many pairs there are, in words."""
+        return f"{self.pairs} seed{'s' * (self.pairs > 1)}"
+
+    def __str__(self) -> str:
+        told = (f"{what}: {word}" if word and self.pairs > 1 else what for what, word in self.parts)
+        return f"{self.arm}, {self.steps} steps, {self.seeds}: {'; '.join(told)}"
+
+
+def findings(results: Results) -> list[Finding]:
+    """For each arm at each budget: whether it is faster than the control, by how much, and where it ends."""
+    found = []
     for steps in results.budgets(results.control):
         speeds = results.speeds(steps)
         for arm in (arm for arm in results.others if results.of_seed(arm, steps)):
@@ -29,16 +58,22 @@ def verdicts(results: Results) -> list[str]:
             if end is None:
                 continue
             unit = " points" if results.measure.is_share else ""
-            parts = [(f"at the end {_difference(end, results.measure)}{unit}", _verdict(end))]
+            parts, sign = [(f"at the end {_difference(end, results.measure)}{unit}", _verdict(end))], end.sign
             if speed is not None:
-                target, ratio = _value(speed.target, results.measure), speed.ratio()
+                target, ratio = written(speed.target, results.measure), speed.ratio()
                 if ratio is None:
                     parts.insert(0, (f"{speed.verdict()} ({target})", ""))
+                    sign = 0
                 else:
                     parts.insert(0, (f"{_ratio(ratio)} fewer steps to {target}", speed.verdict()))
-            told = (f"{what}: {word}" if word and end.pairs > 1 else what for what, word in parts)
-            lines.append(f"{arm}, {steps} steps, {_pairs(end)}: {'; '.join(told)}")
-    return lines
+                    sign = ratio.sign
+            found.append(Finding(arm, steps, end.pairs, tuple(parts), sign))
+    return found
+
+
+def verdicts(results: Results) -> list[str]:
+    """One sentence for each arm at each budget: whether it is faster than the control, and by how much."""
+    return [str(finding) for finding in findings(results)]
 
 
 def _headline(speeds: Sequence[Speed]) -> Speed | None:
@@ -105,7 +140,7 @@ def costs(results: Results) -> list[Grid]:
     for steps in results.budgets(results.control):
         rows, last = [], None
         for speed in results.speeds(steps):
-            target = _value(speed.target, results.measure) if speed.target != last else ""
+            target = written(speed.target, results.measure) if speed.target != last else ""
             last = speed.target
             got, count = speed.reached
             mean, seconds = speed.mean("step"), speed.mean("seconds")
@@ -114,12 +149,11 @@ def costs(results: Results) -> list[Grid]:
             cells = ["" if ratio is None or speed.arm == results.control else _ratio(ratio) for ratio in ratios]
             verdict = "" if speed.arm == results.control else speed.verdict()
             rows.append([*row, cells[0], "" if seconds is None else f"{seconds:.0f}", cells[1], verdict])
-        if rows:
-            head = ["target", "arm", "reached", "steps", "ratio", "seconds", "ratio", "verdict, in steps"]
-            note = (
-                f"Ratio: {results.control}'s cost over the arm's. A target is reached where two evaluations hold it."
-            )
-            grids.append(Grid(f"Cost to reach a target, {steps} steps", head, rows, note))
+        head = ["target", "arm", "reached", "steps", "ratio", "seconds", "ratio", "verdict, in steps"]
+        note = f"Ratio: {results.control}'s cost over the arm's. A target is reached where two evaluations hold it."
+        if not rows:
+            note = "No run held any target that it did not begin with, so there is no time to compare."
+        grids.append(Grid(f"Cost to reach a target, {steps} steps", head, rows, note))
     return grids
 
 
@@ -210,9 +244,9 @@ def write_report(results: Results, out: Path, screened: Results | None = None, t
         results: the runs that are compared.
         out: the folder.
         screened: the runs that arms were chosen by.
-        title: of page and figure; by default the study's name.
+        title: of page and figure; by default what `title_of` says.
     """
-    title, made = title or results.name, grids_of(results)
+    title, made = title or title_of(results), grids_of(results)
     out.mkdir(parents=True, exist_ok=True)
     plot_results(results, out / CURVES, title=f"{title}: {seeds_of(results)}")
     lines = [f"# {title}", "", *(f"- {line}" for line in verdicts(results)), "", caution(results), ""]
@@ -222,6 +256,15 @@ def write_report(results: Results, out: Path, screened: Results | None = None, t
         lines += [grid.markdown() for grid in costs(screened)]
     (out / SUMMARY).write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     return made
+
+
+def title_of(results: Results) -> str:
+    """The study's name, and the data where that does not tell."""
+    data = results.runs[0].record.get("config", {}).get("data") or {}
+    named = next((data[name] for name in ("source", "corpus", "path") if data.get(name)), None)
+    named = [named] if isinstance(named, str) else named or [str(data.get("type", "")).removesuffix("Data")]
+    told = ", ".join(Path(name).name for name in named)
+    return results.name if told.casefold() in ("", results.name.casefold()) else f"{results.name}: {told}"
 
 
 def seeds_of(results: Results) -> str:
@@ -269,16 +312,8 @@ def _ratio(paired: Paired) -> str:
     return f"{found.value:.2f}x" + (f" ({found.low:.2f}–{found.high:.2f})" if math.isfinite(found.high) else "")
 
 
-def _value(value: float, measure: Measure) -> str:
-    return format(value, ".0%" if measure.is_share else measure.form)
-
-
 def _verdict(paired: Paired) -> str:
     return paired.verdict("better", "worse")
-
-
-def _pairs(paired: Paired) -> str:
-    return f"{paired.pairs} seed{'s' * (paired.pairs > 1)}"
 
 
 def found_in(folders: Iterable[Path]) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 from unmask.batch import TokenBatch
 from unmask.data.arithmetic import EQUALS_TOKEN, PLUS_TOKEN, answer_of, is_correct, load_addition
 from unmask.evaluation.tasks.base import DecodingTask
+from unmask.evaluation.trace import Example
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,3 +49,7 @@ class AdditionTask(DecodingTask):
     def word(self, token: int) -> str:
         """Digits, + and =."""
         return {PLUS_TOKEN: "+", EQUALS_TOKEN: "="}.get(token, str(token))
+
+    def example(self, held_out: Dataset | None = None) -> Example:
+        """The first pair."""
+        return replace(super().example(), exact=True)

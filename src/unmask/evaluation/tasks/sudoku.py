@@ -45,7 +45,7 @@ class SudokuTask(DecodingTask):
 
     def example(self, held_out: Dataset | None = None) -> Example:
         """The puzzle with the fewest clues, as a board."""
-        return replace(super().example(), columns=9, first=0 if self.form == "grid" else CELLS)
+        return replace(super().example(), columns=9, exact=True, first=0 if self.form == "grid" else CELLS)
 
     def solve_one(
         self, model: MaskedDiffusionLM, number: int, on_step: Callable[[int, Any, Any], None] | None = None
