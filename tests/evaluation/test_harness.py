@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
 from dataclasses import dataclass
 
 import pytest
 import torch
 from datasets import Dataset
 from torch import nn
-from transformers import GPT2Config
+from transformers import GPT2Config, PreTrainedTokenizerFast
 
-from unmask import IndependentMasking, MaskedDiffusionLM
+from unmask import Decoding, IndependentMasking, MaskedDiffusionLM
 from unmask.data.tokenizers import character_tokenizer
-from unmask.evaluation.harness import HarnessModel
+from unmask.evaluation.harness import LENGTHS, HarnessModel
 from unmask.evaluation.likelihood import LikelihoodConfig, likelihood
 
 TEXT = "the cat sat on a mat. "
@@ -63,7 +65,7 @@ def test_loglikelihood_is_the_estimator_s_with_the_context_given(adapter, tokeni
     first = [tokenizer.eos_token_id] * adapter.model.shifted
     rows = [
         (first + tokenizer.encode(c).tolist(), tokenizer.encode(a).tolist())
-        for c, a in ((context, answer), ("a ", "mat"), ("", "on"))
+        for c, a in ((context, answer), ("a", " mat"), ("", "on"))  # spaces at the seam are the continuation's
     ]
     dataset = Dataset.from_dict(
         {"tokens": [c + a for c, a in rows], "maskable": [[False] * len(c) + [True] * len(a) for c, a in rows]}
@@ -125,10 +127,59 @@ def parrot(tokenizer):
         ({"until": "on", "max_gen_toks": 12}, " cat sat "),
         ({"until": ["x", "mat", "sat"]}, " cat "),
         ({"max_gen_toks": 4, "until": []}, " cat"),
+        ({"max_new_tokens": 4}, " cat"),
+        ({"max_tokens": 4}, " cat"),
+        ({"max_completion_tokens": 4}, " cat"),
+        ({"max_tokens": 8, "max_gen_toks": 4, "max_new_tokens": None}, " cat"),
     ],
 )
 def test_text_is_cut_at_the_first_stop(parrot, settings, expected):
     assert parrot.generate_until(asked(("the", settings))) == [expected]
+
+
+def test_lengths_have_all_the_names_that_lm_eval_knows():
+    utils = pytest.importorskip("lm_eval.models.utils")
+    for number, name in enumerate(LENGTHS):
+        later = dict.fromkeys(LENGTHS[number + 1 :], 99)
+        assert utils.normalize_gen_kwargs({name: 7, **later})["max_gen_toks"] == 7
+    source = inspect.getsource(utils.normalize_gen_kwargs)
+    assert set(re.findall(r"kwargs\.pop\(\s*\"(\w+)\"", source)) == set(LENGTHS)
+
+
+def test_text_stops_at_its_end_and_costs_no_more(tokenizer):
+    """A backbone that wants an end-of-text behind four letters: what lies behind it is not decoded."""
+    size, wish = tokenizer.vocab_size, [*tokenizer.encode("the ").tolist(), *[tokenizer.eos_token_id] * 20]
+    head = nn.Linear(size, size, bias=False)
+    nn.init.eye_(head.weight)
+    model = MaskedDiffusionLM(Parrot(wish, size), head, tokenizer.mask_token_id)
+    seen = []
+    predict = model.predict
+    model.predict = lambda *a, **k: seen.append(1) or predict(*a, **k)  # type: ignore[method-assign]
+    adapter = HarnessModel(model, tokenizer, max_length=24, decoding=Decoding(policy="left_to_right"))
+    assert adapter.generate_until(asked(("th", {"max_gen_toks": 20}))) == ["e "]
+    assert len(seen) == 3  # two letters and the end
+
+
+CHAT = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}cat: {% endif %}"
+)
+
+
+def test_chats_are_written_by_the_tokenizers_template(adapter, tokenizer):
+    words = PreTrainedTokenizerFast(tokenizer_object=tokenizer.tokenizer, eos_token="<|endoftext|>")
+    with pytest.raises(ValueError, match=r"HarnessModel\(chat="):
+        adapter.apply_chat_template([])
+    words.chat_template = CHAT
+    chats = HarnessModel(adapter.model, tokenizer, max_length=24, chat=words)
+    turns = [{"role": "mat", "content": "on a cat"}]
+    assert chats.apply_chat_template(turns) == "mat: on a cat\ncat: "
+    assert chats.chat_template(True) == CHAT
+    assert chats.chat_template(False) is None
+    pytest.importorskip("lm_eval")
+    lm = chats.as_lm()
+    assert lm.apply_chat_template(turns) == chats.apply_chat_template(turns)
+    assert lm.tokenizer_name == tokenizer.fingerprint
+    assert lm.chat_template(True) == CHAT
 
 
 def test_greedy_flag_of_a_known_text(parrot):

@@ -10,6 +10,7 @@ a row of each reply, with nothing behind it, as it is when the model is used.
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator
 from itertools import pairwise
@@ -108,6 +109,7 @@ def chat_rows(
     *,
     length: int,
     messages: str = "messages",
+    tools: str = "tools",
     replies: Replies = "together",
     ending: Ending | Rainbow = "trained",
     too_long: TooLong = "drop",
@@ -125,7 +127,10 @@ def chat_rows(
         tokenizer: a fast tokenizer with a chat template, an end-of-text token and a mask token, as
             `unmask.from_pretrained` returns it.
         length: L, the most tokens of a row, its end included.
-        messages: the column of conversations: lists of {"role": ..., "content": ...}.
+        messages: the column of conversations: lists of {"role": ..., "content": ...}. A key without a value is
+            dropped, in arguments of tool calls too: a table gives every row the keys of all others.
+        tools: the column of the tools that a conversation may call, for the template: a list of JSON schemas, or its
+            JSON text, which keeps values that are null. Conversations have none where there is no such column.
         replies: "together" makes one row of a conversation, in which every reply is maskable. "separate" makes a row
             of each reply, with the turns before it as the prompt.
         ending: what follows the last reply. An end-of-text token is added unless the template itself ends replies
@@ -155,24 +160,29 @@ def chat_rows(
         raise ValueError("the tokenizer has no single chat template: set tokenizer.chat_template, or use prompt_rows")
     plain = TextTokenizer.from_hugging_face(tokenizer)
     eos = plain.eos_token_id
+    known = getattr(dataset, "column_names", ())
+    if known is None:  # a stream that knows its columns only once it runs
+        known = next(iter(dataset.take(1)), {})
+    columns = [messages, tools] if tools in known else [messages]
 
     def examples() -> Iterator[_Example]:
-        for places, (conversations,) in batches(dataset, [messages]):
-            for place, conversation in zip(places, conversations, strict=True):
-                turns = _turns(conversation, place)
+        for places, (conversations, *more) in batches(dataset, columns):
+            every = more[0] if more else [None] * len(places)
+            for place, conversation, offered in zip(places, conversations, every, strict=True):
+                turns, schemas = _turns(conversation, place), _tools(offered, place)
                 answers = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"]
                 groups = [[i] for i in answers] if replies == "separate" and answers else [answers]
                 for group in groups:
-                    segments = _segments(tokenizer, turns, group, place)
+                    segments = _segments(tokenizer, turns, group, place, schemas)
                     tokens = np.concatenate([np.empty(0, dtype=np.int32), *segments])
                     is_reply = np.repeat(np.arange(len(segments)) % 2 == 1, [len(part) for part in segments])
                     maskable = is_reply & (tokens != eos) if ending == "untrained" else is_reply
                     yield _Example(place, tokens, maskable, ended=len(segments) > 0 and eos in segments[-1])
 
     rows = _rows(examples(), eos, length, ending, too_long)
-    settings = {"messages": messages, "template": template, "replies": replies}
+    settings = {"columns": columns, "template": template, "replies": replies}
     settings |= {"length": length, "ending": check_ending(ending), "too_long": too_long}
-    return as_dataset(rows, plain, cache, settings, lambda: data_key(dataset, [messages], version))
+    return as_dataset(rows, plain, cache, settings, lambda: data_key(dataset, columns, version))
 
 
 class _Example(NamedTuple):
@@ -242,14 +252,38 @@ def _fields(template: str) -> list[str]:
 def _turns(conversation: Any, place: str) -> list[dict[str, Any]]:
     """The messages of a conversation, without the keys that only other messages have."""
     turns = [dict(turn) if isinstance(turn, dict) else {} for turn in conversation or []]
-    turns = [{key: value for key, value in turn.items() if value is not None} for turn in turns]
+    turns = [_without_nulls(turn) for turn in turns]
     for i, turn in enumerate(turns):
         require("role" in turn, f"{place}: message {i} is no {{'role': ..., 'content': ...}}")
     return turns
 
 
+def _without_nulls(value: Any) -> Any:
+    """The value without the keys, at any depth, that hold None."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def _tools(offered: Any, place: str) -> list[Any] | None:
+    """The tools of a conversation; None for none."""
+    if isinstance(offered, str) and offered.strip():
+        try:
+            offered = json.loads(offered)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{place}: the tools are no JSON text: {error}") from None
+    else:
+        offered = _without_nulls(offered)
+    require(not offered or isinstance(offered, list), f"{place}: the tools are no list: {offered!r}")
+    return [json.loads(tool) if isinstance(tool, str) else tool for tool in offered] if offered else None
+
+
 def _segments(
-    tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, Any]], answers: list[int], place: str
+    tokenizer: PreTrainedTokenizerBase,
+    turns: list[dict[str, Any]],
+    answers: list[int],
+    place: str,
+    tools: list[Any] | None,
 ) -> list[list[int]]:
     """Tokens of what is given and what is replied, in turn, up to the last of the assistant's messages `answers`."""
     if not answers:
@@ -257,7 +291,9 @@ def _segments(
 
     def rendered(count: int, ask: bool) -> str:
         try:
-            text = tokenizer.apply_chat_template(turns[:count], tokenize=False, add_generation_prompt=ask)
+            text = tokenizer.apply_chat_template(
+                turns[:count], cast(Any, tools), tokenize=False, add_generation_prompt=ask
+            )
         except (TemplateError, ValueError) as error:
             raise ValueError(f"{place}: the chat template refuses the first {count} messages: {error}") from None
         return cast(str, text)

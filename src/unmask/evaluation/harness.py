@@ -5,8 +5,13 @@
     simple_evaluate(HarnessModel(model, tokenizer, max_length=256).as_lm(), tasks=["lambada_openai"])
 
 Log-likelihoods are negative ELBOs: lower bounds, with noise that is a function of a request's place in the call. A
-row is the context, given, and the continuation, masked. Text is generated at a fixed length, and cut at the first
-stop.
+row is the context, given, and the continuation, masked. Text is generated at a fixed length, stops at the end-of-text
+token, and is cut at the first stop.
+
+At the seam of a pair, spaces that the context ends with go to the continuation, as lm-eval's own models have it. Then
+both are tokenized by themselves, so that no token lies across the seam: the context has the tokens that it has when
+nothing follows, which is what a model is shown that is to write the rest. (lm-eval's causal models tokenize the whole
+and cut it after as many tokens as the context has alone; where a token lies across the seam, theirs differ.)
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ from typing import Any, Protocol
 import torch
 from datasets import Dataset
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from unmask.batch import TokenBatch
 from unmask.config import positive_int, require
@@ -26,6 +32,9 @@ from unmask.data.tokenizers import TextTokenizer
 from unmask.evaluation.likelihood import LikelihoodConfig, likelihood
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.sampling import Decoding, generate
+
+LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+"""Names under which tasks say how long an answer may be: those of lm-eval's `normalize_gen_kwargs`, in its order."""
 
 
 class Request(Protocol):
@@ -48,6 +57,7 @@ class HarnessModel:
         config: how likelihoods are estimated.
         decoding: how text is generated; a task's temperature takes the place of its own.
         batch_size: forwards at a time.
+        chat: transformers' tokenizer of the same model, whose chat template serves lm-eval's `apply_chat_template`.
 
     Raises:
         ValueError: for a tokenizer that does not belong to the model.
@@ -62,17 +72,18 @@ class HarnessModel:
         config: LikelihoodConfig | None = None,
         decoding: Decoding | None = None,
         batch_size: int = 64,
+        chat: PreTrainedTokenizerBase | None = None,
     ) -> None:
         positive_int("max_length", max_length, least=2)
         positive_int("answer_length", answer_length)
         model.check_tokenizer(tokenizer)
         self.model, self.tokenizer, self.max_length, self.answer_length = model, tokenizer, max_length, answer_length
         self.config, self.decoding = config or LikelihoodConfig(), decoding or Decoding()
-        self.batch_size = batch_size
+        self.batch_size, self.chat = batch_size, chat
 
     def loglikelihood(self, requests: Sequence[Request]) -> list[tuple[float, bool]]:
         """(lower bound on the log-probability of the continuation in nats, whether decoding would write it)."""
-        rows = [self._row(*map(self._encode, request.args[:2])) for request in requests]
+        rows = [self._row(*map(self._encode, _seam(*request.args[:2]))) for request in requests]
         scored = [i for i, (_, given) in enumerate(rows) if not all(given)]
         found: list[tuple[float, bool]] = [(0.0, True)] * len(rows)  # nothing to predict: certain
         if scored:
@@ -112,7 +123,8 @@ class HarnessModel:
             context, settings = self._encode(request.args[0]), dict(request.args[1])
             # A long answer is shortened to half a row before the context is cut.
             room = max(self._room - len(context), self._room // 2)
-            lengths.append(min(int(settings.get("max_gen_toks", self.answer_length)), room))
+            wanted = next((settings[name] for name in LENGTHS if settings.get(name) is not None), self.answer_length)
+            lengths.append(min(int(wanted), room))
             rows.append(self._row(context, [self.tokenizer.eos_token_id] * lengths[-1]))
             temperature = float(settings.get("temperature") or 0.0)
             temperatures.append(temperature if settings.get("do_sample", True) else 0.0)
@@ -128,6 +140,35 @@ class HarnessModel:
                 end = len(rows[i][0])
                 made[i] = self._cut(tokens[end - lengths[i] : end], stops[i])
         return made
+
+    def chat_template(self, name: bool | str = False) -> str | None:
+        """The text of the chat template, or of the one of that name; None for False.
+
+        Raises:
+            ValueError: without a tokenizer that has one.
+        """
+        return None if name is False else self._chat.get_chat_template(None if name is True else name)
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """A conversation as the template writes it; without `add_generation_prompt` its last message goes on.
+
+        Special tokens that the template writes are read as such. ValueError without a tokenizer that has one.
+        """
+        return self._chat.apply_chat_template(
+            chat_history,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )
+
+    @property
+    def _chat(self) -> Any:
+        if self.chat is None or not getattr(self.chat, "chat_template", None):
+            raise ValueError(
+                "chats need a chat template: give HarnessModel(chat=...) the tokenizer that unmask.from_pretrained "
+                "returned"
+            )
+        return self.chat
 
     def as_lm(self) -> Any:
         """This model as an `lm_eval.api.model.LM`, for `lm_eval.simple_evaluate`.
@@ -151,6 +192,16 @@ class HarnessModel:
             def generate_until(self, requests: Any) -> Any:
                 return adapter.generate_until(requests)
 
+            @property
+            def tokenizer_name(self) -> str:
+                return adapter.tokenizer.fingerprint
+
+            def chat_template(self, chat_template: bool | str = False) -> str | None:
+                return adapter.chat_template(chat_template)
+
+            def apply_chat_template(self, chat_history: Any, add_generation_prompt: bool = True) -> str:
+                return adapter.apply_chat_template(chat_history, add_generation_prompt)
+
         return MaskedDiffusionHarness()
 
     @property
@@ -159,6 +210,9 @@ class HarnessModel:
         return self.max_length - self.model.shifted
 
     def _encode(self, text: str) -> list[int]:
+        """Tokens of a text; with a chat tokenizer special tokens are read as such, for its template writes them."""
+        if self.chat is not None:
+            return self.chat(text, add_special_tokens=False, verbose=False)["input_ids"]
         return self.tokenizer.encode(text).tolist()
 
     def _row(self, context: list[int], scored: list[int]) -> tuple[list[int], list[bool]]:
@@ -176,14 +230,20 @@ class HarnessModel:
 
     def _generate(self, batch: TokenBatch, decoding: Decoding) -> Tensor:
         device = next(self.model.parameters()).device
-        return generate(self.model, batch.to(device), decoding, batch_size=self.batch_size).tokens.cpu()
+        end = self.tokenizer.end_token_id
+        made = generate(self.model, batch.to(device), decoding, batch_size=self.batch_size, end_token_id=end)
+        return made.tokens.cpu()
 
     def _cut(self, tokens: list[int], stops: Sequence[str]) -> str:
-        if self.tokenizer.eos_token_id in tokens:
-            tokens = tokens[: tokens.index(self.tokenizer.eos_token_id)]
-        text = self.tokenizer.decode(tokens)
+        text = self.tokenizer.first_text(tokens)
         ends = [text.index(stop) for stop in stops if stop and stop in text]
         return text[: min(ends, default=len(text))]
+
+
+def _seam(context: str, continuation: str) -> tuple[str, str]:
+    """The pair, with the spaces at the context's end moved to the continuation."""
+    kept = context.rstrip()
+    return kept, context[len(kept) :] + continuation
 
 
 def _dataset(rows: list[tuple[list[int], list[bool]]]) -> Dataset:

@@ -113,6 +113,17 @@ def test_only_the_final_answer_counts_and_the_text_ends_with_the_end_of_text(ora
     assert task.right(data, rows, late).tolist() == [False, True, True]
 
 
+def test_decoding_stops_at_each_answers_end(oracle, folder):
+    task = _answer_task(folder, decoding=Decoding(policy="left_to_right"))
+    data, forwards = task.load(), []
+    model = _oracle(oracle, task, data)
+    predict = model.predict
+    model.predict = lambda *args, **options: forwards.append(len(args[0])) or predict(*args, **options)
+    assert task.evaluate(model, data)["solved"] == 1
+    tokenizer = TextTokenizer.load(folder)
+    assert sum(forwards) == sum(len(tokenizer.encode(row["answer"])) + 1 for row in ROWS)
+
+
 def test_rows_are_prompt_and_answer(folder):
     task = _answer_task(folder, prompt="q: {question} a: ")
     tokenizer, data = TextTokenizer.load(folder), task.load(2)

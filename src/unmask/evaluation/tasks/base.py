@@ -89,6 +89,11 @@ class DecodingTask(Task):
 
     decoding: Decoding = field(default_factory=Decoding)
 
+    @property
+    def end_token_id(self) -> int | None:
+        """The token behind which nothing of an answer is judged, so that decoding stops there; None for none."""
+        return None
+
     def right(self, dataset: Dataset, rows: TokenBatch, tokens: Tensor) -> np.ndarray:
         """Tell which of the decoded rows, tokens [n, L], are right: bool [n]."""
         raise NotImplementedError
@@ -111,7 +116,7 @@ class DecodingTask(Task):
         """
         device = next(model.parameters()).device
         rows = RowStream(dataset).rows(torch.arange(len(dataset))).to(device)
-        made = generate(model, rows, self.decoding, batch_size=self.batch_size)
+        made = generate(model, rows, self.decoding, batch_size=self.batch_size, end_token_id=self.end_token_id)
         return {
             **shares(self.right(dataset, rows, made.tokens), np.array(dataset["stratum"])),
             "loss": self._loss(model, dataset, device),

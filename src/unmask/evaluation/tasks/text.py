@@ -63,12 +63,16 @@ class TextTask(DecodingTask):
         """The first question."""
         return replace(super().example(), word=TextTokenizer.load(self.tokenizer).word)
 
+    @property
+    def end_token_id(self) -> int | None:
+        """The tokenizer's end-of-text token, where that is a token of its own."""
+        return TextTokenizer.load(self.tokenizer).end_token_id
+
     def right(self, dataset: Dataset, rows: TokenBatch, tokens: Tensor) -> np.ndarray:
         """Judge the text up to the first end-of-text token."""
         tokenizer, answers = TextTokenizer.load(self.tokenizer), []
         for made in tokens[rows.maskable].view(len(tokens), -1).tolist():
-            end = made.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in made else len(made)
-            answers.append(tokenizer.decode(made[:end]))
+            answers.append(tokenizer.first_text(made))
         return np.array(self.judge(answers, dataset))
 
 
