@@ -245,7 +245,7 @@ class _Page:
                 found.append({"name": arm, **run.record["trace"], "final": _final(run.record["trace"])})
         if not found:
             return Section("replay", "Replay")
-        exact, truths = all(trace["exact"] for trace in found), {tuple(trace["truth"]) for trace in found}
+        exact, truths = all(trace.get("exact", False) for trace in found), {tuple(trace["truth"]) for trace in found}
         told = " Wrong ones are underlined." if exact else ""
         lead = f"One row that no arm was trained on, unmasked by the final models. What was given is bold.{told}"
         replay = {
