@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from itertools import pairwise
 
 import pytest
 import torch
 from datasets import Dataset
+from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn.functional import pad
+from transformers import MixtralConfig
 
 from unmask import (
     ELBO,
@@ -18,6 +21,7 @@ from unmask import (
     Beta,
     ExactCount,
     IndependentMasking,
+    MaskedDiffusionLM,
     MaskedMean,
     ProgressiveUnmasking,
     RowMean,
@@ -25,7 +29,7 @@ from unmask import (
 )
 from unmask.data.sudoku import MASK_TOKEN, VOCAB_SIZE
 from unmask.store.checkpoint import newest
-from unmask.training import read_metrics
+from unmask.training import progress, read_metrics
 
 SPARSE = IndependentMasking(time=Beta(a=1.0, b=80.0), mask=Bernoulli())  # many rows without a mask
 STANDARD = IndependentMasking(mask=ExactCount())
@@ -228,6 +232,8 @@ def test_loss_that_is_not_finite_stops_with_step_rows_and_last_good_checkpoint(
     good = run.checkpoints / "step-00000004"
     assert "step 5: the loss is nan" in str(error.value)
     assert "with a bad loss: [5]." in str(error.value)
+    assert "is first not finite is the weight backbone.wte.weight" in str(error.value)
+    assert "learning_rate" not in str(error.value)
     assert str(good) in str(error.value)
     assert newest(run.checkpoints) == good
     assert all(tensor.isfinite().all() for tensor in weights_in(good).values())
@@ -238,6 +244,62 @@ def test_loss_that_is_not_finite_stops_with_step_rows_and_last_good_checkpoint(
 def test_loss_that_is_not_finite_before_any_checkpoint_says_so(short_rows, build, trainer):
     with pytest.raises(FloatingPointError, match=r"step 1: .*checkpoint is none: none was written yet"):
         _poisoned(short_rows, build, trainer, step=1).train()
+
+
+def test_a_module_that_leaves_the_finite_numbers_is_named(short_rows, build, trainer):
+    run = trainer(model=build(), dataset=short_rows, steps=1)
+    norm = run.model.backbone.ln_f
+    norm.register_forward_hook(lambda _, __, states: states / torch.zeros_like(states))
+    with pytest.raises(FloatingPointError, match=r"is the output of backbone\.ln_f:"):
+        run.train()
+
+
+def test_a_line_tells_the_mean_loss_since_the_last_one(trainer):
+    each, some = trainer("each", steps=6), trainer("some", steps=6, log_every=3)
+    each.train()
+    some.train()
+    losses = [line["loss"] for line in read_metrics(each.out, "train")]
+    lines = {line["step"]: line["loss_mean"] for line in read_metrics(some.out, "train")}
+    assert lines[3] == pytest.approx(sum(losses[1:3]) / 2)
+    assert lines[6] == pytest.approx(sum(losses[3:]) / 3)
+
+
+def test_the_routers_loss_has_a_figure_of_its_own(trainer):
+    logged = []
+    for coefficient in (0.5, 1.0):
+        torch.manual_seed(0)
+        config = MixtralConfig(
+            vocab_size=VOCAB_SIZE,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            num_local_experts=2,
+            num_experts_per_tok=1,
+            output_router_logits=True,
+            router_aux_loss_coef=coefficient,
+        )
+        model = MaskedDiffusionLM.from_config(config, MASK_TOKEN)
+        run = trainer(f"of-{coefficient}", model=model, steps=1, micro_batch_size=4)
+        run.train()
+        logged.append(read_metrics(run.out, "train")[0])
+    assert logged[1]["balance"] == pytest.approx(2 * logged[0]["balance"])
+    assert logged[0]["balance"] >= 0.5 - 1e-6  # the coefficient, where experts are used evenly
+    assert logged[0]["loss"] == pytest.approx(logged[1]["loss"])
+
+
+def test_without_a_terminal_lines_tell_how_far_it_is(monkeypatch):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    console = Console(file=io.StringIO(), width=100)
+    with progress.Display(console) as display:
+        run = progress.TrainingProgress(display, "arm", 9)
+        run.step(1, loss=2.5)
+        monkeypatch.setattr(progress, "LINE_SECONDS", 1e9)
+        run.step(2, loss=1.5)
+        run.evaluated(3, solved=0.5)
+    lines = console.file.getvalue().splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["arm step 1/9 loss 2.500", "arm step 3/9 loss 1.500"]
 
 
 def test_start_far_above_log_v_warns(trainer, build):

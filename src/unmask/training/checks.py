@@ -6,9 +6,11 @@ import math
 import warnings
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from unmask.batch import MaskedBatch
+from unmask.models.denoiser import MaskedDiffusionLM
 
 
 def check_start(nll: float, choices: int) -> None:
@@ -29,7 +31,7 @@ def check_start(nll: float, choices: int) -> None:
 
 
 def not_finite(
-    step: int, loss: float, norm: float, batch: MaskedBatch, nll: Tensor, last: Path | None
+    step: int, loss: float, norm: float, batch: MaskedBatch, nll: Tensor, last: Path | None, source: str | None = None
 ) -> FloatingPointError:
     """The error that ends a run whose loss or gradient is not finite.
 
@@ -40,6 +42,7 @@ def not_finite(
         batch: this rank's rows.
         nll: [B, L] of the step.
         last: newest whole checkpoint.
+        source: what `first_not_finite` found.
     """
     bad = ~nll.isfinite().all(1)
     rows = (batch.clean.row[bad] if bad.any() else batch.clean.row).tolist()
@@ -47,5 +50,46 @@ def not_finite(
         f"step {step}: the loss is {loss} and the gradient norm {norm}. "
         f"Rows of the data set {'with a bad loss' if bad.any() else 'in the batch'}: {rows[:16]}. "
         f"The last good checkpoint is {last or 'none: none was written yet'}. "
-        "Lower learning_rate, raise warmup_steps, or try --precision fp32"
+        + (
+            f"What is first not finite is {source}: look at these rows and at the model"
+            if source
+            else "Lower learning_rate, raise warmup_steps, or try --precision fp32"
+        )
     )
+
+
+@torch.no_grad()
+def first_not_finite(model: MaskedDiffusionLM, batch: MaskedBatch, nll: Tensor) -> str | None:
+    """Where a forward of the rows with a bad loss first leaves the finite numbers; None where it does not.
+
+    A weight that is not finite is named before the module that reads it.
+
+    Args:
+        model: unwrapped, its weights whole.
+        batch: this rank's rows.
+        nll: [B, L] of them.
+    """
+    for name, parameter in model.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            return f"the weight {name}"
+    bad = ~nll.isfinite().all(1)
+    found: list[str] = []
+
+    def look(name: str, output: object) -> None:
+        values = output.values() if isinstance(output, dict) else output if isinstance(output, tuple) else (output,)
+        tensors = [value for value in values if isinstance(value, Tensor) and value.is_floating_point()]
+        if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+            found.append(name)
+
+    hooks = [
+        module.register_forward_hook(lambda _, __, output, name=name: look(name, output))
+        for name, module in model.named_modules()
+        if name
+    ]
+    try:
+        if bad.any():
+            model(batch[bad.nonzero()[:, 0]].to(next(model.parameters()).device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return f"the output of {found[0]}" if found else None

@@ -36,8 +36,10 @@ def micro_batches(batch: MaskedBatch, size: int, every: bool = False) -> Iterato
 
 def joined(
     runs: list[Tensor], outputs: list[MaskedOutput], shape: torch.Size
-) -> tuple[Tensor, Scores | None, Tensor | None, Tensor | None]:
+) -> tuple[Tensor, Scores | None, Tensor | None, Tensor | None, Tensor | None]:
     """Nll, scores, gradient lengths and factors of the step's parts, each [B, L] on the CPU: 0 elsewhere.
+
+    And what the loss holds besides, Σ balance, a scalar there.
 
     Args:
         runs: numbers of each part's rows.
@@ -57,4 +59,5 @@ def joined(
         None if scores is None else scores.map(put),
         None if gradient is None else put(gradient),
         None if output.factor is None else put(output.factor),
+        None if output.balance is None else output.balance.sum().cpu(),
     )

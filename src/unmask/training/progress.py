@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from types import TracebackType
 from typing import Any
@@ -9,9 +10,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+LINE_SECONDS = 30.0
+"""Where there is no terminal: seconds from one line about a run's steps to the next."""
+
 
 class Display:
-    """A context that shows runs. On a terminal it is live; elsewhere it prints a line for each evaluation.
+    """A context that shows runs. On a terminal it is live; elsewhere it prints a line for each evaluation, and every
+    `LINE_SECONDS`.
 
     Args:
         console: where to; by default standard error.
@@ -59,7 +64,7 @@ class TrainingProgress:
     def __init__(self, display: Display, name: str, steps: int, done: int = 0) -> None:
         self.display, self.name, self.steps = display, name, steps
         self._began, self._first = time.perf_counter(), done
-        self.done = done
+        self.done, self._said = done, self._began
         self._text: dict[str, str] = {}
         self._task = display.bars.add_task(name, total=steps, completed=done, text="")
 
@@ -68,6 +73,8 @@ class TrainingProgress:
         self.done = step
         self._text |= {name: f"{name.replace('_', ' ')} {value:.3f}" for name, value in shown.items()}
         self.display.bars.update(self._task, completed=step, text=self._line(step))
+        if time.perf_counter() - self._said >= LINE_SECONDS:
+            self._print(step)
 
     def close(self) -> None:
         """Take its bar away."""
@@ -80,7 +87,13 @@ class TrainingProgress:
 
     def evaluated(self, step: int, **shown: float) -> None:
         """Show the figures of an evaluation."""
+        self._said = math.inf  # this line is said whenever it comes
         self.step(step, **shown)
+        self._print(step)
+
+    def _print(self, step: int) -> None:
+        """Say how far it is, where there is no terminal to show it."""
+        self._said = time.perf_counter()
         if self.display.visible and not self.display.console.is_terminal:
             self.display.console.print(f"{self.name} step {step}/{self.steps} {self._line(step)}", highlight=False)
 

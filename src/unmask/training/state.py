@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +59,13 @@ class Counters:
         step: optimiser steps done.
         seconds: spent training, evaluations and checkpoints excluded.
         tokens: real tokens seen, over all ranks.
+        losses: of the steps since the last line of the log, which tells their mean.
     """
 
     step: int = 0
     seconds: float = 0.0
     tokens: int = 0
+    losses: list[float] = field(default_factory=list)
 
 
 def save_training(
@@ -166,7 +168,7 @@ def load_training(folder: Path, parts: Parts) -> Counters:
     parts.process.load_state_dict(own)
     if parts.loss_scale is not None and "loss_scale" in saved:
         parts.loss_scale.load_state_dict(saved["loss_scale"])
-    return Counters(checkpoint.check(folder)["step"], saved["seconds"], saved["tokens"])
+    return Counters(checkpoint.check(folder)["step"], saved["seconds"], saved["tokens"], saved.get("losses", []))
 
 
 def read_weights(model: MaskedDiffusionLM, folder: Path) -> dict[str, Tensor]:

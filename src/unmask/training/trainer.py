@@ -33,7 +33,7 @@ from unmask.store import checkpoint
 from unmask.store.metrics import MetricsLog
 from unmask.training import platform
 from unmask.training.callbacks import Callback
-from unmask.training.checks import check_start, not_finite
+from unmask.training.checks import check_start, first_not_finite, not_finite
 from unmask.training.claim import Description, claimed_folder
 from unmask.training.config import TrainingConfig
 from unmask.training.diagnostics import Diagnostics
@@ -239,7 +239,10 @@ class Trainer:
         if self.step == 1 and metrics["masked_share"] > 0:
             check_start(metrics["nll"], self.model.head.choices)
         progress.step(self.step, loss=metrics["loss"])
+        self.counters.losses.append(metrics["loss"])
         if self._logs(self.step):
+            losses, self.counters.losses = self.counters.losses, []
+            metrics["loss_mean"] = sum(losses) / len(losses)
             self._log(log, "train", metrics)
         for callback in self.callbacks:
             callback.step(self.step, metrics)
@@ -310,7 +313,7 @@ class Trainer:
         looks = self._logs(self.step + 1)
         needs = self.process.needs
         needs = (*(needs or ()), "gradient") if looks else needs
-        nll, scores, gradient, factor = self._forward_backward(batch, weights * scale, needs)
+        nll, scores, gradient, factor, balance = self._forward_backward(batch, weights * scale, needs)
         weights = weights if factor is None else weights * factor
         loss = float(self._sum((nll * weights).sum().double()) / normaliser)
         if self.loss_scale is not None:
@@ -320,7 +323,8 @@ class Trainer:
         norm = float(whole(norm))
         skipped = self.loss_scale is not None and self.loss_scale.skips(norm)
         if not (math.isfinite(loss) and (math.isfinite(norm) or skipped)):
-            raise not_finite(self.step, loss, norm, batch, nll, checkpoint.newest(self.checkpoints))
+            source = None if is_sharded(self.model) else first_not_finite(self.model, batch, nll)
+            raise not_finite(self.step, loss, norm, batch, nll, checkpoint.newest(self.checkpoints), source)
         if not skipped:
             self.optimizer.step()
             if self.average is not None:
@@ -331,6 +335,8 @@ class Trainer:
         extra = dict(getattr(self.process, "metrics", {}))
         if self.loss_scale is not None:
             extra["loss_scale"] = self.loss_scale.value
+        if balance is not None:  # experts used evenly; not part of "loss"
+            extra["balance"] = float(self._sum(balance.double()) / accelerator.num_processes)
         if looks:
             assert gradient is not None  # it was asked for
             mean = gradient / accelerator.num_processes
@@ -354,8 +360,8 @@ class Trainer:
 
     def _forward_backward(
         self, batch: MaskedBatch, weights: Tensor, needs: tuple[str, ...] | None
-    ) -> tuple[Tensor, Scores | None, Tensor | None, Tensor | None]:
-        """Run the micro-batches. Returns nll, scores, gradient lengths and factors, each [B, L] on the host.
+    ) -> tuple[Tensor, Scores | None, Tensor | None, Tensor | None, Tensor | None]:
+        """Run the micro-batches. Returns what `joined` does.
 
         Rows without a mask cost no forward, unless layers are compiled for so many rows.
         """
