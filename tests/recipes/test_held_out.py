@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from unmask import PPOTS, IndependentMasking
 from unmask.data.documents import split_of
-from unmask.recipes import CorpusData, PretrainedModel, TextData, sotu
+from unmask.recipes import CorpusData, PretrainedModel, TextData, TextModel, sotu
 
 
 @pytest.fixture
@@ -81,3 +82,15 @@ def test_a_corpus_of_too_few_files_says_so(words, tmp_path):
     data = CorpusData("tinygsm", str(tmp_path / "train.jsonl"), tokenizer_name=words)
     with pytest.raises(ValueError, match="is held out"):
         data.check()
+
+
+def test_what_evaluates_a_run_chooses_nothing_in_it(tiny, prose, tmp_path):
+    """P-POTS is fitted during training, and other held-out rows change no weight of the model."""
+    time = PPOTS(refit_every=2, grid=4, rows=2, masks=1)
+    run = replace(sotu("ppots"), masking=IndependentMasking(time))
+    model, weights = TextModel(layers=1, width=16, heads=2, positions=32), []
+    for rows in (2, 16):
+        data = TextData(source=prose, length=32, held_out_rows=rows)
+        _, last = tiny(run, tmp_path / str(rows), data=data, model=model)
+        weights.append((last / "model" / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]

@@ -154,7 +154,7 @@ class PPOTS(TimeDistribution):
     Attributes:
         refit_every: steps between fits; the first comes after as many.
         grid: rates at which the model is measured, spread evenly over (0, 1].
-        rows: held-out rows for each rate.
+        rows: rows for each rate; of a run, training rows drawn by its seed.
         masks: masks for each row and rate.
         uniform: share of the uniform density in the mix, in (0, 1]; it bounds the weights by 1 / uniform.
         optimum: "independent": sqrt(g² + v), best for rates drawn independently; "stratified": sqrt(v).

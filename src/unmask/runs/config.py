@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Dataset
@@ -203,15 +204,15 @@ class RunConfig:
         if isinstance(self.data, Tokenized):
             tokenizer = self.data.tokenizer()
             model.check_tokenizer(tokenizer)
-        held_out = self.data.held_out()
+        held_out, rows = self.data.held_out(), self.data.load()
         trainer = Trainer(
             model,
             self.masking,
-            self.data.load(),
+            rows,
             self.objective,
             self.training,
             out=out,
-            held_out=held_out,
+            held_out=_drawn(rows, self.training.seed),
             evaluate=self._evaluate(Path(out), held_out, tokenizer),
             run=self.described,
             tokenizer=tokenizer,
@@ -282,6 +283,11 @@ def _checkpoint_of(folder: Path) -> Path:
     if newest is None:
         raise ValueError(f"the run in {folder} has no checkpoint yet")
     return newest
+
+
+def _drawn(rows: Dataset, seed: int, count: int = 256) -> Dataset:
+    """Some training rows, by the seed, to fit rates to: what evaluates a run chooses nothing in it."""
+    return rows.select(np.random.default_rng(seed).permutation(len(rows))[:count])
 
 
 def _put_weights(model: MaskedDiffusionLM, run: Path) -> None:

@@ -60,7 +60,7 @@ class Trainer:
         objective: weights of the masked tokens' losses.
         config: the loop's settings.
         out: folder of the run.
-        held_out: rows that are not trained on, for time distributions that measure the model (`PPOTS`).
+        held_out: rows for time distributions that measure the model (`PPOTS`): others than those that evaluate it.
         evaluate: called as (model, last) with the averaged weights, if there is an average; `last` tells the
             evaluation after the last step. Its numbers go to the log, "solved" and "loss" to the display too.
         run: all that makes the run, configs by name, saved as `config.json` and compared on resume.
