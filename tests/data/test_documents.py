@@ -155,35 +155,46 @@ def test_folders_and_patterns(tmp_path):
         load_documents(tmp_path / "*.html")
     with pytest.raises(ValueError, match="gives the column 'text' alone"):
         load_documents(tmp_path / "a.txt", "all", "body")
+    lines_file(tmp_path / "e.txt", " ")
+    with pytest.raises(ValueError, match=r"no text in .*e\.txt: all is blank"):
+        load_documents(tmp_path / "e.txt")
+    with pytest.raises(ValueError, match=r"no text in .*f\.jsonl: it is empty"):
+        load_documents(lines_file(tmp_path / "f.jsonl", ""), "all")
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments"),
-    [
-        ("a.json", "'json'"),
-        ("a.csv", "'csv'"),
-        ("a.TSV", r"'csv', sep='\t'"),
-        ("a.parquet", "'parquet'"),
-        ("a.arrow", "'arrow'"),
-    ],
-)
-def test_tables_are_not_read_as_prose(tmp_path, name, arguments):
-    lines_file(tmp_path / name, '[{"text": "a"}]')
-    lines_file(tmp_path / "b.txt", "b")
-    for read in (load_documents, stream_documents, lambda source, *_: source_hash(source)):
-        for source in (tmp_path / name, [tmp_path / "b.txt", tmp_path / name], str(tmp_path / "a.*")):
-            with pytest.raises(ValueError, match=re.escape(f"load_dataset({arguments}, data_files=...)")):
-                read(source, "all")
-    assert load_documents(tmp_path, "all")["text"] == ["b"]  # a folder gives its texts
+TABLE = {"question": ["what, is", "b"], "answer": ["007", "NA"], "n": [1, 2]}
 
 
-def test_the_way_out_that_is_named_for_tables_is_one(tmp_path):
-    (tmp_path / "a.tsv").write_text("text\tn\none\t1\ntwo\t2\n")
-    rows = datasets.load_dataset(
-        "csv", sep="\t", data_files=str(tmp_path / "a.tsv"), cache_dir=str(tmp_path / "cache")
-    )["train"]
-    rows.to_json(tmp_path / "a.jsonl")
-    assert load_documents(tmp_path / "a.jsonl", "all", ("text", "n"))["text"] == ["one", "two"]
+@pytest.fixture(params=["a.csv", "a.TSV", "a.json", "a.parquet", "folder"])
+def table(request, tmp_path):
+    """The same table in each of the forms."""
+    path, rows = tmp_path / request.param, datasets.Dataset.from_dict(TABLE)
+    write = {"a.csv": rows.to_csv, "a.json": rows.to_json, "a.parquet": rows.to_parquet, "folder": rows.save_to_disk}
+    if request.param == "a.TSV":
+        rows.to_csv(path, sep="\t")
+    elif request.param == "a.json":
+        rows.to_json(path, lines=False)
+    else:
+        write[request.param](str(path))
+    return path
+
+
+def test_a_row_of_a_table_is_a_document(table):
+    found = load_documents(table, "all", ("question", "answer"))
+    assert found[:] == {"file": [str(table)] * 2, "question": TABLE["question"], "answer": TABLE["answer"]}
+    assert source_hash(table) == source_hash(str(table))
+    with pytest.raises(ValueError, match=r"has no column 'reply'; it has \['question', 'answer', 'n'\]"):
+        load_documents(table, "all", ("question", "reply"))
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.csv", "a,b\n1,2\n1,2,3\n"), ("a.json", "{"), ("a.parquet", "PAR")])
+def test_a_table_that_cannot_be_read_is_named(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=rf"cannot read .*{re.escape(name)}: "):
+        load_documents(tmp_path / name, "all", "a")
+    (tmp_path / name).write_text("")
+    with pytest.raises(ValueError, match=rf"{re.escape(name)} is empty"):
+        load_documents(tmp_path / name, "all", "a")
 
 
 def test_endings_of_names_count_in_any_case_and_others_are_prose(tmp_path):

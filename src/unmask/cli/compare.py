@@ -6,7 +6,16 @@ import re
 import shutil
 from pathlib import Path
 
-from unmask.cli.options import DEFAULT_ARMS, about, configured, flag, masked_as, named_recipe, take_option
+from unmask.cli.options import (
+    DEFAULT_ARMS,
+    about,
+    configured,
+    flag,
+    masked_as,
+    named_recipe,
+    opened,
+    take_option,
+)
 from unmask.cli.report import show
 from unmask.config import positive_int
 from unmask.runs.study import Study
@@ -14,7 +23,7 @@ from unmask.runs.study import Study
 
 def compare(words: list[str]) -> None:
     """Train several arms alike and compare them: unmask compare RECIPE --out DIR [--arms A B ...] [--seeds N]."""
-    recipe, words = named_recipe("compare", words)
+    recipe, words, settled = opened(*named_recipe("compare", words))
     written, words = take_option(words, "--arms")
     arms = {name: masked_as(recipe, text) for name, text in map(_named, written or DEFAULT_ARMS)}
     if len(arms) < max(2, len(written)):
@@ -40,6 +49,7 @@ def compare(words: list[str]) -> None:
             ("devices", about(tuple[int, ...] | None, "Numbers of the GPUs to use. None: all."), None),
         ],
         hidden=tuple(own),
+        settled=settled,
     )
     positive_int("seeds", options["seeds"])
     training, budgets = config.training, options["budgets"]

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import field, fields, make_dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import tyro
+from rich.console import Console
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from unmask.config import nearest, parse
+from unmask.config import from_json, nearest, parse, to_json
+from unmask.data.sequences import is_fasta
+from unmask.data.tables import is_table
 from unmask.masks import MaskRule
 from unmask.objectives import Objective
 from unmask.parts.maskings import MASKINGS as NAMED
+from unmask.parts.rows import RowsSource
 from unmask.policies import Policy
 from unmask.processes import Blockwise, IndependentMasking, ProgressiveUnmasking
-from unmask.recipes import RECIPES, RunConfig
+from unmask.recipes import RECIPES, RunConfig, TextModel
 from unmask.schedules import Ramp, Schedule, parse_schedule
 from unmask.times import TimeDistribution
 
@@ -46,6 +53,14 @@ def _printed_configs(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None
             instance_from_str=lambda words: parse_schedule(words[0]),
             is_instance=lambda value: isinstance(value, (int, float, tuple, Ramp)),
             str_from_instance=lambda value: [repr(value)],
+        )
+    if info.type == RowsSource:
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="SOURCE",
+            instance_from_str=lambda words: words[0],
+            is_instance=lambda value: value is None or isinstance(value, str) or callable(value),
+            str_from_instance=lambda value: [str(value)],
         )
     if info.type == str | Policy:
         return PrimitiveConstructorSpec(
@@ -100,8 +115,12 @@ def configured(
     words: list[str],
     extra: list[tuple[str, Any, Any]],
     hidden: tuple[str, ...] = (),
+    settled: bool = False,
 ) -> Any:
-    """Parse `words` into the fields of `default`, less the hidden ones, and extra options (name, type, default)."""
+    """Parse `words` into the fields of `default`, less the hidden ones, and extra options (name, type, default).
+
+    Where the data are settled (see `opened`), they are the default's, and what was chosen is said.
+    """
     options: list[Any] = [
         (name, kind) if value is ... else (name, kind, field(default=value)) for name, kind, value in extra
     ]
@@ -127,8 +146,60 @@ def configured(
         registry=REGISTRY,
     )
     values = vars(parsed)
-    names = {f.name for f in fields(default)}
-    return replace(default, **{k: v for k, v in values.items() if k in names}), values
+    names = {f.name for f in fields(default)} - ({"data"} if settled else set())
+    config = replace(default, **{k: v for k, v in values.items() if k in names})
+    if settled:
+        Console(stderr=True, soft_wrap=True).print(_chosen(config), highlight=False)
+    return config, values
+
+
+def opened(recipe: Callable[..., RunConfig], words: list[str]) -> tuple[Callable[..., RunConfig], list[str], bool]:
+    """Hand a recipe its parameters besides the masking, such as the data that it chooses sizes from.
+
+    Returns:
+        The recipe with these parameters, the words that are still to be read, and whether there were any.
+    """
+    names = [name for name in inspect.signature(recipe).parameters if name != "masking"]
+    default, asks = recipe(), bool({"-h", "--help"} & set(words))
+    if not names or (asks and not any(word.startswith("--data.source") for word in words)):
+        return recipe, take_option(words, "--pretrained")[1] if names else words, False
+    modules, words = take_option(words, "--module")
+    kinds: dict[str, Any] = {"data": type(default.data), "pretrained": str | None}
+    options = [
+        (name, kinds.get(name, int | None), field(default=default.data if name == "data" else None)) for name in names
+    ]
+    parsed, _ = tyro.cli(
+        make_dataclass("Options", options, frozen=True),
+        prog=f"unmask {default.recipe}",
+        args=[word for word in words if word not in ("-h", "--help")],
+        return_unknown_args=True,
+        add_help=False,
+        registry=REGISTRY,
+    )
+    given = vars(parsed)
+    given["data"] = from_json(to_json(given["data"]), modules)
+    if not given["data"].source:
+        raise ValueError(f"{default.recipe} needs data: --data.source FILE (unmask {default.recipe} --help explains)")
+    given["data"] = recipe(**given).data  # settled once, and read once
+    return partial(recipe, **given), take_option(words, "--pretrained")[1], True
+
+
+def _chosen(config: RunConfig) -> str:
+    """What was chosen from the data, or typed instead, in two lines."""
+    data, model, training = config.data, config.model, config.training
+    count = len(data.load())
+    named = [f"{name} {getattr(data, name)}" for name in ("vocabulary", "alphabet") if hasattr(data, name)]
+    length = getattr(data, "length", None)
+    rows = f"{count:,} rows" + (f" of up to {length} tokens" if length else "")
+    body = "a pretrained model"
+    if isinstance(model, TextModel):
+        body = f"{model.layers} layers, {model.width} wide, {model.vocab_size} tokens"
+    epochs = training.steps * training.batch_size / count
+    return (
+        f"Data: {', '.join([rows, *named])}. Model: {body}. Training: {training.steps:,} steps of "
+        f"{training.batch_size} rows, {epochs:.1f} epochs.\nWhat was not typed was chosen from the data; "
+        "--data.length, --model.layers, --model.width, --steps, --batch-size and the rest of --help change it."
+    )
 
 
 def named_recipe(command: str, words: list[str]) -> tuple[Callable[..., RunConfig], list[str]]:
@@ -138,9 +209,21 @@ def named_recipe(command: str, words: list[str]) -> tuple[Callable[..., RunConfi
         print(f"usage: unmask {command} RECIPE [options]\n\nrecipes:\n" + "\n".join(lines))
         print(f"\n`unmask {command} RECIPE --help` explains every option.")
         raise SystemExit(0 if words else 2)
+    if words[0] not in RECIPES and (advice := _advice(words[0])):
+        raise ValueError(f"{words[0]} is no recipe, but data for one: unmask {command} {advice} --out DIR")
     if words[0] not in RECIPES:
         raise ValueError(f"unknown recipe '{words[0]}'{nearest(words[0], RECIPES)}")
     return RECIPES[words[0]], words[1:]
+
+
+def _advice(word: str) -> str | None:
+    """The recipe and options for a file or folder, by its kind; None for what is neither."""
+    path, suffix = Path(word), Path(word).suffix.lower()
+    if is_fasta(word) or suffix == ".smi":
+        return f"sequences --data.source {word}"
+    if is_table(path) or suffix == ".jsonl":
+        return f"sft --data.source {word} --data.prompt COLUMN --data.response COLUMN"
+    return f"text --data.source {word}" if path.exists() or suffix in (".txt", ".md") else None
 
 
 def masked_as(recipe: Callable[..., RunConfig], text: str) -> RunConfig:

@@ -82,6 +82,11 @@ def _write(tokenizer: TextTokenizer, options: SampleOptions, folder: Path, devic
     """Write texts, from nothing or from a prompt."""
     decoding = Decoding(options.policy or "random", temperature=options.temperature)
     prompt = tokenizer.encode(options.prompt or "").tolist()
+    missing = tokenizer.unwritten(options.prompt or "")
+    require(
+        not missing,
+        f"--prompt {options.prompt!r}: the run's vocabulary lacks {' '.join(map(repr, missing))}; write it without",
+    )
     require(bool(prompt) or not options.prompt, f"--prompt {options.prompt!r} has no token in the run's vocabulary")
     model = load_model(folder, options.module).to(device).eval()
     length = options.length or text_length(model)

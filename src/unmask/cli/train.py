@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from unmask.cli.options import about, configured, flag, masked_as, named_recipe, take_option
+from unmask.cli.options import about, configured, flag, masked_as, named_recipe, opened, take_option
 from unmask.recipes import RunConfig
 
 
@@ -12,9 +12,9 @@ def train(words: list[str]) -> None:
     """Train one model: unmask train RECIPE|CONFIG.json --out DIR [--masking NAME] [--resume] [options]."""
     if words and words[0].endswith(".json"):
         modules, words = take_option(words, "--module")
-        default, words = RunConfig.load(words[0], modules), words[1:]
+        default, words, settled = RunConfig.load(words[0], modules), words[1:], False
     else:
-        recipe, words = named_recipe("train", words)
+        recipe, words, settled = opened(*named_recipe("train", words))
         masking, words = take_option(words, "--masking")
         if len(masking) > 1:
             raise ValueError(f"--masking takes one value, got {' '.join(masking)}")
@@ -32,6 +32,7 @@ def train(words: list[str]) -> None:
             ),
             ("overwrite", flag("Delete the run that --out holds."), False),
         ],
+        settled=settled,
     )
     last = config.train(options["out"], resume=options["resume"], overwrite=options["overwrite"])
     print(f"trained: {last}")

@@ -1,4 +1,4 @@
-"""Documents: the bundled State of the Union addresses, text files, JSON lines; whole in memory, or as a stream.
+"""Documents: the bundled State of the Union addresses, text files, tables; whole in memory, or as a stream.
 
 A document belongs to a split as a whole, and its content alone decides which (`split_of`). So the splits share
 no document, a text that occurs twice lies in one split, and adding files to a collection moves none of the
@@ -22,6 +22,8 @@ from rich.progress import Progress
 
 from unmask.config import check_name, require
 from unmask.data.columns import PathLike
+from unmask.data.sequences import is_fasta
+from unmask.data.tables import HUB, is_table, read_table
 
 Split = Literal["train", "validation", "test", "all"]
 Source = PathLike | Sequence[PathLike]
@@ -29,14 +31,6 @@ Columns = str | Sequence[str]
 
 _BUNDLED = {"sotu": Path(__file__).parent / "files" / "sotu.json.xz"}
 _JSON_LINES = ".jsonl"
-# What `datasets.load_dataset` wants to be told of files that are no texts.
-_TABLES = {
-    ".json": "'json'",
-    ".csv": "'csv'",
-    ".tsv": "'csv', sep='\\t'",
-    ".parquet": "'parquet'",
-    ".arrow": "'arrow'",
-}
 
 
 def split_of(text: str) -> Literal["train", "validation", "test"]:
@@ -51,11 +45,12 @@ def load_documents(source: Source = "sotu", split: Split = "train", columns: Col
     Args:
         source: "sotu" (233 State of the Union addresses, 1790 to 2021, 10.8 million characters, in order of
             year), or a path, or several: of a UTF-8 text file (one document), a ``.jsonl`` file (one JSON object a
-            line, each a document; blank lines are passed over), a folder (all ``.txt`` and ``.jsonl`` files in it
-            and below, in order of their paths) or a pattern such as "texts/*.txt".
+            line, each a document; blank lines are passed over), any other table that `unmask.data.tables.read_table`
+            reads (a row is a document), a folder (all ``.txt`` and ``.jsonl`` files in it and below, in order of
+            their paths) or a pattern such as "texts/*.txt".
         split: "train", "validation" or "test" (see `split_of`), or "all". A few files may leave a split empty.
-        columns: what to take from JSON lines, one name or several. The first one's content decides the split, so
-            of questions and answers name the question first. Text files give ``text`` alone.
+        columns: what to take from JSON lines and tables, one name or several. The first one's content decides the
+            split, so of questions and answers name the question first. Text files give ``text`` alone.
 
     Returns:
         Rows with these columns and, of "sotu", ``year`` (int) and ``president``; of files, ``file``; of JSON lines,
@@ -63,9 +58,9 @@ def load_documents(source: Source = "sotu", split: Split = "train", columns: Col
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for an unknown split, one without a document, a table (.json, .csv, .parquet: such a file is no
-            text), or a file that is not UTF-8; with file and line for what is not a JSON object, lacks a column, or
-            has another type there than the lines before.
+        ValueError: for an unknown split, one without a document, a source without any text, a file that is not
+            UTF-8, or a table without the columns; with file and line for what is not a JSON object, lacks a column,
+            or has another type there than the lines before.
     """
     return Dataset.from_list(list(_chosen(source, split, columns)))
 
@@ -81,9 +76,11 @@ def source_hash(source: Source) -> str:
     """SHA-256 (64 hexadecimal digits) of the content of a source's files, in their order; not of their names."""
     whole = hashlib.sha256()
     for path in files_of(source):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        whole.update(f"{_is_json_lines(path)} {digest}\n".encode())
+        require(not _is_hub(path), f"{path} may change on the hub, and its rows cannot be cached: save it to files")
+        for file in sorted(p for p in Path(path).rglob("*") if p.is_file()) if Path(path).is_dir() else [Path(path)]:
+            with file.open("rb") as opened:
+                digest = hashlib.file_digest(opened, "sha256").hexdigest()
+            whole.update(f"{_is_json_lines(file)} {digest}\n".encode())
     return whole.hexdigest()
 
 
@@ -139,13 +136,20 @@ def _documents(source: Source, columns: Columns) -> Iterator[dict[str, Any]]:
         if _is_json_lines(path):
             yield from json_lines(path, columns)
             continue
+        if _is_hub(path) or is_table(path):
+            yield from ({"file": str(path)} | row for row in read_table(path, columns))
+            continue
         require(
-            columns == ["text"], f"{path} gives the column 'text' alone, not {columns}; only JSON lines have more"
+            columns == ["text"],
+            f"{path} gives the column 'text' alone, not {columns}; JSON lines and tables have more",
         )
         if path in _BUNDLED.values():
             yield from json.loads(lzma.decompress(path.read_bytes()))
         else:
+            advice = f"{path} is FASTA, and its headers are no text: the recipe is sequences --data.source {path}"
+            require(not is_fasta(path), advice)
             text = _decoded(path.read_bytes(), str(path)).replace("\r\n", "\n").replace("\r", "\n")
+            require(not is_fasta(path, text[:10_000]), advice)
             yield {"text": text, "file": str(path)}
 
 
@@ -182,12 +186,14 @@ def json_lines(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 def _chosen(source: Source, split: Split, columns: Columns) -> Iterator[dict[str, Any]]:
     check_name("split", split, get_args(Split))
-    total = chosen = 0
+    total = chosen = written = 0
     for document in _documents(source, columns):
         total += 1
+        written += bool(str(_content(document, columns) or "").strip())
         if belongs(document, split, columns):
             chosen += 1
             yield document
+    require(written > 0, f"there is no text in {_called(source)}: {'it is empty' if not total else 'all is blank'}")
     if not chosen:
         raise ValueError(
             f"none of the {total} documents falls into split {split!r}: a document's content decides; "
@@ -197,40 +203,52 @@ def _chosen(source: Source, split: Split, columns: Columns) -> Iterator[dict[str
 
 def belongs(document: dict[str, Any], split: Split, columns: Columns) -> bool:
     """Whether a document lies in a split."""
-    content = document[columns if isinstance(columns, str) else columns[0]]
+    content = _content(document, columns)
     text = content if isinstance(content, str) else json.dumps(content, sort_keys=True)
     return split in ("all", split_of(text))
 
 
-def files_of(source: Source) -> list[Path]:
-    """The files that a source stands for."""
+def _content(document: dict[str, Any], columns: Columns) -> Any:
+    """What decides the split."""
+    return document[columns if isinstance(columns, str) else columns[0]]
+
+
+def _called(source: Source) -> str:
+    return str(source) if isinstance(source, (str, os.PathLike)) else ", ".join(map(str, source))
+
+
+def _is_hub(source: Any) -> bool:
+    return isinstance(source, str) and source.startswith(HUB)
+
+
+def files_of(source: Source, endings: tuple[str, ...] = (".txt", _JSON_LINES)) -> list[Any]:
+    """The files, and folders of saved data sets, that a source stands for; a name on the hub stands for itself.
+
+    Args:
+        source: see `load_documents`.
+        endings: of the files that a folder stands for, in small letters.
+    """
     if isinstance(source, str) and source in _BUNDLED:
         return [_BUNDLED[source]]
+    if _is_hub(source):
+        return [source]
     if not isinstance(source, (str, os.PathLike)):
-        return [path for one in source for path in files_of(one)]
+        return [path for one in source for path in files_of(one, endings)]
     path = Path(source)
-    if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in (".txt", _JSON_LINES))
-        require(len(found) > 0, f"the folder {str(path)!r} holds no .txt or .jsonl file")
+    if path.is_dir() and not is_table(path):
+        found = sorted(p for p in path.rglob("*") if p.is_file() and p.name.lower().endswith(endings))
+        require(len(found) > 0, f"the folder {str(path)!r} holds no {' or '.join(endings)} file")
         return found
     found = (
         [path] if path.exists() else sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file())
     )
     if not found:
         raise FileNotFoundError(f"there is no file {str(path)!r}; the bundled texts are: {', '.join(_BUNDLED)}")
-    for path in found:
-        form = _TABLES.get(path.suffix.lower())
-        require(
-            form is None,
-            f"{str(path)!r} is a table, not a text: write its rows as JSON lines to a {_JSON_LINES} file, as "
-            f"datasets.load_dataset({form}, data_files=...)['train'].to_json(...) does, or give that data set to "
-            "unmask.data.tokenize or prompt_rows",
-        )
     return found
 
 
-def _is_json_lines(path: Path) -> bool:
-    return path.suffix.lower() == _JSON_LINES
+def _is_json_lines(path: Any) -> bool:
+    return not _is_hub(path) and path.suffix.lower() == _JSON_LINES
 
 
 def _decoded(data: bytes, where: str) -> str:

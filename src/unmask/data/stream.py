@@ -220,9 +220,12 @@ def check_rows(
             what = "holds an id that no token has, and the model gives no probability"
             problems[what] = torch.isin(tokens, unused.cpu()) & real
         if longest is not None:
-            problems[f"is longer than the model's {longest} positions"] = real.sum(1) > longest
+            problems[f"is longer than the model's {longest} positions (--data.length, --model.positions)"] = (
+                real.sum(1) > longest
+            )
         if shifted:
-            what = "has a maskable first position, which a shifted model cannot predict: prepend a BOS token"
+            what = "has a maskable first position, which a shifted model cannot predict: "
+            what += "prepend a BOS token, or --data.first-given"
             problems[what] = maskable[:, 0]
         for what, where in problems.items():
             where = where.any(1) if where.dim() == 2 else where

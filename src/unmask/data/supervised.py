@@ -71,9 +71,12 @@ def prompt_rows(
     """
     TextTokenizer.check(tokenizer)
     _check(length, ending, too_long)
-    columns = _fields(prompt) + [name for name in _fields(response) if name not in _fields(prompt)]
+    columns = template_columns(prompt) + [
+        name for name in template_columns(response) if name not in template_columns(prompt)
+    ]
     require(
-        len(_fields(response)) > 0, f"response must name a column in braces, as in '{{answer}}'; got {response!r}"
+        len(template_columns(response)) > 0,
+        f"response must name a column in braces, as in '{{answer}}'; got {response!r}",
     )
 
     def examples() -> Iterator[_Example]:
@@ -85,7 +88,7 @@ def prompt_rows(
                     if not isinstance(value, str | None):
                         raise TypeError(f"{place}: column {name!r} is {type(value).__name__}, not text")
                 named = {name: value or "" for name, value in named.items()}
-                learnt = all(named[name].strip() for name in _fields(response))
+                learnt = all(named[name].strip() for name in template_columns(response))
                 texts.append((prompt.format_map(named), response.format_map(named) if learnt else ""))
             encoded = tokenizer.encode_all([text for pair in texts for text in pair])
             for place, given, reply in zip(places, encoded[::2], encoded[1::2], strict=True):
@@ -224,7 +227,10 @@ def _rows(
         told.append(f"left out {len(empty)} of {total} rows that have no reply, first {empty[0]}")
     if long:
         done = "left out" if too_long == "drop" else "cut (or left out where the prompt fills them)"
-        told.append(f"{done} {len(long)} of {total} rows that are longer than {length} tokens, first {long[0]}")
+        told.append(
+            f"{done} {len(long):,} of {total:,} rows that are longer than {length} tokens (--data.length), "
+            f"first {long[0]}"
+        )
     require(kept > 0, f"there is no row to train on: {'; '.join(told) or 'the data set is empty'}")
     for message in told:
         warnings.warn(message, stacklevel=2)
@@ -236,7 +242,7 @@ def _check(length: int, ending: Ending | Rainbow, too_long: str) -> None:
     positive_int("length", length, least=2)
 
 
-def _fields(template: str) -> list[str]:
+def template_columns(template: str) -> list[str]:
     """The columns that a template names."""
     found = []
     for _, name, form, conversion in Formatter().parse(template):

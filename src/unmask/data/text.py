@@ -85,7 +85,7 @@ def tokenize(
         packing: "packed" joins the documents, in order, with an end-of-text token between two, and cuts the
             whole into rows of L tokens. No token is lost: the last row is kept and may be shorter. "document" makes a
             row of each document, "sentence" one of each (English) sentence, in which white space is collapsed. These
-            two keep the first L tokens, and where there is room the row ends as `ending` says.
+            two keep the first L tokens and warn with a count, and where there is room the row ends as `ending` says.
         ending: what marks the end of a text, and whether it is learnt; see `unmask.data.endings`.
         cache: a folder; rows are then kept there and read through a memory map (see `unmask.data.cache`). None:
             in memory.
@@ -132,10 +132,18 @@ def _packed(texts: Iterator[list[np.ndarray]], eos: int, length: int, ending: En
 
 
 def _one_a_row(texts: Iterator[list[np.ndarray]], eos: int, length: int, ending: Ending | Rainbow) -> Iterator[Rows]:
-    """A row of each text, cut off after `length` tokens."""
+    """A row of each text, cut off after `length` tokens; says at the end how many were."""
+    total = cut = 0
     for batch in texts:
+        total, cut = total + len(batch), cut + sum(len(tokens) > length for tokens in batch)
         every = [(tokens, np.ones(len(tokens), dtype=bool)) for tokens in batch]
         yield Rows.of([with_ending(*row, ending, eos, length) or (row[0][:length], row[1][:length]) for row in every])
+    if cut:
+        warnings.warn(
+            f"{cut:,} of {total:,} texts are longer than {length} tokens and were cut: "
+            "a larger length (--data.length) keeps them whole",
+            stacklevel=2,
+        )
 
 
 def _encoded(

@@ -74,6 +74,21 @@ class TextTokenizer:
         """Whether the end-of-text token is a token of its own. If not it is the space, an ordinary character."""
         return self._spelt(self.eos_token_id) != " "
 
+    @cached_property
+    def suppress_tokens(self) -> tuple[int, ...]:
+        """Tokens that no text should be given when it is generated: the one for what the vocabulary cannot write."""
+        model = json.loads(self.tokenizer.to_str())["model"]
+        spelt = model.get("unk_token")
+        unknown = model.get("unk_id") if spelt is None else self.tokenizer.token_to_id(spelt)
+        return () if unknown in (None, self.eos_token_id) else (unknown,)
+
+    def unwritten(self, text: str) -> list[str]:
+        """The characters of a text that the vocabulary loses or has no token for, each once, in their order."""
+        found = list(dict.fromkeys(text))
+        lost = [not (len(tokens) or a.isspace()) for a, tokens in zip(found, self.encode_all(found), strict=True)]
+        unknown = [np.isin(tokens, self.suppress_tokens).any() for tokens in self.encode_all(found)]
+        return [a for a, *bad in zip(found, lost, unknown, strict=True) if any(bad)]
+
     def encode(self, text: str) -> np.ndarray:
         """Return the tokens of a text, int32 [n]. Adds no special token."""
         return self.encode_all([text])[0]
@@ -188,13 +203,15 @@ class TextTokenizer:
         require(
             self.vocab_size <= vocab_size,
             f"the tokenizer has {self.vocab_size} tokens, the model {vocab_size}: they do not belong together; build "
-            f"the model with vocab_size={self.vocab_size}, or take both from unmask.from_pretrained",
+            f"the model with vocab_size={self.vocab_size} (--model.vocab-size), or take both from "
+            "unmask.from_pretrained",
         )
         require(
             self.mask_token_id == mask_token_id,
             f"the tokenizer's mask token is {self.mask_token_id} (of {self.vocab_size} tokens), the model's "
-            f"{mask_token_id} (of {vocab_size}): build the model with mask_token_id={self.mask_token_id}, or take "
-            "both from unmask.from_pretrained",
+            f"{mask_token_id} (of {vocab_size}): build the model with vocab_size={self.vocab_size} "
+            f"and mask_token_id={self.mask_token_id} (--model.vocab-size, --model.mask-token-id), or take both from "
+            "unmask.from_pretrained",
         )
 
     def missing(self, vocab_size: int) -> list[int]:

@@ -230,9 +230,9 @@ class HarnessModel:
 
     def _generate(self, batch: TokenBatch, decoding: Decoding) -> Tensor:
         device = next(self.model.parameters()).device
-        end = self.tokenizer.end_token_id
-        made = generate(self.model, batch.to(device), decoding, batch_size=self.batch_size, end_token_id=end)
-        return made.tokens.cpu()
+        ends: dict[str, Any] = {"end_token_id": self.tokenizer.end_token_id}
+        ends["suppress_tokens"] = self.tokenizer.suppress_tokens
+        return generate(self.model, batch.to(device), decoding, batch_size=self.batch_size, **ends).tokens.cpu()
 
     def _cut(self, tokens: list[int], stops: Sequence[str]) -> str:
         text = self.tokenizer.first_text(tokens)

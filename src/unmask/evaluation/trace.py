@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ class Example:
         exact: whether nothing but the truth is right.
         first: position from which the row is shown.
         end_token_id: as for `generate`.
+        suppress_tokens: as for `generate`.
     """
 
     row: TokenBatch
@@ -43,6 +44,7 @@ class Example:
     exact: bool = False
     first: int = 0
     end_token_id: int | None = None
+    suppress_tokens: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,8 @@ def trace_of(model: MaskedDiffusionLM, example: Example, seed: int = 0) -> Trace
         shown.copy_(now)
 
     there = row.to(next(model.parameters()).device)
-    generate(model, there, example.decoding, seed=seed, end_token_id=example.end_token_id, on_step=on_step)
+    ends = {"end_token_id": example.end_token_id, "suppress_tokens": example.suppress_tokens}
+    generate(model, there, example.decoding, seed=seed, on_step=on_step, **ends)
     truth = [word(token) for token in row.tokens[0, first:].tolist()]
     return Trace(start, steps, truth, example.columns, example.exact)
 

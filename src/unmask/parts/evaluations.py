@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+import torch
 from datasets import Dataset
 
-from unmask.config import positive_int
+from unmask import noise
+from unmask.config import positive_int, require
+from unmask.data import RowStream, TextTokenizer
+from unmask.evaluation.estimate import ratio
+from unmask.evaluation.generative import sample_tokens
 from unmask.evaluation.likelihood import LikelihoodConfig, likelihood
+from unmask.evaluation.tasks import same_answer, shares
 from unmask.evaluation.trace import Example, example_of
+from unmask.masks import smallest
 from unmask.models.denoiser import MaskedDiffusionLM
-from unmask.sampling import Decoding
+from unmask.parts.text import spread
+from unmask.sampling import Decoding, generate
+
+Evaluate = Callable[[MaskedDiffusionLM, bool], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -30,7 +41,7 @@ class HeldOutLikelihood:
         for name in ("samples", "batch_size"):
             positive_int(name, getattr(self, name))
 
-    def start(self, held_out: Dataset) -> Callable[[MaskedDiffusionLM, bool], dict[str, Any]]:
+    def start(self, held_out: Dataset) -> Evaluate:
         """Return the function that a `Trainer` calls as evaluate(model, last).
 
         It gives "nats_per_token" (and "loss", the same), "interval" over rows, and "rows".
@@ -50,9 +61,117 @@ class HeldOutLikelihood:
 
 
 @dataclass(frozen=True)
+class HeldOutAnswers:
+    """Exact answers to the held-out prompts, and the negative ELBO of the held-out rows."""
+
+    rows: int = 64
+    """Prompts of each evaluation during training."""
+    final_rows: int = 256
+    """Prompts of the last evaluation."""
+    decoding: Decoding = field(default_factory=lambda: Decoding(steps=32))
+    """How responses are decoded."""
+    likelihood: HeldOutLikelihood = field(default_factory=HeldOutLikelihood)
+    """The likelihood of the rows."""
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "final_rows"):
+            positive_int(name, getattr(self, name))
+
+    def start_text(self, held_out: Dataset, tokenizer: TextTokenizer) -> Evaluate:
+        """Return the function that a `Trainer` calls as evaluate(model, last).
+
+        It gives what `HeldOutLikelihood` gives, "solved", its "interval", "puzzles" and "strata", as tasks do: an
+        answer is right if it is the same, word for word or as a number (`same_answer`).
+        """
+        of_rows = self.likelihood.start(held_out)
+
+        def evaluate(model: MaskedDiffusionLM, last: bool) -> dict[str, Any]:
+            part = spread(held_out, self.final_rows if last else self.rows)
+            rows = RowStream(part).rows(torch.arange(len(part)))
+            made = generate(
+                model,
+                rows.to(next(model.parameters()).device),
+                self.decoding,
+                batch_size=self.likelihood.batch_size,
+                end_token_id=tokenizer.end_token_id,
+                suppress_tokens=tokenizer.suppress_tokens,
+            ).tokens.cpu()
+            right = [
+                same_answer(*(tokenizer.first_text(tokens[maskable].tolist()) for tokens in (answer, truth)))
+                for answer, truth, maskable in zip(made, rows.tokens, rows.maskable, strict=True)
+            ]
+            return {**of_rows(model, last), **shares(np.array(right), np.full(len(right), "all"))}
+
+        return evaluate
+
+    def example(self, held_out: Dataset) -> Example:
+        """The held-out row with the most to unmask."""
+        return example_of(held_out, self.decoding)
+
+
+@dataclass(frozen=True)
+class HeldOutSequences:
+    """Negative ELBO of the held-out sequences; at the end also how well they are filled in, and new ones."""
+
+    hidden: float = 0.5
+    """Share of a sequence that is hidden to be filled in."""
+    rows: int = 64
+    """Sequences that are filled in."""
+    texts: int = 4
+    """New sequences in the record of the last evaluation."""
+    likelihood: HeldOutLikelihood = field(default_factory=HeldOutLikelihood)
+    """The likelihood of the rows."""
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "texts"):
+            positive_int(name, getattr(self, name))
+        require(0 < self.hidden <= 1, f"hidden is a share in (0, 1], got {self.hidden}")
+
+    def start_text(self, held_out: Dataset, tokenizer: TextTokenizer) -> Evaluate:
+        """Return the function that a `Trainer` calls as evaluate(model, last).
+
+        It gives what `HeldOutLikelihood` gives. At the end also "infilled": the share of hidden letters that are
+        right when a share of each sequence is hidden at random and decoded, the surest first;
+        "infilled_interval" over sequences; and "samples", new sequences from nothing.
+        """
+        of_rows = self.likelihood.start(held_out)
+
+        def evaluate(model: MaskedDiffusionLM, last: bool) -> dict[str, Any]:
+            found = of_rows(model, last)
+            if not last:
+                return found
+            part = spread(held_out, self.rows)
+            rows = RowStream(part).rows(torch.arange(len(part)))
+            u = noise.uniforms(
+                self.likelihood.seed, rows.row, rows.draw, rows.length, purpose=noise.Purpose.EVALUATION
+            )
+            count = (rows.maskable.sum(1) * self.hidden).ceil().long()
+            rows = replace(rows, maskable=smallest(u, rows.maskable, count[:, None]))
+            device = next(model.parameters()).device
+            kept = {"batch_size": self.likelihood.batch_size, "suppress_tokens": tokenizer.suppress_tokens}
+            made = generate(model, rows.to(device), Decoding(steps=32), **kept).tokens.cpu()
+            right = ratio(((made == rows.tokens) & rows.maskable).sum(1), rows.maskable.sum(1))
+            drawn = Decoding("random", temperature=1.0)
+            tokens, _ = sample_tokens(model, tokenizer, self.texts, rows.length, drawn)
+            samples = [tokenizer.first_text(row) for row in tokens.tolist()]
+            return {
+                **found,
+                "infilled": right.value,
+                "infilled_interval": (right.low, right.high),
+                "samples": samples,
+            }
+
+        return evaluate
+
+    def example(self, held_out: Dataset) -> Example:
+        """The longest held-out sequence; see `HeldOutLikelihood.example`."""
+        return self.likelihood.example(held_out)
+
+
+@dataclass(frozen=True)
 class NoEvaluation:
     """Nothing is evaluated along the way."""
 
-    def start(self, held_out: Dataset) -> Callable[[MaskedDiffusionLM, bool], dict[str, Any]]:
+    def start(self, held_out: Dataset) -> Evaluate:
         """Return a function that gives no figure."""
         return lambda model, last: {}

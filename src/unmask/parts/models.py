@@ -66,6 +66,11 @@ class TextModel:
         positive_int("vocab_size", self.vocab_size, least=2)
         require(self.width % self.heads == 0, f"width {self.width} is not a multiple of heads {self.heads}")
 
+    @property
+    def mask(self) -> int:
+        """The mask token."""
+        return self.vocab_size - 1 if self.mask_token_id is None else self.mask_token_id
+
     def build(self) -> MaskedDiffusionLM:
         """The model with random weights."""
         config = LlamaConfig(
@@ -80,8 +85,7 @@ class TextModel:
             bos_token_id=None,
             eos_token_id=None,
         )
-        mask = self.vocab_size - 1 if self.mask_token_id is None else self.mask_token_id
-        return MaskedDiffusionLM.from_config(config, mask, self.shifted)
+        return MaskedDiffusionLM.from_config(config, self.mask, self.shifted)
 
 
 @dataclass(frozen=True)

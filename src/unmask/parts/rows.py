@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
-from unmask.config import positive_int
+from unmask.config import positive_int, require
+from unmask.data.documents import belongs
+from unmask.data.tables import HUB
 from unmask.parts.places import found_from
-from unmask.parts.text import spread
+from unmask.parts.text import check_count, spread
 
 _FORMS = {".parquet": "parquet", ".jsonl": "json", ".arrow": "arrow"}
+RowsSource = str | Callable[[], Dataset] | None
 
 
 @dataclass(frozen=True)
 class RowsOnDisk:
-    """Rows with the columns `tokens` and `maskable`, as a data set is saved."""
+    """Rows with the columns `tokens` and `maskable`, from files, the hub or a function of the user's own."""
 
-    source: str | None = None
-    """A folder of `Dataset.save_to_disk`, or a .parquet, .jsonl or .arrow file."""
-    held_out_source: str | None = None
+    source: RowsSource = None
+    """A folder of `Dataset.save_to_disk`; a .parquet, .jsonl or .arrow file; hub:NAME or hub:NAME:SUBSET; or
+    module:function, which gives the data set: the module is imported only where --module names it."""
+    held_out_source: RowsSource = None
     """The same of rows that are not trained on."""
+    divided: bool = False
+    """Without a held_out_source: one in ten rows of `source` is held out, by its tokens."""
     held_out_rows: int = 256
     """At most so many of them, spread evenly."""
 
@@ -29,39 +38,65 @@ class RowsOnDisk:
         positive_int("held_out_rows", self.held_out_rows)
 
     def load(self) -> Dataset:
-        """The rows of `source`; ValueError where none is named."""
-        return _read(self.source, "source")
+        """The rows of `source` that are trained on; ValueError where none is named."""
+        return self._parts[0]
 
     def held_out(self) -> Dataset:
-        """Rows of `held_out_source`; ValueError where none is named."""
-        return spread(_read(self.held_out_source, "held_out_source"), self.held_out_rows)
+        """Rows of `held_out_source`, or those of `source` that are held out; ValueError for fewer than two."""
+        apart = self._parts[1]
+        require(
+            self.divided or self.held_out_source is not None,
+            "no held-out rows are named: name them with --data.held-out-source, or hold some out with --data.divided",
+        )
+        check_count(len(apart), str(self.held_out_source or self.source))
+        return spread(apart, self.held_out_rows)
 
     def found_from(self, folder: Path) -> RowsOnDisk:
         """The same with its files looked for in a folder too."""
-        places = (None if name is None else found_from(folder, name) for name in (self.source, self.held_out_source))
-        return replace(self, **dict(zip(("source", "held_out_source"), places, strict=True)))
+        places = {"source": self.source, "held_out_source": self.held_out_source}
+        found = {name: found_from(folder, at) if isinstance(at, str) else at for name, at in places.items()}
+        return replace(self, **found)
+
+    @cached_property
+    def _parts(self) -> tuple[Dataset, Dataset]:
+        rows = _read(self.source)
+        if not self.divided or self.held_out_source is not None:
+            return rows, rows.select([]) if self.held_out_source is None else _read(self.held_out_source)
+        held_out = [belongs({"tokens": list(map(int, row))}, "validation", "tokens") for row in rows["tokens"]]
+        return tuple(rows.select([i for i, out in enumerate(held_out) if out == part]) for part in (False, True))
 
 
-def _read(source: str | None, field: str) -> Dataset:
+def _read(source: RowsSource) -> Dataset:
     if source is None:
         raise ValueError(
-            "the run was trained from Python, on rows that its config does not name: name them with "
-            f"--data.{field.replace('_', '-')} (a folder of Dataset.save_to_disk, or a .parquet or .jsonl file)"
+            "no rows are named: name them with --data.source (a folder of Dataset.save_to_disk, a .parquet or .jsonl "
+            "file, hub:NAME, or module:function). A run that was trained from Python does not know its rows"
         )
-    path = Path(source)
-    if path.suffix in _FORMS and path.is_file():
-        rows = load_dataset(_FORMS[path.suffix], data_files=str(path), split="train")
-    elif path.is_dir():
-        rows = load_from_disk(str(path))
-    else:
-        raise ValueError(
-            f"{source} is neither a folder of Dataset.save_to_disk nor a .parquet, .jsonl or .arrow file"
-        )
+    rows: Any = source() if callable(source) else _opened(source)
     if isinstance(rows, DatasetDict):
         raise ValueError(f"{source} holds several data sets: name one of them, {source}/{next(iter(rows))}")
+    require(isinstance(rows, Dataset), f"{source} gives {type(rows).__name__}, and no datasets.Dataset")
     missing = {"tokens", "maskable"} - set(rows.column_names)
     if missing:
         raise ValueError(
             f"{source} has no column {' and no column '.join(sorted(missing))}; it has {rows.column_names}"
         )
+    require(len(rows) > 0, f"{source} holds no row")
     return rows
+
+
+def _opened(source: str) -> Any:
+    path = Path(source)
+    if source.startswith(HUB):
+        name, _, subset = source.removeprefix(HUB).partition(":")
+        return load_dataset(name, subset or None, split="train")
+    if path.suffix in _FORMS and path.is_file():
+        return load_dataset(_FORMS[path.suffix], data_files=str(path), split="train")
+    if path.is_dir():
+        return load_from_disk(str(path))
+    module, _, function = source.partition(":")
+    require(
+        not (function.isidentifier() and module),
+        f"{source} is a function: its module is imported, and its code run, only if you say so: --module {module}",
+    )
+    raise ValueError(f"{source} is neither a folder of Dataset.save_to_disk nor a .parquet, .jsonl or .arrow file")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from datasets import Dataset
@@ -18,14 +20,18 @@ from unmask.data import (
     load_documents,
     load_text,
     stream_documents,
+    tokenize,
 )
 from unmask.data.documents import Split, belongs, files_of
 from unmask.data.endings import Ending
+from unmask.data.passages import passages
 from unmask.data.text import Packing
 from unmask.models.pretrained import load_tokenizer, located
 from unmask.parts.places import found_from
 
 Files = str | tuple[str, ...]
+LEARNT = ("auto", "letters", "characters", "bpe")  # vocabularies that come from the texts, or from nowhere
+FEW_DOCUMENTS = 30
 SAVED = "saved:"  # before the folder of a tokenizer that a run has saved
 
 
@@ -34,13 +40,20 @@ class TextData:
     """Prose in rows of one length; whole documents are held out."""
 
     source: Files = "sotu"
-    """sotu (State of the Union addresses, which come with the package), or text files, .jsonl files, folders."""
+    """sotu (State of the Union addresses, which come with the package), or text files, .jsonl files, folders of them,
+    tables (.csv, .tsv, .json, .parquet), saved data sets, hub:NAME."""
     held_out_source: Files | None = None
     """Files to hold out. None: one in ten documents of `source`, by their content (a .txt file is one document), and
     one in ten more is left for tests."""
+    column: str = "text"
+    """Of .jsonl files and tables: the column of texts."""
+    divided: Literal["auto", "documents", "passages"] = "documents"
+    """What is held out as a whole: documents, or passages of 2,000 characters. auto: passages where there are fewer
+    than 30 documents."""
     vocabulary: str = "letters"
     """letters: a to z and the space; characters: all that the training texts have; bpe: byte pairs learnt from them;
-    saved:FOLDER is that of a run, in a checkpoint's model; or name or folder of a pretrained tokenizer."""
+    auto: characters for less than a million of them, else bpe; saved:FOLDER is that of a run, in a checkpoint's
+    model; or name or folder of a pretrained tokenizer."""
     vocab_size: int = 4096
     """Tokens of bpe."""
     mask_token: str | None = None
@@ -62,6 +75,17 @@ class TextData:
         for name in ("vocab_size", "length", "held_out_rows"):
             positive_int(name, getattr(self, name))
 
+    def fitted(self) -> TextData:
+        """The same with what is "auto" chosen from the texts."""
+        data = self
+        if data.divided == "auto":
+            check_source(data.source)
+            count = sum(1 for _ in islice(stream_documents(data.source, "all", data.column), FEW_DOCUMENTS))
+            data = replace(data, divided="documents" if count == FEW_DOCUMENTS else "passages")
+        if data.vocabulary == "auto":
+            data = replace(data, vocabulary=fitting_vocabulary(data._texts(data.source, data._training)))
+        return data
+
     def tokenizer(self) -> TextTokenizer:
         """What makes the tokens; it is learnt, or loaded, once."""
         return self._tokenizer
@@ -74,23 +98,30 @@ class TextData:
         """The same texts, with files and tokenizer looked for in a folder too."""
         source = self.source if self.source == "sotu" else files_found_from(folder, self.source)
         apart = None if self.held_out_source is None else files_found_from(folder, self.held_out_source)
-        learnt = ("letters", "characters", "bpe")
-        vocabulary = self.vocabulary if self.vocabulary in learnt else found_from(folder, self.vocabulary)
+        vocabulary = self.vocabulary if self.vocabulary in LEARNT else found_from(folder, self.vocabulary)
         return replace(self, source=source, held_out_source=apart, vocabulary=vocabulary)
 
     def check(self) -> None:
         """Raise ValueError where no text is held out, or one is trained on too."""
-        check_parts(self.source, self.held_out_source)
+        check_source(self.source)
+        if self.divided == "documents" or self.held_out_source is not None:
+            check_parts(self.source, self.held_out_source, (self.column,))
+        else:
+            check_count(len(self._texts(self.source, "validation")), self.source)
 
     def load(self) -> Dataset:
         """Rows of the training texts."""
-        return self._rows(self.source, self._training)
+        return self._training_rows
 
     def held_out(self) -> Dataset:
         """Rows of the held-out texts."""
         apart = self.held_out_source
         rows = self._rows(self.source, "validation") if apart is None else self._rows(apart, "all")
         return spread(rows, self.held_out_rows)
+
+    @cached_property
+    def _training_rows(self) -> Dataset:
+        return self._rows(self.source, self._training)
 
     @property
     def _training(self) -> Split:
@@ -103,22 +134,49 @@ class TextData:
             return character_tokenizer(alphabet="27")
         if self.vocabulary not in ("characters", "bpe"):
             return pretrained_tokenizer(self.vocabulary, self.mask_token)
-        texts = load_documents(self.source, self._training)["text"]
-        return (
-            character_tokenizer(texts) if self.vocabulary == "characters" else bpe_tokenizer(texts, self.vocab_size)
-        )
+        return learnt_tokenizer(self.vocabulary, self._texts(self.source, self._training), self.vocab_size)
+
+    def _texts(self, source: Files, split: Split) -> list[str]:
+        """The texts of a part: documents, or passages of them."""
+        if self.divided != "passages":
+            return [text or "" for text in load_documents(source, split, self.column)[self.column]]
+        every = load_documents(source, "all", self.column)[self.column]
+        pieces = [piece for text in every for piece in passages(text or "")]
+        return [piece for piece in pieces if belongs({"text": piece}, split, "text")]
 
     def _rows(self, source: Files, split: Split) -> Dataset:
-        rows = load_text(
-            source,
-            split,
-            tokenizer=self.tokenizer(),
-            length=self.length,
-            packing=self.packing,
-            ending=self.ending,
-            cache=self.cache,
-        )
+        made: dict[str, Any] = {"tokenizer": self.tokenizer(), "length": self.length}
+        made |= {"packing": self.packing, "ending": self.ending, "cache": self.cache}
+        if self.divided == "passages":
+            rows = tokenize(Dataset.from_dict({"text": self._texts(source, split)}), "text", **made)
+        else:
+            rows = load_text(source, split, column=self.column, **made)
         return first_token_given(rows) if self.first_given else rows
+
+
+def check_source(source: Files) -> None:
+    """Raise ValueError where no data are named."""
+    require(len(source) > 0, "there are no data: name them as source (--data.source FILE)")
+
+
+def check_count(held_out: int, source: Files) -> None:
+    """Raise ValueError for fewer held-out texts than an interval needs."""
+    require(
+        held_out >= 2,
+        f"{'none' if held_out == 0 else 'only one'} of the texts in {source} is held out (one in ten is, by its "
+        "content), and an interval needs two: give more, or name files as held_out_source (--data.held-out-source)",
+    )
+
+
+def fitting_vocabulary(texts: Sequence[str]) -> str:
+    """The vocabulary for texts: "characters" where they have less than a million of at most 256 kinds, else "bpe"."""
+    few = sum(map(len, texts)) < 1_000_000 and len(set().union(*map(set, texts))) <= 256
+    return "characters" if few else "bpe"
+
+
+def learnt_tokenizer(vocabulary: str, texts: Sequence[str], vocab_size: int) -> TextTokenizer:
+    """Learn "characters" or "bpe" (of at most `vocab_size` tokens) from texts."""
+    return character_tokenizer(texts) if vocabulary == "characters" else bpe_tokenizer(texts, vocab_size)
 
 
 def files_found_from(folder: Path, files: Files) -> Files:

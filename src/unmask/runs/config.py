@@ -14,14 +14,14 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 
-from unmask.config import from_json, ours, to_json
+from unmask.config import from_json, ours, require, to_json
 from unmask.data.tokenizers import TOKENIZER_FILE, TextTokenizer
 from unmask.evaluation.trace import Example, trace_of
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.models.lora import WEIGHTS_FILE as ADAPTERS_FILE
 from unmask.models.pretrained import load_adapted
 from unmask.objectives import Objective
-from unmask.parts import NoEvaluation, RowsOnDisk, SavedModel
+from unmask.parts import NoEvaluation, RowsOnDisk, SavedModel, TextModel
 from unmask.processes import Masking
 from unmask.report.figures import draw_rates
 from unmask.store import checkpoint
@@ -86,6 +86,15 @@ class ModelConfig(Protocol):
         ...
 
 
+@runtime_checkable
+class ReadsText(Protocol):
+    """An evaluation that reads what the model writes: it is started by this instead of `start`."""
+
+    def start_text(self, held_out: Dataset, tokenizer: TextTokenizer) -> Evaluation:
+        """Return evaluate(model, last)."""
+        ...
+
+
 class EvaluationConfig(Protocol):
     """Names what is evaluated during training."""
 
@@ -115,7 +124,7 @@ class RunConfig:
     masking: Masking
     objective: Objective
     training: TrainingConfig
-    evaluation: EvaluationConfig
+    evaluation: EvaluationConfig | ReadsText
     start: str | None = None
 
     def __post_init__(self) -> None:
@@ -164,6 +173,7 @@ class RunConfig:
         if not isinstance(config, cls):
             raise ValueError(f"{path} holds no config of a run")
         can = {"data": "load", "model": "build", "masking": "start", "objective": "weights", "evaluation": "start"}
+        can |= {"evaluation": "start_text"} if isinstance(config.evaluation, ReadsText) else {}
         wrong = [name for name, method in can.items() if not hasattr(getattr(config, name), method)]
         if wrong or not isinstance(config.training, TrainingConfig):
             raise ValueError(f"{path} holds no config of a run: {', '.join(wrong) or 'training'} is of another kind")
@@ -178,9 +188,17 @@ class RunConfig:
     def check(self, out: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:
         """Raise ValueError for what can be refused without building anything: see `train`."""
         self.objective.check(self.masking)
+        length, positions = getattr(self.data, "length", None), getattr(self.model, "positions", None)
+        require(
+            length is None or positions is None or length <= positions,
+            f"rows of up to {length} tokens do not fit into a model of {positions} positions: --data.length "
+            f"{positions}, or --model.positions {length}",
+        )
         tokenizer = None
         if isinstance(self.data, Tokenized):
             self.data.check()
+            if isinstance(self.model, TextModel):
+                self.data.tokenizer().check_model(self.model.mask, self.model.vocab_size)
             tokenizer = self.data.tokenizer().fingerprint if resume else None
         check_folder(Path(out), to_json(self.described), self.training.changes_from, resume, overwrite, tokenizer)
 
@@ -225,12 +243,13 @@ class RunConfig:
 
     def _evaluate(self, out: Path, held_out: Dataset, tokenizer: TextTokenizer | None) -> Evaluation:
         """What the trainer calls: the evaluation, and with the last one a row unmasked step by step, in a file."""
-        evaluate = self.evaluation.start(held_out)
+        evaluate = started(self.evaluation, held_out, tokenizer)
         if not isinstance(self.evaluation, Watchable):
             return evaluate
         example = self.evaluation.example(held_out)
         if example.word is None and tokenizer is not None:
-            example = replace(example, word=tokenizer.word, end_token_id=tokenizer.end_token_id)
+            ends = {"end_token_id": tokenizer.end_token_id, "suppress_tokens": tokenizer.suppress_tokens}
+            example = replace(example, word=tokenizer.word, **ends)
 
         def watched(model: MaskedDiffusionLM, last: bool) -> dict[str, Any]:
             results = evaluate(model, last)
@@ -244,6 +263,17 @@ class RunConfig:
 
 
 ours(RunConfig)
+
+
+def started(
+    evaluation: EvaluationConfig | ReadsText, held_out: Dataset, tokenizer: TextTokenizer | None
+) -> Evaluation:
+    """Start an evaluation on held-out rows; ValueError for one that reads text, of a run whose rows are none."""
+    if not isinstance(evaluation, ReadsText):
+        return evaluation.start(held_out)
+    if tokenizer is None:
+        raise ValueError(f"{type(evaluation).__name__} reads what the model writes, and the run's rows are no text")
+    return evaluation.start_text(held_out, tokenizer)
 
 
 def load_run(folder: str | Path, modules: Iterable[str | ModuleType] = ()) -> tuple[RunConfig, Path]:

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from unmask.config import completed, differences, from_json, modules_of, to_json
-from unmask.runs.config import EvaluationConfig, RunConfig, load_model
+from unmask.runs.config import EvaluationConfig, ReadsText, RunConfig, load_model, started, tokenizer_of
 from unmask.store import checkpoint
 from unmask.store.folder import replace_text
 from unmask.training.platform import autocast_dtype
@@ -49,7 +49,7 @@ class Job:
     name: str
     config: RunConfig
     out: Path
-    finals: Mapping[str, EvaluationConfig] = field(default_factory=dict)
+    finals: Mapping[str, EvaluationConfig | ReadsText] = field(default_factory=dict)
     after: Path | None = None
     reduce: bool = False
 
@@ -111,12 +111,12 @@ class Job:
                 if folder != self.last:
                     shutil.rmtree(folder)
 
-    def _evaluate(self, final: EvaluationConfig) -> dict[str, Any]:
+    def _evaluate(self, final: EvaluationConfig | ReadsText) -> dict[str, Any]:
         """In the precision of the training steps."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = autocast_dtype(self.config.training.precision, device)
         model = load_model(self.last, self.modules).to(device).eval()
-        evaluate = final.start(self.config.data.held_out())
+        evaluate = started(final, self.config.data.held_out(), tokenizer_of(self.last))
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
             return evaluate(model, True)
 

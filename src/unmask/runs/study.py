@@ -29,7 +29,7 @@ from unmask.evaluation.results import RECORDS
 from unmask.evaluation.speedup import Role
 from unmask.evaluation.steps import steps_of
 from unmask.evaluation.trace import read_trace
-from unmask.runs.config import EvaluationConfig, RunConfig
+from unmask.runs.config import EvaluationConfig, ReadsText, RunConfig
 from unmask.runs.job import PROVENANCE, Job
 from unmask.runs.launch import run_jobs
 from unmask.store.folder import CONFIG_FILE, replace_text
@@ -111,7 +111,7 @@ class Study:
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
     budgets: tuple[int, ...] | None = None
     screening: tuple[int, ...] = ()
-    finals: Mapping[str, EvaluationConfig] = field(default_factory=dict)
+    finals: Mapping[str, EvaluationConfig | ReadsText] = field(default_factory=dict)
     warmup: float | None = None
     evaluate: float | None = None
     checkpoint: float | None = 0.2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -67,6 +67,7 @@ def generate(
     seed: int = 0,
     batch_size: int | None = None,
     end_token_id: int | None = None,
+    suppress_tokens: Sequence[int] = (),
     on_step: OnStep | None = None,
 ) -> Generation:
     """Fill every maskable position of the rows, wherever they lie, in the order the policy chooses.
@@ -84,6 +85,7 @@ def generate(
             in a maskable position and nothing before it can change any more: with remasking, once its block is
             full. What is masked behind it is filled with ends. The text is the one that decoding on would give.
             None: every position is decoded.
+        suppress_tokens: tokens that get no probability, as those of transformers' generate.
         on_step: called as (step, tokens [B, L], masked [B, L]) after each step: the trajectory. The tensors are
             the loop's own: clone what you keep.
 
@@ -97,7 +99,7 @@ def generate(
     if batch_size is not None:
         positive_int("batch_size", batch_size)
     require(not bool((batch.maskable & ~batch.attention).any()), "a position is maskable but not attended to")
-    loop = _Loop(model, batch.to("cpu"), decoding or Decoding(), seed, end_token_id)
+    loop = _Loop(model, batch.to("cpu"), decoding or Decoding(), seed, end_token_id, suppress_tokens)
     by_length = loop.batch.attention.sum(1).argsort(stable=True)
     step = forwards = 0
     with evaluating(model):
@@ -117,11 +119,18 @@ class _Loop:
     """The state of all rows, and what one step does to some of them."""
 
     def __init__(
-        self, model: MaskedDiffusionLM, batch: TokenBatch, decoding: Decoding, seed: int, end_token_id: int | None
+        self,
+        model: MaskedDiffusionLM,
+        batch: TokenBatch,
+        decoding: Decoding,
+        seed: int,
+        end_token_id: int | None,
+        suppress_tokens: Sequence[int],
     ) -> None:
         self.model, self.batch, self.decoding, self.seed = model, batch, decoding, seed
         self.device, self.end_token_id = next(model.parameters()).device, end_token_id
         self.policy = resolve(decoding.policy)
+        self.suppressed = torch.tensor(list(suppress_tokens), dtype=torch.int64, device=self.device)
         self.masked = batch.maskable.clone()
         self.tokens = batch.tokens.masked_fill(self.masked, model.mask_token_id)
         self.step_of = torch.full_like(self.tokens, -1)
@@ -193,7 +202,7 @@ class _Loop:
         block = self.block[:width].expand_as(tokens)
         blocks = {"block": block.to(self.device)} if decoding.causal_blocks else {}
         seen = (x.to(self.device) for x in (tokens, here.attention, hidden))
-        logits = self.model.predict(*seen, **blocks)
+        logits = self.model.predict(*seen, **blocks).index_fill(-1, self.suppressed, -math.inf)
         found = Scores.from_logits(logits, needs=needs_of(self.policy)).to("cpu")
         scores = found.map(lambda v: v.new_zeros(hidden.shape).masked_scatter(hidden, v))
         if reveal is None:

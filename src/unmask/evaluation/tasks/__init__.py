@@ -2,8 +2,8 @@
 
 from unmask.config import ours
 from unmask.evaluation.tasks.addition import AdditionTask
-from unmask.evaluation.tasks.answers import AnswerTask, final_answer
-from unmask.evaluation.tasks.base import DecodingTask, Task, wilson
+from unmask.evaluation.tasks.answers import AnswerTask, final_answer, same_answer
+from unmask.evaluation.tasks.base import DecodingTask, Task, shares, wilson
 from unmask.evaluation.tasks.choice import ChoiceTask
 from unmask.evaluation.tasks.reasoning import ReasoningTask
 from unmask.evaluation.tasks.sudoku import SudokuTask
@@ -21,5 +21,7 @@ __all__ = [
     "Task",
     "TextTask",
     "final_answer",
+    "same_answer",
+    "shares",
     "wilson",
 ]

@@ -34,6 +34,16 @@ def final_answer(text: str) -> str | None:
     return _normal(numbers[-1]) if numbers else None
 
 
+def same_answer(a: str, b: str) -> bool:
+    """Whether two answers are the same: as numbers where both are numbers, else word for word.
+
+    Case and white space do not count, and "$1,200.50" is the number 1200.5.
+    """
+    numbers = [_NUMBER.fullmatch(text.strip()) for text in (a, b)]
+    first, second = (" ".join(text.casefold().split()) for text in (a, b))
+    return first == second or (all(numbers) and len({_normal(number) for number in numbers if number}) == 1)
+
+
 def _normal(number: re.Match[str]) -> str:
     value = Decimal(number[2].replace(",", ""))
     return format((-value if number[1] else value).normalize() + 0, "f")

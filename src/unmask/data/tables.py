@@ -1,0 +1,63 @@
+"""Tables, read by the `datasets` library: CSV, JSON and parquet files, saved data sets, data sets of the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pandas as pd
+from datasets import Dataset, DatasetDict, Features, Value, load_dataset, load_from_disk
+
+from unmask.config import require
+
+HUB = "hub:"  # before the name of a data set on the hub
+_SAVED = ("state.json", "dataset_dict.json")  # what a folder of `save_to_disk` holds, of one data set or of several
+_FORMS = {".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".arrow": "arrow"}
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file or folder is one that `read_table` reads: by the file's ending, or by what the folder holds."""
+    return path.suffix.lower() in _FORMS if not path.is_dir() else any((path / name).is_file() for name in _SAVED)
+
+
+def read_table(source: str | Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Read the rows of a table, one at a time.
+
+    Args:
+        source: a .csv, .tsv, .json, .parquet or .arrow file; a folder of `Dataset.save_to_disk`; or hub:NAME or
+            hub:NAME:SUBSET, the training part of a data set on the Hugging Face hub.
+        columns: what to take, by default everything. Cells of .csv and .tsv files are text.
+
+    Raises:
+        ValueError: for a file that cannot be read as what its ending says, several data sets in one folder, or a
+            column that is not there, with those that are.
+    """
+    try:
+        for row in _rows(source):
+            for column in columns or ():
+                require(column in row, f"{source} has no column {column!r}; it has {list(row)}")
+            yield row if columns is None else {column: row[column] for column in columns}
+    except ValueError as error:  # those of pandas and pyarrow among them
+        if str(source) in str(error):
+            raise
+        raise ValueError(f"cannot read {source}: {error}") from None
+
+
+def _rows(source: str | Path) -> Any:
+    if isinstance(source, str) and source.startswith(HUB):
+        name, _, subset = source.removeprefix(HUB).partition(":")
+        return load_dataset(name, subset or None, split="train", streaming=True)
+    path = Path(source)
+    if path.is_dir():
+        found = cast(Dataset | DatasetDict, load_from_disk(str(path)))
+        if isinstance(found, DatasetDict):
+            raise ValueError(f"{path} holds several data sets: name one of them, {path}/{next(iter(found))}")
+        return found
+    require(path.stat().st_size > 0, f"{path} is empty")
+    form, options = _FORMS[path.suffix.lower()], {}
+    if form == "csv":  # cells are text: "007" and "NA" stay what they are
+        options = {"sep": "\t" if path.suffix.lower() == ".tsv" else ","}
+        names = pd.read_csv(path, nrows=0, **options).columns
+        options |= {"features": Features({name: Value("string") for name in names}), "keep_default_na": False}
+    return load_dataset(form, data_files=str(path), split="train", streaming=True, **options)

@@ -1,0 +1,153 @@
+"""Prompts and responses of a user's own: two columns of a table, or templates over its columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from datasets import Dataset
+
+from unmask.config import positive_int
+from unmask.data import TextTokenizer, load_documents, prompt_rows
+from unmask.data.documents import Split
+from unmask.data.endings import Ending
+from unmask.data.supervised import template_columns
+from unmask.parts.places import found_from
+from unmask.parts.sizes import fitting_length
+from unmask.parts.text import (
+    LEARNT,
+    SAVED,
+    Files,
+    check_parts,
+    check_source,
+    files_found_from,
+    fitting_vocabulary,
+    learnt_tokenizer,
+    pretrained_tokenizer,
+    spread,
+)
+
+
+@dataclass(frozen=True)
+class PromptData:
+    """Rows whose prompt is given and whose response is learnt."""
+
+    source: Files = ()
+    """A table (.csv, .tsv, .jsonl, .json, .parquet), a folder of `Dataset.save_to_disk`, or hub:NAME."""
+    held_out_source: Files | None = None
+    """The same, to hold out. None: one in ten rows of `source`, by the content of the prompt."""
+    prompt: str = "prompt"
+    """The column of prompts, which a line break follows; or a template with columns in braces."""
+    response: str = "response"
+    """The column of what is learnt, or a template."""
+    vocabulary: str = "auto"
+    """characters: all that the training rows have; bpe: byte pairs learnt from them; auto: characters for less than a
+    million of them, else bpe; saved:FOLDER is that of a run; or name or folder of a pretrained tokenizer."""
+    vocab_size: int = 4096
+    """Tokens of bpe."""
+    mask_token: str | None = None
+    """Of a pretrained tokenizer: its mask token, added where it has none; as the model's."""
+    length: int | None = None
+    """Most tokens of a row; longer ones are left out. None: chosen from the rows, at most 512."""
+    ending: Ending = "eos_as_padding"
+    """What follows a response, and whether it is learnt. By default end-of-text tokens fill the row, so that the
+    model learns how long responses are."""
+    cache: str | None = None
+    """Folder to keep the tokenized rows in. None: in memory."""
+    held_out_rows: int = 256
+    """Rows kept for evaluation, spread over those that are held out."""
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "held_out_rows"):
+            positive_int(name, getattr(self, name))
+        if self.length is not None:
+            positive_int("length", self.length, least=2)
+
+    @property
+    def templates(self) -> tuple[str, str]:
+        """Of prompt and response."""
+        prompt, response = (text if "{" in text else f"{{{text}}}" for text in (self.prompt, self.response))
+        return (prompt if "{" in self.prompt else f"{prompt}\n"), response
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """That are read; the first decides what is held out."""
+        return tuple(dict.fromkeys(name for template in self.templates for name in template_columns(template)))
+
+    def fitted(self) -> PromptData:
+        """The same with vocabulary and length chosen from the training rows, where they are not given."""
+        data = self
+        if data.vocabulary == "auto":
+            check_source(data.source)
+            data = replace(data, vocabulary=fitting_vocabulary(data._texts))
+        if data.length is None:
+            check_source(data.source)
+            tokens = list(map(len, data.tokenizer().encode_all(data._texts)))
+            both = [given + learnt + 1 for given, learnt in zip(tokens[::2], tokens[1::2], strict=True)]
+            data = replace(data, length=fitting_length(both, most=512))
+        return data
+
+    def tokenizer(self) -> TextTokenizer:
+        """What makes the tokens; it is learnt, or loaded, once."""
+        return self._tokenizer
+
+    def with_tokenizer(self, folder: Path) -> PromptData:
+        """The same rows by a tokenizer that a run has saved."""
+        return replace(self, vocabulary=f"{SAVED}{folder}", mask_token=None)
+
+    def found_from(self, folder: Path) -> PromptData:
+        """The same rows, with files and tokenizer looked for in a folder too."""
+        apart = None if self.held_out_source is None else files_found_from(folder, self.held_out_source)
+        vocabulary = self.vocabulary if self.vocabulary in LEARNT else found_from(folder, self.vocabulary)
+        source = files_found_from(folder, self.source)
+        return replace(self, source=source, held_out_source=apart, vocabulary=vocabulary)
+
+    def check(self) -> None:
+        """Raise ValueError where too few rows are held out, or a file to hold out is trained on too."""
+        check_source(self.source)
+        check_parts(self.source, self.held_out_source, self.columns)
+
+    def load(self) -> Dataset:
+        """Rows of the training part: `tokens` and `maskable`."""
+        return self._training_rows
+
+    def held_out(self) -> Dataset:
+        """Rows that are not trained on."""
+        apart = self.held_out_source
+        documents = self._documents(self.source, "validation") if apart is None else self._documents(apart, "all")
+        return spread(self._rows(documents), self.held_out_rows)
+
+    @cached_property
+    def _tokenizer(self) -> TextTokenizer:
+        if self.vocabulary not in LEARNT:
+            return pretrained_tokenizer(self.vocabulary, self.mask_token)
+        vocabulary = fitting_vocabulary(self._texts) if self.vocabulary == "auto" else self.vocabulary
+        return learnt_tokenizer(vocabulary, self._texts, self.vocab_size)
+
+    @cached_property
+    def _training(self) -> Dataset:
+        return self._documents(self.source, "train" if self.held_out_source is None else "all")
+
+    @cached_property
+    def _training_rows(self) -> Dataset:
+        return self._rows(self._training)
+
+    @property
+    def _texts(self) -> list[str]:
+        """Prompt and response of each training row in turn."""
+        rows = [{name: value or "" for name, value in row.items()} for row in self._training.to_list()]
+        return [template.format_map(row) for row in rows for template in self.templates]
+
+    def _documents(self, source: Files, split: Split) -> Dataset:
+        """The columns, as text: numbers are written out."""
+        found = load_documents(source, split, self.columns).select_columns(list(self.columns))
+        rows = [{k: v if isinstance(v, str | None) else str(v) for k, v in row.items()} for row in found.to_list()]
+        return Dataset.from_list(rows)
+
+    def _rows(self, documents: Dataset) -> Dataset:
+        prompt, response = self.templates
+        given = {"prompt": prompt, "response": response, "ending": self.ending, "cache": self.cache}
+        length = self.length or self.fitted().length
+        assert length is not None
+        return prompt_rows(documents, self.tokenizer(), length=length, **given)

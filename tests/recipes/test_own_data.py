@@ -1,0 +1,263 @@
+"""Data of the user's own: what is chosen from them, what is refused, and that nothing but them becomes data."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from dataclasses import replace
+
+import pytest
+from datasets import Dataset
+
+from unmask.config import from_json, to_json
+from unmask.data import load_documents
+from unmask.data.passages import passages
+from unmask.data.sequences import found_alphabet, read_sequences
+from unmask.evaluation.tasks import same_answer
+from unmask.parts.sizes import fitting_length, fitting_model, fitting_steps
+from unmask.recipes import PromptData, RowsOnDisk, SequenceData, TextData, rows, sequences, sft, text
+
+PROTEIN = "ACDEFGHIKLMNPQRSTVWY"
+
+
+def strings(alphabet, count, seed=0, least=20, most=60):
+    chance = random.Random(seed)
+    return ["".join(chance.choices(alphabet, k=chance.randint(least, most))) for _ in range(count)]
+
+
+@pytest.fixture
+def qa(tmp_path):
+    """Questions with numbers as answers."""
+    path = tmp_path / "qa.csv"
+    lines = [f"{i % 9} plus {i},{i % 9 + i}" for i in range(120)]
+    path.write_text("question,answer\n" + "\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture
+def fasta(tmp_path):
+    path = tmp_path / "proteins.fasta"
+    path.write_text("".join(f">sp|P{i} a name=b\n{s[:15]}\n{s[15:]}\n" for i, s in enumerate(strings(PROTEIN, 80))))
+    return path
+
+
+def prompts(path, **fields):
+    return PromptData(str(path), prompt="question", response="answer", **fields)
+
+
+# --- what is chosen ---
+
+
+def test_length_covers_all_rows_or_all_but_a_few():
+    assert fitting_length([5, 9, 20], most=256) == 24
+    assert fitting_length([*range(1, 100), 1000], most=256) == 96  # 95 of 100 rows fit
+    assert fitting_length([1000] * 50, most=256) == 256
+
+
+def test_sizes_follow_the_documented_rule():
+    small, large = fitting_model(30, 29, 64, 10_000), fitting_model(30, 29, 64, 10_000_000)
+    assert (small.layers, small.width, small.positions, small.mask) == (4, 128, 64, 29)
+    assert (large.layers, large.width) == (6, 256)
+    assert fitting_steps(10_000, 128, small)["batch_size"] == 16
+    assert [fitting_steps(n, 128, small)["steps"] for n in (100, 1600, 10**6)] == [500, 1000, 2000]
+    own = fitting_steps(100, 128, small, steps=40, batch_size=4)
+    assert (own["steps"], own["batch_size"], own["warmup_steps"], own["evaluate_every"]) == (40, 4, 2, 4)
+
+
+def test_prompts_choose_and_save_their_numbers(qa):
+    run = sft("puma", prompts(qa))
+    assert run == sft("puma", prompts(qa))
+    assert (run.data.vocabulary, run.data.length) == ("characters", 16)
+    assert (run.model.vocab_size, run.model.positions) == (run.data.tokenizer().vocab_size, 16)
+    assert (run.training.steps, run.training.batch_size) == (500, 64)
+    assert from_json(json.loads(json.dumps(to_json(run)))) == run
+    own = sft("puma", prompts(qa, length=32, vocabulary="bpe", vocab_size=300), steps=7)
+    assert (own.data.length, own.model.positions, own.training.steps) == (32, 32, 7)
+
+
+def test_prompt_and_response_are_rows(qa):
+    run = sft(data=prompts(qa))
+    tokenizer, train, apart = run.data.tokenizer(), run.data.load(), run.data.held_out()
+    texts = {tokenizer.first_text(row) for row in train["tokens"]}
+    assert "1 plus 1\n2" in texts | {tokenizer.first_text(row) for row in apart["tokens"]}
+    assert not texts & {tokenizer.first_text(row) for row in apart["tokens"]}
+    for tokens, maskable in zip(train["tokens"], train["maskable"], strict=True):
+        assert tokenizer.decode(tokens[: maskable.index(True)]).endswith("\n")
+
+
+def test_numbers_of_json_lines_are_text(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(json.dumps({"q": f"{i}?", "a": i}) for i in range(80)))
+    data = PromptData(str(path), prompt="Say {q} ", response="a").fitted()
+    assert data.tokenizer().first_text(data.load()["tokens"][0]).startswith("Say ")
+
+
+def test_few_texts_are_divided_into_passages(tmp_path):
+    path = tmp_path / "book.txt"
+    path.write_text(
+        "\n\n".join(f"Chapter {i}. " + "The cat sat on the mat, number by number. " * 60 for i in range(40))
+    )
+    run = text(data=TextData(str(path), vocabulary="auto", divided="auto"))
+    assert (run.data.divided, run.data.vocabulary) == ("passages", "characters")
+    run.data.check()
+    assert 0 < len(run.data.held_out()) < len(run.data.load())
+    pieces = passages(path.read_text())
+    assert max(map(len, pieces)) <= 2000
+    assert "".join(" ".join(pieces).split()) == "".join(path.read_text().split())
+
+
+def test_a_column_of_a_table_is_prose(tmp_path):
+    path = tmp_path / "a.parquet"
+    Dataset.from_dict({"body": [f"text number {i} of many" for i in range(60)]}).to_parquet(path)
+    run = text(data=TextData(str(path), column="body", vocabulary="auto", divided="auto"))
+    assert run.data.divided == "documents"
+    with pytest.raises(ValueError, match=r"no column 'text'; it has \['body'\]"):
+        text(data=TextData(str(path), vocabulary="auto", divided="auto"))
+
+
+# --- sequences ---
+
+
+@pytest.mark.parametrize(
+    ("letters", "name"),
+    [
+        ("ACGT", "dna"),
+        ("ACGTN", "dna"),
+        ("acgt", "dna"),
+        ("ACGU", "rna"),
+        (PROTEIN, "protein"),
+        ("CNO()=1c", "()1=CNOc"),
+    ],
+)
+def test_alphabets_are_found(letters, name):
+    assert found_alphabet(strings(letters, 50)) == name
+
+
+def test_headers_never_become_data(fasta, tmp_path):
+    written = strings(PROTEIN, 80)
+    assert list(read_sequences(fasta)) == written
+    packed = tmp_path / "p.txt.gz"
+    packed.write_bytes(gzip.compress(fasta.read_bytes()))
+    assert list(read_sequences(packed)) == written
+    lines = tmp_path / "lines.txt"
+    lines.write_text("\n".join(written))
+    assert list(read_sequences(lines)) == written
+    run = sequences(data=SequenceData(str(fasta)))
+    assert (run.data.alphabet, run.data.too_long, run.data.length) == ("protein", "cut", 64)
+    made = {
+        run.data.tokenizer().first_text(row)
+        for part in (run.data.load(), run.data.held_out())
+        for row in part["tokens"]
+    }
+    assert made <= set(written)
+
+
+def test_text_refuses_fasta(fasta, tmp_path):
+    hidden = tmp_path / "hidden.txt"
+    hidden.write_bytes(fasta.read_bytes())
+    for path in (fasta, hidden):
+        with pytest.raises(ValueError, match=r"is FASTA.*sequences --data.source"):
+            load_documents(path, "all")
+    mail = tmp_path / "mail.txt"
+    mail.write_text("> you wrote\n> this and that\nand I say no\n")
+    assert len(load_documents(mail, "all")) == 1
+
+
+def test_long_dna_is_windowed_and_nothing_is_lost(tmp_path):
+    genome = strings("ACGT", 1, least=5000, most=5000)[0]
+    path = tmp_path / "genome.fa"
+    path.write_text(f">chromosome\n{genome}\n")
+    data = SequenceData(str(path)).fitted()
+    assert (data.alphabet, data.too_long, data.length) == ("dna", "window", 256)
+    counted = sum(len(data._part(str(path), part)) for part in ("train", "validation", "test"))
+    assert counted == -(-5000 // 256)
+
+
+def test_cut_sequences_are_counted(fasta):
+    with pytest.warns(UserWarning, match=r"\d+ of \d+ texts are longer than 24 tokens and were cut.*--data\.length"):
+        SequenceData(str(fasta), length=24).load()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"alphabet": "dna"}, "80 of 80 sequences .* not in the alphabet dna: 'E' 'F'"),
+        ({"alphabet": "proteine"}, "unknown alphabet 'proteine'; did you mean 'protein'"),
+    ],
+)
+def test_letters_outside_the_alphabet_are_named(fasta, fields, message):
+    with pytest.raises(ValueError, match=message):
+        SequenceData(str(fasta), **fields).fitted()
+
+
+# --- rows ---
+
+
+def few_rows() -> Dataset:
+    """Forty rows of a vocabulary of eleven."""
+    return Dataset.from_dict(
+        {"tokens": [[i % 11, i % 7, i] for i in range(11)] * 4, "maskable": [[False, True, True]] * 44}
+    )
+
+
+def test_rows_from_disk_hold_out_some(tmp_path):
+    few_rows().save_to_disk(tmp_path / "rows")
+    run = rows(data=RowsOnDisk(str(tmp_path / "rows"), divided=True))
+    trained, apart = (set(map(tuple, part["tokens"])) for part in (run.data.load(), run.data.held_out()))
+    assert trained
+    assert apart
+    assert not trained & apart
+    assert (run.model.vocab_size, run.model.mask, run.model.positions) == (12, 11, 3)
+    with pytest.raises(ValueError, match=r"--data\.held-out-source, or hold some out with --data\.divided"):
+        RowsOnDisk(str(tmp_path / "rows")).held_out()
+
+
+def test_a_function_s_module_is_imported_only_where_it_is_named():
+    saved = to_json(RowsOnDisk(few_rows, divided=True))
+    assert saved["source"] == f"{__name__}:few_rows"
+    with pytest.raises(ValueError, match=f"only if you say so: --module {__name__}"):
+        from_json(saved).load()
+    import sys
+
+    assert len(from_json(saved, [sys.modules[__name__]]).load()) > 0
+
+
+# --- answers ---
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [("Paris", " paris ", True), ("new  York", "New York", True), ("1,200.50", "$1200.5", True), ("7", "07.0", True),
+     ("7", "seven", False), ("7 apples", "7", False), ("", "7", False), ("-3", "3", False)],
+)  # fmt: skip
+def test_answers_are_the_same_as_words_or_as_numbers(a, b, same):
+    assert same_answer(a, b) is same
+
+
+# --- what is refused ---
+
+
+def test_messages_name_the_option(qa, tmp_path):
+    few = tmp_path / "few.csv"
+    few.write_text("question,answer\na,b\nc,d\n")
+    empty = tmp_path / "empty.csv"
+    empty.write_text("")
+    for data, message in (
+        (prompts(few), r"is held out.*--data\.held-out-source"),
+        (prompts(empty), r"empty\.csv is empty"),
+        (
+            PromptData(str(qa), prompt="question", response="reply"),
+            r"no column 'reply'; it has \['question', 'answer'\]",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sft(data=data)
+    run = sft(data=prompts(qa))
+    for changed, message in (
+        (replace(run, model=replace(run.model, positions=8)), r"--data\.length 8, or --model\.positions 16"),
+        (replace(run, model=replace(run.model, vocab_size=9)), r"--model\.vocab-size"),
+        (sft(), r"no data: name them as source \(--data\.source FILE\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            changed.check(tmp_path / "run")
