@@ -55,9 +55,10 @@ def _rows(source: str | Path) -> Any:
             raise ValueError(f"{path} holds several data sets: name one of them, {path}/{next(iter(found))}")
         return found
     require(path.stat().st_size > 0, f"{path} is empty")
-    form, options = _FORMS[path.suffix.lower()], {}
+    form = _FORMS[path.suffix.lower()]
+    options: dict[str, Any] = {}
     if form == "csv":  # cells are text: "007" and "NA" stay what they are
-        options = {"sep": "\t" if path.suffix.lower() == ".tsv" else ","}
+        options["sep"] = "\t" if path.suffix.lower() == ".tsv" else ","
         names = pd.read_csv(path, nrows=0, **options).columns
         options |= {"features": Features({name: Value("string") for name in names}), "keep_default_na": False}
     return load_dataset(form, data_files=str(path), split="train", streaming=True, **options)

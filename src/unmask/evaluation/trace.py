@@ -114,7 +114,7 @@ def trace_of(model: MaskedDiffusionLM, example: Example, seed: int = 0) -> Trace
         shown.copy_(now)
 
     there = row.to(next(model.parameters()).device)
-    ends = {"end_token_id": example.end_token_id, "suppress_tokens": example.suppress_tokens}
+    ends: dict[str, Any] = {"end_token_id": example.end_token_id, "suppress_tokens": example.suppress_tokens}
     generate(model, there, example.decoding, seed=seed, on_step=on_step, **ends)
     truth = [word(token) for token in row.tokens[0, first:].tolist()]
     return Trace(start, steps, truth, example.columns, example.exact)

@@ -148,7 +148,10 @@ class HeldOutSequences:
             count = (rows.maskable.sum(1) * self.hidden).ceil().long()
             rows = replace(rows, maskable=smallest(u, rows.maskable, count[:, None]))
             device = next(model.parameters()).device
-            kept = {"batch_size": self.likelihood.batch_size, "suppress_tokens": tokenizer.suppress_tokens}
+            kept: dict[str, Any] = {
+                "batch_size": self.likelihood.batch_size,
+                "suppress_tokens": tokenizer.suppress_tokens,
+            }
             made = generate(model, rows.to(device), Decoding(steps=32), **kept).tokens.cpu()
             right = ratio(((made == rows.tokens) & rows.maskable).sum(1), rows.maskable.sum(1))
             drawn = Decoding("random", temperature=1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 
@@ -147,7 +148,7 @@ class PromptData:
 
     def _rows(self, documents: Dataset) -> Dataset:
         prompt, response = self.templates
-        given = {"prompt": prompt, "response": response, "ending": self.ending, "cache": self.cache}
+        given: dict[str, Any] = {"prompt": prompt, "response": response, "ending": self.ending, "cache": self.cache}
         length = self.length or self.fitted().length
         assert length is not None
         return prompt_rows(documents, self.tokenizer(), length=length, **given)

@@ -63,7 +63,8 @@ class RowsOnDisk:
         if not self.divided or self.held_out_source is not None:
             return rows, rows.select([]) if self.held_out_source is None else _read(self.held_out_source)
         held_out = [belongs({"tokens": list(map(int, row))}, "validation", "tokens") for row in rows["tokens"]]
-        return tuple(rows.select([i for i, out in enumerate(held_out) if out == part]) for part in (False, True))
+        kept, apart = (rows.select([i for i, out in enumerate(held_out) if out == part]) for part in (False, True))
+        return kept, apart
 
 
 def _read(source: RowsSource) -> Dataset:

@@ -38,7 +38,7 @@ def fitting_model(vocab_size: int, mask_token_id: int, length: int, tokens: int)
         length: most tokens of a row.
         tokens: of all training rows.
     """
-    larger = {"layers": 6, "width": 256, "heads": 8} if tokens >= LARGER_FROM else {}
+    larger: dict[str, Any] = {"layers": 6, "width": 256, "heads": 8} if tokens >= LARGER_FROM else {}
     mask = None if mask_token_id == vocab_size - 1 else mask_token_id
     return TextModel(vocab_size=vocab_size, mask_token_id=mask, positions=length, **larger)
 
