@@ -129,7 +129,7 @@ def test_sample_runs_where_it_is_told(command, trained):
     [
         (["--length=33"], "the model reads 32 tokens"),
         (["--prompt", "the cat sat", "--length=11"], "the prompt has 11 tokens, a text 11"),
-        (["--prompt", "123 !"], "--prompt '123 !' has no token in the run's vocabulary"),
+        (["--prompt", "123 !"], "the run's vocabulary lacks '1' '2' '3' '!'"),
         (["--device=gpu"], "--device gpu cannot be used"),
         (["--texts=0"], "texts must be an integer of at least 1"),
     ],

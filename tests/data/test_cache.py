@@ -19,6 +19,8 @@ from unmask.data.documents import split_of
 
 TEXTS = ["one two three", "four five", "six"]
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*were cut")
+
 
 def as_dataset(*texts):
     return datasets.Dataset.from_dict({"text": list(texts), "other": list(range(len(texts)))})

@@ -142,7 +142,9 @@ def test_templates_name_columns(tokenizers):
 
 def test_long_rows_are_never_cut_unasked(tokenizers):
     data, tokenizer = pairs(("ab", "cdefgh"), ("ab", "c"), ("abcdefgh", "c")), tokenizers["characters"]
-    with pytest.warns(UserWarning, match=r"left out 2 of 3 rows .* longer than 6 tokens, first document 0$"):
+    with pytest.warns(
+        UserWarning, match=r"left out 2 of 3 rows .* longer than 6 tokens \(--data\.length\), first document 0$"
+    ):
         assert len(prompt_rows(data, tokenizer, length=6)) == 1
     with pytest.warns(UserWarning, match=r"cut .* 2 of 3 rows"):
         cut = prompt_rows(data, tokenizer, length=6, too_long="cut")

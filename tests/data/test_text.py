@@ -7,6 +7,8 @@ from unmask.data import GSM8K, LM1B, RowStream, TextTokenizer, check_rows
 from unmask.data.text import load_text, tokenize
 from unmask.data.tokenizers import character_tokenizer
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*were cut")
+
 
 def as_dataset(*texts):
     return datasets.Dataset.from_dict({"text": list(texts)})

@@ -197,10 +197,10 @@ class RunConfig:
         tokenizer = None
         if isinstance(self.data, Tokenized):
             self.data.check()
-            if isinstance(self.model, TextModel):
-                self.data.tokenizer().check_model(self.model.mask, self.model.vocab_size)
             tokenizer = self.data.tokenizer().fingerprint if resume else None
         check_folder(Path(out), to_json(self.described), self.training.changes_from, resume, overwrite, tokenizer)
+        if isinstance(self.data, Tokenized) and isinstance(self.model, TextModel):
+            self.data.tokenizer().check_model(self.model.mask, self.model.vocab_size)
 
     def train(
         self, out: str | Path, *, name: str | None = None, resume: bool = False, overwrite: bool = False
