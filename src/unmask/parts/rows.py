@@ -39,15 +39,15 @@ class RowsOnDisk:
 
     def load(self) -> Dataset:
         """The rows of `source` that are trained on; ValueError where none is named."""
-        return self._parts[0]
+        return self._rows if self.held_out_source is not None or not self.divided else self._parts[0]
 
     def held_out(self) -> Dataset:
         """Rows of `held_out_source`, or those of `source` that are held out; ValueError for fewer than two."""
-        apart = self._parts[1]
         require(
             self.divided or self.held_out_source is not None,
             "no held-out rows are named: name them with --data.held-out-source, or hold some out with --data.divided",
         )
+        apart = self._parts[1] if self.held_out_source is None else _read(self.held_out_source)
         check_count(len(apart), str(self.held_out_source or self.source))
         return spread(apart, self.held_out_rows)
 
@@ -58,12 +58,16 @@ class RowsOnDisk:
         return replace(self, **found)
 
     @cached_property
+    def _rows(self) -> Dataset:
+        return _read(self.source)
+
+    @cached_property
     def _parts(self) -> tuple[Dataset, Dataset]:
-        rows = _read(self.source)
-        if not self.divided or self.held_out_source is not None:
-            return rows, rows.select([]) if self.held_out_source is None else _read(self.held_out_source)
-        held_out = [belongs({"tokens": list(map(int, row))}, "validation", "tokens") for row in rows["tokens"]]
-        kept, apart = (rows.select([i for i, out in enumerate(held_out) if out == part]) for part in (False, True))
+        """The rows that are trained on, and those that are held out."""
+        held_out = [belongs({"tokens": list(map(int, row))}, "validation", "tokens") for row in self._rows["tokens"]]
+        kept, apart = (
+            self._rows.select([i for i, out in enumerate(held_out) if out == part]) for part in (False, True)
+        )
         return kept, apart
 
 
