@@ -51,7 +51,7 @@ def here(tmp_path, monkeypatch):
     tokens = [[i % 9, i % 7, i % 5] for i in range(80)]
     rows = Dataset.from_dict({"tokens": tokens, "maskable": [[True] * 3] * 80})
     rows.to_parquet(tmp_path / "rows.parquet")
-    (tmp_path / "mine.py").write_text(
+    (tmp_path / "my_rows.py").write_text(
         "from datasets import Dataset\n\n\ndef dataset():\n    return Dataset.from_parquet('rows.parquet')\n"
     )
     monkeypatch.chdir(tmp_path)
