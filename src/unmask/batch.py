@@ -77,7 +77,13 @@ class Tensors:
         waits = torch.device(device).type == "cpu"
         kept = {name: getattr(self, name) for name in self._host_only}
         moved = replace(self, **dict.fromkeys(kept)) if kept else self
-        moved = moved.map(lambda t: t.to(device, non_blocking=not waits))
+        pins = torch.device(device).type == "cuda"  # a copy out of pageable memory makes the host wait
+
+        def move(tensor: Tensor) -> Tensor:
+            tensor = tensor.pin_memory() if pins and tensor.device.type == "cpu" else tensor
+            return tensor.to(device, non_blocking=not waits)
+
+        moved = moved.map(move)
         return replace(moved, **kept) if kept else moved
 
 

@@ -89,7 +89,8 @@ def test_padding_does_not_leak(name, attention, batch):
             among_others = model.hidden(
                 batch.clean.tokens.masked_fill(~batch.clean.attention, filling), batch.clean.attention
             )
-            torch.testing.assert_close(among_others[1, :5], alone)
+            close = 1e-5 if attention == "eager" else 1e-7  # the library's "eager" has a softmax of single precision
+            torch.testing.assert_close(among_others[1, :5], alone, rtol=close, atol=close)
 
 
 @each

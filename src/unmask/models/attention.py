@@ -20,6 +20,8 @@ from torch.nn.attention.flex_attention import create_block_mask
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from unmask.batch import Tensors
+
 LAYERS = {"full_attention", "sliding_attention"}
 
 
@@ -90,7 +92,7 @@ AttentionMaskInterface.register("plain", _plain_mask)
 
 
 @dataclass(frozen=True)
-class BlockLayout:
+class BlockLayout(Tensors):
     """The tokens of one forward, and where each position's prediction is read.
 
     Attributes:

@@ -20,9 +20,9 @@ from unmask.batch import MaskedBatch, Scores, Tensors
 from unmask.data.stream import check_rows
 from unmask.data.tokenizers import TextTokenizer
 from unmask.models.asked import AnswersTrainers
-from unmask.models.attention import BlockLayout
 from unmask.models.families import auto_class, longest_row, make_bidirectional, quiet, spans, text_config, unspanned
 from unmask.models.head import MaskedHead
+from unmask.models.inputs import Inputs, Prepared
 from unmask.models.lora import WEIGHTS_FILE as ADAPTERS_FILE
 from unmask.models.lora import has_adapters, load_adapters, save_adapters
 from unmask.models.readout import ReadOut
@@ -267,42 +267,36 @@ class MaskedDiffusionLM(AnswersTrainers):
         Raises:
             ValueError: where there are blocks, and the backbone cannot be told who sees whom.
         """
-        return self._run(noisy, attention, block, clean)[0]
+        return self._run(Inputs.of(noisy, attention, self.shifted, block, clean))[0]
 
-    def _run(
-        self, noisy: Tensor, attention: Tensor, block: Tensor | None = None, clean: Tensor | None = None
-    ) -> tuple[Tensor, Any, Tensor | None]:
-        """The states of `hidden`, what the backbone returned, and which of the tokens that it ran were real."""
-        # The shift, once: which position's state predicts position i.
-        predictor = (torch.arange(noisy.shape[1], device=noisy.device) - int(self.shifted)).clamp(min=0)
-        if block is None or not block.any():
-            whole, order = _padding(attention)
-            if order is not None:
-                noisy, attention = noisy.gather(1, order), attention.gather(1, order)
-            mask = None if whole else attention
-            output = self.backbone(input_ids=noisy, attention_mask=mask, **self._options)
-            hidden = output.last_hidden_state[:, predictor] if self.shifted else output.last_hidden_state
-            if order is not None:
-                hidden = torch.empty_like(hidden).scatter(1, order[..., None].expand_as(hidden), hidden)
-            return hidden, output, mask
-        if not bool((attention[:, 1:] <= attention[:, :-1]).all()):
-            raise ValueError("a row in blocks has padding before a token: pad on the right")
-        masked = torch.zeros_like(attention) if clean is None else noisy != clean
-        if clean is None or not masked.any():
-            clean, layout = noisy, BlockLayout.single(block, attention, predictor)
+    def _run(self, inputs: Inputs) -> tuple[Tensor, Any]:
+        """The states of `hidden`, and what the backbone returned."""
+        output = self.backbone(**inputs.arguments(self.backbone), **self._options)
+        return inputs.read(output.last_hidden_state), output
+
+    def prepare(self, batch: MaskedBatch, weights: Tensor | None = None) -> Prepared:
+        """What `forward` reads of a batch, worked out where the batch lies: on the host nothing has to be waited for.
+
+        Args:
+            batch: the rows.
+            weights: [B, L], as for `forward`, where the rows are.
+
+        Raises:
+            ValueError: for masks that the model cannot predict.
+        """
+        masked, attention = batch.masked, batch.clean.attention
+        self._check_masked(masked, attention)
+        inputs = Inputs.of(batch.noisy(self.mask_token_id), attention, self.shifted, batch.block, batch.clean.tokens)
+        place = masked.flatten().nonzero()[:, 0]
+        if weights is None:
+            weight = torch.full((len(place),), 1 / max(1, len(place)), device=masked.device)
         else:
-            layout = BlockLayout.double(block, attention, predictor, masked)
-        output = self.backbone(
-            input_ids=layout.tokens(noisy, clean),
-            attention_mask=layout.attention_mask(self.backbone),
-            position_ids=layout.position.expand(len(noisy), -1),
-            **self._options,
-        )
-        return layout.read(output.last_hidden_state), output, layout.real
+            weight = weights.to(masked.device).flatten()[place]
+        return Prepared(batch, inputs, place, batch.clean.tokens.flatten()[place], weight)
 
     def forward(
         self,
-        batch: MaskedBatch,
+        batch: MaskedBatch | Prepared,
         weights: Tensor | None = None,
         needs: tuple[str, ...] | None = None,
         objective: Objective | None = None,
@@ -310,36 +304,28 @@ class MaskedDiffusionLM(AnswersTrainers):
         """Loss, per-token nll and scores of a masked batch, in one pass.
 
         Args:
-            batch: the rows; only masked positions are predicted.
+            batch: the rows, on any device; only masked positions are predicted. Or what `prepare` made of them.
             weights: [B, L] weight of each token's nll, the normaliser 1/Z included (see
                 `unmask.objectives`). By default the mean over masked tokens.
             needs: statistics of `Scores` to return as well (a process's `needs`); None for none. "gradient"
                 adds the lengths of the gradient at the hidden states.
             objective: one that reweights tokens by the model's own scores; any other changes nothing.
         """
-        masked, attention = batch.masked, batch.clean.attention
-        self._check_masked(masked, attention)
-        noisy = batch.noisy(self.mask_token_id)
-        hidden, output, real = self._run(noisy, attention, batch.block, batch.clean.tokens)
-        flat = masked.flatten().nonzero()[:, 0]
-        token_weights = (
-            weights.flatten()[flat] if weights is not None else torch.full((len(flat),), 1 / max(1, len(flat)))
-        )
-        token_weights = token_weights.to(hidden.device)
-        states, targets = hidden.flatten(0, 1).index_select(0, flat), batch.clean.tokens.flatten()[flat]
-
-        def spread(values: Tensor) -> Tensor:
-            return values.new_zeros(masked.numel()).index_copy(0, flat, values).view(masked.shape)
+        prepared = batch if isinstance(batch, Prepared) else self.prepare(batch, weights)
+        prepared = prepared.to(cast(Tensor, self.head.output.weight).device)
+        inputs, place, spread = prepared.inputs, prepared.place, prepared.spread
+        hidden, output = self._run(inputs)
+        states, targets, token_weights = hidden.flatten(0, 1).index_select(0, place), prepared.target, prepared.weight
 
         factor, sharpness = None, None
         if objective is not None and objective.reads is not None:
             with torch.no_grad():
                 _, nll, found = self.head(states, targets, token_weights, self.mask_token_id, objective.reads)
                 scores = Scores(**{name: spread(value) for name, value in found.items()}, nll=spread(nll))
-                factor = objective.reweight(batch, scores)
-                extra = objective.sharpness(batch, scores)
-                token_weights = token_weights * factor.flatten()[flat]
-                sharpness = None if extra is None else extra.flatten()[flat]
+                rows = prepared.batch.to(hidden.device)
+                factor, extra = objective.reweight(rows, scores), objective.sharpness(rows, scores)
+                token_weights = token_weights * factor.flatten()[place]
+                sharpness = None if extra is None else extra.flatten()[place]
         loss, nll, found = self.head(states, targets, token_weights, self.mask_token_id, needs, sharpness)
         full_nll = spread(nll)
         statistics = {name: spread(value) for name, value in found.items()}
@@ -347,7 +333,7 @@ class MaskedDiffusionLM(AnswersTrainers):
         scores = None if needs is None else Scores(**statistics, nll=full_nll)
         balance = None
         if self._options and self.training and self.head.readout is not None:
-            balance = self.head.readout.balance(output, real) * token_weights.sum()
+            balance = self.head.readout.balance(output, inputs.real) * token_weights.sum()
             loss = loss + balance
             balance = balance.detach()
         return MaskedOutput(loss, full_nll, scores, gradient, balance, factor)
@@ -379,13 +365,3 @@ class MaskedDiffusionLM(AnswersTrainers):
         """Names of `state_dict()` against those of the Hugging Face model, matched by identity."""
         theirs = {id(t): name for name, t in self._container[0].state_dict(keep_vars=True).items()}
         return {name: theirs[id(t)] for name, t in self.state_dict(keep_vars=True).items()}
-
-
-def _padding(attention: Tensor) -> tuple[bool, Tensor | None]:
-    """Whether all tokens are real; and where padding comes before tokens, the order that puts it behind them.
-
-    Positions count real tokens then, whatever kind of positions a family has.
-    """
-    before = (attention[:, 1:] > attention[:, :-1]).any()
-    whole, before = torch.stack([attention.all(), before]).tolist()
-    return whole, (~attention).long().argsort(dim=1, stable=True) if before else None

@@ -1,4 +1,4 @@
-"""A device that has no float64, on any machine: what Apple's GPU refuses is found without one."""
+"""A device that has no float64, on any machine: what Apple's GPU refuses, and what a GPU waits for, without one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 from torch.utils._pytree import tree_iter, tree_map_only
 
 _MOVES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
+_WAITS = {
+    torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default, torch.ops.aten.equal.default,
+    torch.ops.aten.masked_select.default,
+}  # fmt: skip
 # Indices, and what is put at them, may lie on the host.
 _INDEXES = {torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default}
 
@@ -57,11 +61,23 @@ class Float32Device(TorchDispatchMode):
     A tensor gets there by `.to(device)` or by being made there, as on a real device. What a real one refuses is
     refused: float64, and operations between its tensors and the host's (numbers aside).
 
+    It counts what costs time on a GPU whatever the size of the tensors.
+
+    Attributes:
+        operations: kernels that it was given, copies to it and from it included; views are none.
+        waits: names of operations for which the host had to know a number of the device's: a copy to the host, an
+            `item`, a shape that depends on the data.
+
     Raises:
         RuntimeError: for a float64 tensor on the device, or an operation between tensors of both.
     """
 
     device = torch.device("mps", 0)  # with a number, or torch asks a backend for it
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+        self.waits: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation on the CPU, and see to it that its tensors could be where they say they are."""
@@ -79,7 +95,15 @@ class Float32Device(TorchDispatchMode):
             kwargs["device"] = torch.device("cpu")
         plain = tree_map_only(DeviceTensor, lambda t: t.numbers, (args, kwargs))
         out = func(*plain[0], **plain[1])
+        self.operations += not func.is_view
         to_host = (target is not None and not made_here) or (func in _MOVES and not isinstance(args[0], DeviceTensor))
+        indices = args[1] if func in _INDEXES else ()
+        if (
+            (to_host and not made_here)
+            or func in _WAITS
+            or any(t is not None and t.dtype == torch.bool for t in indices)
+        ):
+            self.waits.append(str(func))
         if to_host and not made_here:
             return args[0] if func is torch.ops.aten.copy_.default else out
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from unmask.batch import MaskedBatch, Scores
 from unmask.models.denoiser import MaskedOutput
+from unmask.training.later import Later
 
 
 def micro_batches(batch: MaskedBatch, size: int, every: bool = False) -> Iterator[tuple[Tensor, MaskedBatch]]:
@@ -34,30 +36,57 @@ def micro_batches(batch: MaskedBatch, size: int, every: bool = False) -> Iterato
         yield run, batch[run].map(lambda x, to=length: x[:, :to] if x.dim() == 2 else x)
 
 
-def joined(
-    runs: list[Tensor], outputs: list[MaskedOutput], shape: torch.Size
-) -> tuple[Tensor, Scores | None, Tensor | None, Tensor | None, Tensor | None]:
-    """Nll, scores, gradient lengths and factors of the step's parts, each [B, L] on the CPU: 0 elsewhere.
+@dataclass(frozen=True)
+class StepRows:
+    """What a step's forwards found of its rows, each [B, L] on the CPU; 0 where nothing is masked.
 
-    And what the loss holds besides, Σ balance, a scalar there.
+    Attributes:
+        nll: nats of the masked tokens.
+        scores: the statistics asked for, or None.
+        gradient: as of `MaskedOutput`, or None.
+        factor: as of `MaskedOutput`, or None.
+        balance: Σ of the parts' `MaskedOutput.balance`, or None.
+    """
+
+    nll: Tensor
+    scores: Scores | None
+    gradient: Tensor | None
+    factor: Tensor | None
+    balance: float | None
+
+
+class StepOutputs:
+    """The outputs of a step's parts, on their way to the host in one copy.
 
     Args:
         runs: numbers of each part's rows.
         outputs: of each part.
         shape: B and L.
     """
-    rows, output = torch.cat(runs), MaskedOutput.concatenated(outputs)
 
-    def put(value: Tensor) -> Tensor:
-        whole = torch.zeros(shape, dtype=value.dtype)
-        whole[rows, : value.shape[1]] = value.detach().cpu()
-        return whole
+    def __init__(self, runs: list[Tensor], outputs: list[MaskedOutput], shape: torch.Size) -> None:
+        self._rows, self._shape, whole = torch.cat(runs), shape, MaskedOutput.concatenated(outputs)
+        kinds = {"nll": whole.nll, "gradient": whole.gradient, "factor": whole.factor}
+        scores = {} if whole.scores is None else vars(whole.scores)
+        self._scored = whole.scores is not None
+        kept = {name: value for name, value in {**scores, **kinds}.items() if value is not None}
+        self._names, self._late = list(kept), Later(torch.stack([value.detach() for value in kept.values()]))
+        self._balance = None if whole.balance is None else Later(whole.balance.sum())
+        self._found: StepRows | None = None
 
-    scores, gradient = output.scores, output.gradient
-    return (
-        put(output.nll),
-        None if scores is None else scores.map(put),
-        None if gradient is None else put(gradient),
-        None if output.factor is None else put(output.factor),
-        None if output.balance is None else output.balance.sum().cpu(),
-    )
+    def scores(self) -> Scores | None:
+        """Those that the process asked for; the host waits for the forwards."""
+        return self.read().scores
+
+    def read(self) -> StepRows:
+        """All that was found."""
+        if self._found is None:
+            values = self._late.read()
+            whole = values.new_zeros(len(values), *self._shape)
+            whole[:, self._rows, : values.shape[2]] = values
+            found = dict(zip(self._names, whole, strict=True))
+            gradient, factor = found.pop("gradient", None), found.pop("factor", None)
+            scores = Scores(**found) if self._scored else None
+            balance = None if self._balance is None else float(self._balance.read())
+            self._found = StepRows(found["nll"], scores, gradient, factor, balance)
+        return self._found

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from unmask.training.config import TrainingConfig
@@ -34,3 +34,20 @@ def adamw(model: nn.Module, config: TrainingConfig, device: torch.device) -> Ada
         betas=(config.beta1, config.beta2),
         fused=device.type in ("cpu", "cuda"),
     )
+
+
+def updates_where_finite(optimizer: Optimizer, norm: Tensor) -> bool:
+    """Take a step unless the gradient's norm [] is not finite; return whether the device decides that by itself.
+
+    A fused optimiser of torch is told by a flag on the device, and the host does not wait. Any other has to be left
+    alone by the host, which must know the norm: False says so, and no step was taken.
+    """
+    inner: Any = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper
+    if not (getattr(inner, "_step_supports_amp_scaling", False) and inner.defaults.get("fused")):
+        return False
+    inner.grad_scale, inner.found_inf = None, (~norm.isfinite()).float()
+    try:
+        optimizer.step()
+    finally:
+        del inner.grad_scale, inner.found_inf
+    return True

@@ -7,7 +7,6 @@ process observes the scores of the same forwards. So the gradient does not depen
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -20,7 +19,7 @@ from torch import Tensor
 from torch.distributed.fsdp import register_fsdp_forward_method
 
 from unmask import noise
-from unmask.batch import MaskedBatch, Scores
+from unmask.batch import MaskedBatch
 from unmask.config import to_json
 from unmask.data.stream import RowStream
 from unmask.data.tokenizers import TextTokenizer
@@ -38,10 +37,12 @@ from unmask.training.claim import Description, claimed_folder
 from unmask.training.config import TrainingConfig
 from unmask.training.diagnostics import Diagnostics
 from unmask.training.ema import WeightAverage
+from unmask.training.figures import Figures
 from unmask.training.interrupts import Interrupts, end
+from unmask.training.later import Later
 from unmask.training.loss_scale import LossScale
-from unmask.training.micro import joined, micro_batches
-from unmask.training.optimizer import OptimizerFactory, adamw, parameter_groups
+from unmask.training.micro import StepOutputs, micro_batches
+from unmask.training.optimizer import OptimizerFactory, adamw, parameter_groups, updates_where_finite
 from unmask.training.progress import Display, TrainingProgress, shown_of
 from unmask.training.ranks import accelerator_of
 from unmask.training.state import Counters, Parts, load_training, save_training
@@ -142,6 +143,7 @@ class Trainer:
             )
         self.average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
         self.diagnostics, self.counters = Diagnostics(), Counters()
+        self._unread: tuple[Figures, dict[str, Any], dict[str, Any]] | None = None
 
     @property
     def step(self) -> int:
@@ -173,7 +175,9 @@ class Trainer:
         Raises:
             ValueError: where `out` holds a run and neither is set, another run and resume is set, or no run
                 but something else.
-            FloatingPointError: where the loss stops being finite; names step, rows and last good checkpoint.
+            FloatingPointError: where the loss stops being finite; names step, rows and last good checkpoint. A step's
+                figures are read while the device does the next one, so it comes up to a step late; the weights take
+                no update from a gradient that is not finite.
         """
         with ExitStack() as held:
             if self.compiled:
@@ -206,6 +210,7 @@ class Trainer:
                 while self.step < config.steps and not self._stopped():
                     self._one_step(log, progress)
                     if _due(self.step, config.evaluate_every, config.steps):
+                        self._report(log, progress)
                         self._evaluate(log, progress)
                     number, late, wanted = self._most(
                         interrupts.signal,
@@ -214,12 +219,14 @@ class Trainer:
                         self.step in self._spared(),
                     )
                     if number or late or wanted or _due(self.step, config.checkpoint_every, config.steps):
+                        self._report(log, progress)  # what is not finite is not saved
                         self._save()
                         saved_at, saved = time.monotonic(), self.step
                     if number:
                         text = f"stopped at step {self.step}, which is saved; go on with --resume"
                         progress.note(text)
                         end(number, text)
+                self._report(log, progress)
             for reason in filter(None, (callback.stop for callback in self.callbacks)):
                 progress.note(f"ends at step {self.step}: {reason}")
         if saved != self.step:
@@ -231,21 +238,39 @@ class Trainer:
     def _one_step(self, log: MetricsLog | None, progress: TrainingProgress) -> None:
         began = time.perf_counter()
         fit = self._refit()
-        metrics = self._train_step()
+        figures = self._train_step(lambda: self._report(log, progress))
         self.counters.step += 1
         self.counters.seconds += time.perf_counter() - began
+        self._unread = figures, self._place(), fit
+
+    def _report(self, log: MetricsLog | None, progress: TrainingProgress) -> None:
+        """Read the figures of the step before, if nobody has yet, and tell of them.
+
+        Raises:
+            FloatingPointError: where they are not finite.
+        """
+        if self._unread is None:
+            return
+        (figures, place, fit), self._unread = self._unread, None
+        step, ranks = place["step"], self.accelerator.num_processes
+
+        def broken(loss: float, norm: float, batch: MaskedBatch, nll: Tensor) -> FloatingPointError:
+            source = None if is_sharded(self.model) else first_not_finite(self.model, batch, nll)
+            return not_finite(step - 1, loss, norm, batch, nll, checkpoint.newest(self.checkpoints), source)
+
+        metrics = figures.read(self.diagnostics, ranks, self._sum, broken)
         if fit:  # under the step that it served: a run resumed from the one before fits again
-            self._log(log, "time", fit)
-        if self.step == 1 and metrics["masked_share"] > 0:
+            self._log(log, "time", fit, place)
+        if step == 1 and metrics["masked_share"] > 0:
             check_start(metrics["nll"], self.model.head.choices)
-        progress.step(self.step, loss=metrics["loss"])
+        progress.step(step, loss=metrics["loss"])
         self.counters.losses.append(metrics["loss"])
-        if self._logs(self.step):
+        if self._logs(step):
             losses, self.counters.losses = self.counters.losses, []
             metrics["loss_mean"] = sum(losses) / len(losses)
-            self._log(log, "train", metrics)
+            self._log(log, "train", metrics, place)
         for callback in self.callbacks:
-            callback.step(self.step, metrics)
+            callback.step(step, metrics)
 
     def _most(self, *asked: int) -> list[int]:
         """What any rank asks for, all do."""
@@ -297,7 +322,12 @@ class Trainer:
         finally:
             reshard(self.model)
 
-    def _train_step(self) -> dict[str, Any]:
+    def _train_step(self, busy: Callable[[], None] = lambda: None) -> Figures:
+        """Queue all that the device has to do for a step; `busy` is what the host does meanwhile.
+
+        So the host waits for nothing but the scores of the forward, where the process asks for them (in fp16 for the
+        norm too), and those of its own work: the device is in the backward then.
+        """
         config, accelerator = self.config, self.accelerator
         # Dropout, if the backbone has any, draws from torch's generator: a function of (seed, step, rank).
         torch.manual_seed(int(noise.hashes(config.seed, self.step, accelerator.process_index)) & (1 << 62) - 1)
@@ -313,72 +343,54 @@ class Trainer:
         looks = self._logs(self.step + 1)
         needs = self.process.needs
         needs = (*(needs or ()), "gradient") if looks else needs
-        nll, scores, gradient, factor, balance = self._forward_backward(batch, weights * scale, needs)
-        weights = weights if factor is None else weights * factor
-        loss = float(self._sum((nll * weights).sum().double()) / normaliser)
+        outputs = self._forward_backward(batch, weights * scale, needs)
         if self.loss_scale is not None:
             self.loss_scale.unscale(self.wrapped.parameters())
         norm = accelerator.clip_grad_norm_(self.wrapped.parameters(), config.clip_norm)
         assert norm is not None  # only DeepSpeed, which clips by itself, returns none
-        norm = float(whole(norm))
-        skipped = self.loss_scale is not None and self.loss_scale.skips(norm)
-        if not (math.isfinite(loss) and (math.isfinite(norm) or skipped)):
-            source = None if is_sharded(self.model) else first_not_finite(self.model, batch, nll)
-            raise not_finite(self.step, loss, norm, batch, nll, checkpoint.newest(self.checkpoints), source)
-        if not skipped:
+        norm = whole(norm)
+        late, skipped = Later(norm), False
+        if self.loss_scale is not None:
+            skipped = self.loss_scale.skips(float(late.read()))
+        busy()
+        if not updates_where_finite(self.optimizer, norm) and late.read().isfinite():
             self.optimizer.step()
-            if self.average is not None:
-                self.average.update(self.step)
+        if self.average is not None and not skipped:
+            self.average.update(self.step)
         self.optimizer.zero_grad(set_to_none=True)
         if self.process.needs is not None:
-            self.process.observe(scores)
+            self.process.observe(outputs.scores())
         extra = dict(getattr(self.process, "metrics", {}))
         if self.loss_scale is not None:
             extra["loss_scale"] = self.loss_scale.value
-        if balance is not None:  # experts used evenly; not part of "loss"
-            extra["balance"] = float(self._sum(balance.double()) / accelerator.num_processes)
-        if looks:
-            assert gradient is not None  # it was asked for
-            mean = gradient / accelerator.num_processes
-            extra |= self.diagnostics.of(batch, nll, weights, mean, normaliser, self._sum)
-        counts = self._sum(
-            torch.stack([batch.clean.attention.sum(), batch.masked.sum(), nll.double().sum()]).double()
-        ).tolist()
-        self.counters.tokens += int(counts[0])
-        return {
-            "loss": loss,
-            "nll": counts[2] / max(1.0, counts[1]),
-            "grad_norm": None if skipped else norm,
-            "learning_rate": self.learning_rate(self.step),
-            "masked_share": counts[1] / counts[0],
-            **extra,
-        }
+        counts = self._sum(torch.stack([batch.clean.attention.sum(), batch.masked.sum()])).tolist()
+        self.counters.tokens += counts[0]
+        shown = {"learning_rate": self.learning_rate(self.step), "masked_share": counts[1] / counts[0], **extra}
+        return Figures(batch, weights, normaliser, outputs, None if skipped else late, looks, counts[1], shown)
 
     def _sum(self, value: Tensor) -> Tensor:
         """Sum a tensor of the host over the ranks."""
         return sum_over_ranks(self.accelerator.num_processes, value)
 
-    def _forward_backward(
-        self, batch: MaskedBatch, weights: Tensor, needs: tuple[str, ...] | None
-    ) -> tuple[Tensor, Scores | None, Tensor | None, Tensor | None, Tensor | None]:
-        """Run the micro-batches. Returns what `joined` does.
-
-        Rows without a mask cost no forward, unless layers are compiled for so many rows.
-        """
+    def _forward_backward(self, batch: MaskedBatch, weights: Tensor, needs: tuple[str, ...] | None) -> StepOutputs:
+        """Run the micro-batches. Rows without a mask cost no forward, unless layers are compiled for so many rows."""
         size, every = self.config.micro_batch_size or len(batch), self.compiled and self.one_shape
         parts = list(micro_batches(batch, size, every))
         device = self.accelerator.device
-        outputs = []
+        outputs, found = [], None
         for i, (run, part) in enumerate(parts):
             with nullcontext() if i == len(parts) - 1 else self.accelerator.no_sync(self.wrapped):
                 with torch.autocast(device.type, self.dtype, enabled=self.dtype is not None):
-                    there = weights[run, : part.clean.length].to(device)
-                    output = self.wrapped(part.to(device), there, needs, self.objective)
+                    prepared = self.model.prepare(part, weights[run, : part.clean.length]).to(device)
+                    output = self.wrapped(prepared, needs=needs, objective=self.objective)
                 # Only the head's backward knows the loss scale, and it rounds to fp16 last.
                 scale = 1.0 if self.loss_scale is None else self.loss_scale.value
+                outputs.append(output)
+                if i == len(parts) - 1:  # before the backward, which the host need not wait for
+                    found = StepOutputs([run for run, _ in parts], outputs, batch.masked.shape)
                 self.accelerator.backward(output.loss * scale)
-            outputs.append(output)
-        return joined([run for run, _ in parts], outputs, batch.masked.shape)
+        assert found is not None  # there is a part, if only one without a mask
+        return found
 
     def _evaluate(self, log: MetricsLog | None, progress: TrainingProgress) -> None:
         if self.evaluate is None:
@@ -392,14 +404,25 @@ class Trainer:
         for callback in self.callbacks:
             callback.evaluation(self.step, results)
 
-    def _log(self, log: MetricsLog | None, kind: str, values: dict[str, Any]) -> None:
+    def _place(self) -> dict[str, Any]:
+        """How far the run has come, for the log."""
+        rows: RowStream = self.process.rows  # type: ignore[attr-defined]
+        return {
+            "step": self.step,
+            "epoch": rows.epoch,
+            "seconds": self.counters.seconds,
+            "tokens": self.counters.tokens,
+        }
+
+    def _log(
+        self, log: MetricsLog | None, kind: str, values: dict[str, Any], place: dict[str, Any] | None = None
+    ) -> None:
+        place = place or self._place()
         if log is not None:
-            rows: RowStream = self.process.rows  # type: ignore[attr-defined]
-            at = {"epoch": rows.epoch, "seconds": self.counters.seconds, "tokens": self.counters.tokens}
-            log.write(kind, self.step, **at, **values)
+            log.write(kind, **place, **values)
         numbers = {f"{kind}/{k}": v for k, v in values.items() if isinstance(v, (int, float))}
         if self.config.tracker != "none":
-            self.accelerator.log(numbers, step=self.step)
+            self.accelerator.log(numbers, step=place["step"])
 
     def _claimed_folder(self, resume: bool, overwrite: bool) -> AbstractContextManager[None]:
         """Hold the folder against other writers; refuse one that holds something else; write the config."""

@@ -1,0 +1,74 @@
+"""What a step asks of the device: few operations beside the model's own, and one answer at most to wait for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from accelerate.state import PartialState
+
+from unmask import ELBO, Bell, Blockwise, ExactCount, IndependentMasking, MaskedMean, ProgressiveUnmasking, RowMean
+from unmask.testing.device import Float32Device
+
+ARMS = {
+    "standard": (IndependentMasking(coupling="stratified"), ELBO(), 0, 30),
+    "bell": (IndependentMasking(Bell(), ExactCount(), "stratified"), MaskedMean(), 0, 30),
+    "puma": (ProgressiveUnmasking(stages=4, threshold=0.5), RowMean(), 1, 30),  # the scores, before the next draw
+    "puma in blocks": (Blockwise(ProgressiveUnmasking(stages=4), 27), RowMean(), 1, 35),  # both copies of the rows
+}
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """The simulated device, which counts; accelerate finds it as it finds a GPU."""
+    monkeypatch.setitem(PartialState().__dict__, "device", Float32Device.device)
+    with Float32Device() as counts:
+        yield counts
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+@pytest.mark.parametrize(("masking", "objective", "waits", "most"), ARMS.values(), ids=ARMS)
+def test_a_step_waits_for_no_more_than_the_scores(trainer, build, device, masking, objective, waits, most, parts):
+    """However many parts it is run in; and masking adds few operations to each."""
+    model = build(tie_word_embeddings=False).to(device.device)
+    settings = {"batch_size": 8, "micro_batch_size": 8 // parts, "log_every": 1000, "precision": "fp32"}
+    settings["optimizer"] = lambda groups: torch.optim.AdamW(groups, fused=True)  # as on CUDA
+    run = trainer("run", model=model, masking=masking, objective=objective, **settings)
+    run.wrapped.train()
+    for _ in range(2):  # what is made once is made
+        run._train_step()
+        run.counters.step += 1
+    device.waits.clear()
+    device.operations = 0
+    run._train_step()
+    assert len(device.waits) == waits, device.waits
+    step = device.operations
+
+    batch = run.process.draw()
+    prepared = run.model.prepare(batch, torch.ones_like(batch.masked, dtype=torch.float32)).to(device.device)
+    device.operations = 0
+    for _ in range(parts):  # gradients add up, as in the step
+        run.model(prepared, needs=run.process.needs).loss.backward()
+    torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
+    run.optimizer.step()
+    assert step - device.operations <= most * parts
+
+
+def test_what_makes_the_host_wait_is_counted(device):
+    """Negative controls."""
+    x = torch.arange(4.0).to(device.device)
+    for ask in (
+        lambda: x.cpu(),
+        lambda: x.sum().item(),
+        lambda: x.nonzero(),
+        lambda: x[x > 1],
+        lambda: bool((x > 1).any()),
+        lambda: torch.zeros(4).copy_(x),
+    ):
+        device.waits.clear()
+        ask()
+        assert len(device.waits) == 1
+    device.waits.clear()
+    before = device.operations
+    assert (x[1:] + 1).shape == (3,)
+    assert device.operations == before + 1
+    assert device.waits == []
