@@ -17,6 +17,8 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from unmask import (
+    ELBO,
+    PPOTS,
     ExactCount,
     IndependentMasking,
     MaskedBatch,
@@ -203,6 +205,8 @@ def trainer(tmp_path: Path, rows: Dataset, build: Callable[..., MaskedDiffusionL
             settings["learning_rate"] = given.pop("learning_rate")
         if evaluate is None:
             settings.pop("evaluate_every", None)
+        if objective is None and isinstance(getattr(masking, "time", None), PPOTS):
+            objective = ELBO()  # rates that are fitted need its weight
         config = TrainingConfig(
             **{
                 "steps": 6,

@@ -45,7 +45,8 @@ for name, masking in {maskings!r}.items():
         config = TrainingConfig(
             precision="fp32", threads=1, warmup_steps=2, log_every=1, evaluate_every=3, tracker="none", **{settings!r}
         )
-        trainer = Trainer(model, masking, load_sudoku("train", limit=40), RowMean(), config, out=out / name,
+        objective = ELBO() if "PPOTS" in repr(masking) else RowMean()
+        trainer = Trainer(model, masking, load_sudoku("train", limit=40), objective, config, out=out / name,
                           evaluate=evaluate, held_out=load_sudoku("test", limit=5))
         assert trainer.accelerator.num_processes == 2
         try:

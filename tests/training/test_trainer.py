@@ -451,7 +451,7 @@ LEARNS = IndependentMasking(PPOTS(refit_every=2, grid=4, rows=3, masks=2, moment
 
 
 def test_fits_of_the_time_distribution_are_logged_under_the_steps_they_served(trainer, tmp_path):
-    trainer(masking=LEARNS, objective=ELBO()).train()
+    trainer(masking=LEARNS).train()
     fits = read_metrics(tmp_path / "run", "time")
     assert [line["step"] for line in fits] == [3, 5]
     assert all({"fit", "kl", "t", "mean", "variance", "density"} <= set(line) for line in fits)

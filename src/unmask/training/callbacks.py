@@ -22,7 +22,7 @@ class Callback:
     """The step whose checkpoint is kept whatever comes later."""
 
     def step(self, step: int, metrics: dict[str, Any]) -> None:
-        """Take the figures of a step: 1, 2, ..."""
+        """Take the figures of a step, while the next one is made; before anything is evaluated or saved."""
 
     def evaluation(self, step: int, results: dict[str, Any]) -> None:
         """Take what the evaluation after a step gave."""
