@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from unmask.batch import MaskedBatch
+from unmask.distributed import is_sharded
 from unmask.models.denoiser import MaskedDiffusionLM
+from unmask.store.checkpoint import newest
 
 
 def check_start(nll: float, choices: int) -> None:
@@ -31,19 +33,20 @@ def check_start(nll: float, choices: int) -> None:
 
 
 def not_finite(
-    step: int, loss: float, norm: float, batch: MaskedBatch, nll: Tensor, last: Path | None, source: str | None = None
+    model: MaskedDiffusionLM, step: int, checkpoints: Path, loss: float, norm: float, batch: MaskedBatch, nll: Tensor
 ) -> FloatingPointError:
-    """The error that ends a run whose loss or gradient is not finite.
+    """The error that ends a run whose loss or gradient is not finite, with its first source where that is found.
 
     Args:
+        model: unwrapped; nothing is looked for in one that is spread over ranks.
         step: steps done.
+        checkpoints: folder of the run's.
         loss: of the step.
         norm: of its gradient.
         batch: this rank's rows.
         nll: [B, L] of the step.
-        last: newest whole checkpoint.
-        source: what `first_not_finite` found.
     """
+    last, source = newest(checkpoints), None if is_sharded(model) else first_not_finite(model, batch, nll)
     bad = ~nll.isfinite().all(1)
     rows = (batch.clean.row[bad] if bad.any() else batch.clean.row).tolist()
     return FloatingPointError(

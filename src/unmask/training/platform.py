@@ -6,6 +6,8 @@ import ctypes
 import os
 import platform
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from torch import nn
 from torch.utils._triton import has_triton
 from transformers import PreTrainedModel
 
-from unmask.distributed import is_sharded
+from unmask.distributed import is_sharded, reshard
 from unmask.models.denoiser import MaskedDiffusionLM
 
 FUSED_ATTENTION_FROM = 512
@@ -177,3 +179,16 @@ def described(model: MaskedDiffusionLM, dtype: torch.dtype | None, compiled: boo
         "attention": getattr(model.config, "_attn_implementation", None),
         "compiled": compiled,
     }
+
+
+@contextmanager
+def measuring(
+    model: MaskedDiffusionLM, device: torch.device, dtype: torch.dtype | None, compiled: bool
+) -> Iterator[None]:
+    """Matrix products in `dtype`; compiled layers run as written, as their shapes would be new ones."""
+    eager = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+    try:
+        with eager, torch.autocast(device.type, dtype, enabled=dtype is not None):
+            yield
+    finally:
+        reshard(model)

@@ -8,8 +8,9 @@ process observes the scores of the same forwards. So the gradient does not depen
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from unmask.batch import MaskedBatch
 from unmask.config import to_json
 from unmask.data.stream import RowStream
 from unmask.data.tokenizers import TextTokenizer
-from unmask.distributed import gather_rows, is_sharded, reshard, sum_over_ranks, whole
+from unmask.distributed import gather_rows, is_sharded, sum_over_ranks, whole
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.objectives import Objective, RowMean
 from unmask.processes import Blockwise, Masking
@@ -32,7 +33,7 @@ from unmask.store import checkpoint
 from unmask.store.metrics import MetricsLog
 from unmask.training import platform
 from unmask.training.callbacks import Callback
-from unmask.training.checks import check_start, first_not_finite, not_finite
+from unmask.training.checks import check_start, not_finite
 from unmask.training.claim import Description, claimed_folder
 from unmask.training.config import TrainingConfig
 from unmask.training.diagnostics import Diagnostics
@@ -40,6 +41,7 @@ from unmask.training.ema import WeightAverage
 from unmask.training.figures import Figures
 from unmask.training.interrupts import Interrupts, end
 from unmask.training.later import Later
+from unmask.training.log import RunLog
 from unmask.training.loss_scale import LossScale
 from unmask.training.micro import StepOutputs, micro_batches
 from unmask.training.optimizer import OptimizerFactory, adamw, parameter_groups, updates_where_finite
@@ -191,7 +193,8 @@ class Trainer:
             self.counters = load_training(last, self.parts)
             self.diagnostics.resume(self.out, self.step)
         main, config = self.accelerator.is_main_process, self.config
-        log = MetricsLog(self.out, after=self.step if self.step else -1) if main else None
+        metrics = MetricsLog(self.out, after=self.step if self.step else -1) if main else None
+        log = RunLog(metrics, self.accelerator, config.tracker != "none")
         if config.tracker != "none":
             settings = {"run": to_json(self.run), "training": to_json(config)}
             self.accelerator.init_trackers(**tracker_settings(config.tracker, self.name, settings))
@@ -199,7 +202,8 @@ class Trainer:
         saved_at, saved = time.monotonic(), self.step if self.step else -1
         if self.step < config.steps:
             ranks = self.accelerator.num_processes
-            self._log(log, "start", platform.described(self.model, self.dtype, self.compiled) | {"ranks": ranks})
+            described = platform.described(self.model, self.dtype, self.compiled)
+            log.write("start", self._place(), described | {"ranks": ranks})
         with Display(visible=main) as display:
             progress = TrainingProgress(display, self.name, config.steps, self.step)
             if self.compiled:
@@ -235,7 +239,7 @@ class Trainer:
             tracker.finish()
         return checkpoint.folder_of(self.checkpoints, self.step)
 
-    def _one_step(self, log: MetricsLog | None, progress: TrainingProgress) -> None:
+    def _one_step(self, log: RunLog, progress: TrainingProgress) -> None:
         began = time.perf_counter()
         fit = self._refit()
         figures = self._train_step(lambda: self._report(log, progress))
@@ -243,7 +247,7 @@ class Trainer:
         self.counters.seconds += time.perf_counter() - began
         self._unread = figures, self._place(), fit
 
-    def _report(self, log: MetricsLog | None, progress: TrainingProgress) -> None:
+    def _report(self, log: RunLog, progress: TrainingProgress) -> None:
         """Read the figures of the step before, if nobody has yet, and tell of them.
 
         Raises:
@@ -253,14 +257,10 @@ class Trainer:
             return
         (figures, place, fit), self._unread = self._unread, None
         step, ranks = place["step"], self.accelerator.num_processes
-
-        def broken(loss: float, norm: float, batch: MaskedBatch, nll: Tensor) -> FloatingPointError:
-            source = None if is_sharded(self.model) else first_not_finite(self.model, batch, nll)
-            return not_finite(step - 1, loss, norm, batch, nll, checkpoint.newest(self.checkpoints), source)
-
+        broken = partial(not_finite, self.model, step - 1, self.checkpoints)
         metrics = figures.read(self.diagnostics, ranks, self._sum, broken)
         if fit:  # under the step that it served: a run resumed from the one before fits again
-            self._log(log, "time", fit, place)
+            log.write("time", place, fit)
         if step == 1 and metrics["masked_share"] > 0:
             check_start(metrics["nll"], self.model.head.choices)
         progress.step(step, loss=metrics["loss"])
@@ -268,7 +268,7 @@ class Trainer:
         if self._logs(step):
             losses, self.counters.losses = self.counters.losses, []
             metrics["loss_mean"] = sum(losses) / len(losses)
-            self._log(log, "train", metrics, place)
+            log.write("train", place, metrics)
         for callback in self.callbacks:
             callback.step(step, metrics)
 
@@ -312,15 +312,8 @@ class Trainer:
         with self._measuring(self.dtype if self.dtype != torch.float16 else None):
             return refit_time(self.process, self.masking, self.model, self.held_out, self.config.seed, mean)
 
-    @contextmanager
-    def _measuring(self, dtype: torch.dtype | None) -> Iterator[None]:
-        """Matrix products in `dtype`; compiled layers run as written, as their shapes would be new ones."""
-        eager = torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
-        try:
-            with eager, torch.autocast(self.accelerator.device.type, dtype, enabled=dtype is not None):
-                yield
-        finally:
-            reshard(self.model)
+    def _measuring(self, dtype: torch.dtype | None) -> AbstractContextManager[None]:
+        return platform.measuring(self.model, self.accelerator.device, dtype, self.compiled)
 
     def _train_step(self, busy: Callable[[], None] = lambda: None) -> Figures:
         """Queue all that the device has to do for a step; `busy` is what the host does meanwhile.
@@ -392,14 +385,14 @@ class Trainer:
         assert found is not None  # there is a part, if only one without a mask
         return found
 
-    def _evaluate(self, log: MetricsLog | None, progress: TrainingProgress) -> None:
+    def _evaluate(self, log: RunLog, progress: TrainingProgress) -> None:
         if self.evaluate is None:
             return
         with self.average.applied() if self.average else nullcontext(), self._measuring(self.dtype):
             self.wrapped.eval()
             results = self.evaluate(self.model, self.step == self.config.steps)
             self.wrapped.train()
-        self._log(log, "evaluation", results)
+        log.write("evaluation", self._place(), results)
         progress.evaluated(self.step, **shown_of(results))
         for callback in self.callbacks:
             callback.evaluation(self.step, results)
@@ -413,16 +406,6 @@ class Trainer:
             "seconds": self.counters.seconds,
             "tokens": self.counters.tokens,
         }
-
-    def _log(
-        self, log: MetricsLog | None, kind: str, values: dict[str, Any], place: dict[str, Any] | None = None
-    ) -> None:
-        place = place or self._place()
-        if log is not None:
-            log.write(kind, **place, **values)
-        numbers = {f"{kind}/{k}": v for k, v in values.items() if isinstance(v, (int, float))}
-        if self.config.tracker != "none":
-            self.accelerator.log(numbers, step=place["step"])
 
     def _claimed_folder(self, resume: bool, overwrite: bool) -> AbstractContextManager[None]:
         """Hold the folder against other writers; refuse one that holds something else; write the config."""
