@@ -303,10 +303,9 @@ class Trainer:
 
     def _refit(self) -> dict[str, Any]:
         """Refit the time distribution where that is due; every rank uses the mean of all ranks' measurements."""
-        accelerator = self.accelerator
 
         def mean(measured: Tensor) -> Tensor:
-            return self._sum(measured) / accelerator.num_processes
+            return self._sum(measured) / self.accelerator.num_processes
 
         # Gradients of single rows have no loss scale: where the steps are in fp16, they are measured in fp32.
         with self._measuring(self.dtype if self.dtype != torch.float16 else None):
