@@ -19,6 +19,7 @@ from unmask.cli.study import study
 from unmask.cli.train import train
 from unmask.cli.variance import variance
 from unmask.config import nearest
+from unmask.training.ending import RankError
 
 COMMANDS = {command.__name__: command for command in (train, compare, study, report, evaluate, sample, variance)}
 
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
         if words[0] not in COMMANDS:
             raise ValueError(f"unknown command '{words[0]}'{nearest(words[0], COMMANDS)}")
         COMMANDS[words[0]](words[1:])
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, RankError) as error:
         message = escape(" ".join(str(error).split()))
         Console(stderr=True, soft_wrap=True).print(f"[bold red]unmask:[/] {message}", highlight=False)
         raise SystemExit(2) from None

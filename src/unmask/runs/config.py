@@ -27,6 +27,7 @@ from unmask.report.figures import draw_rates
 from unmask.store import checkpoint
 from unmask.store.folder import CONFIG_FILE, check_folder, read_config
 from unmask.training import Trainer, TrainingConfig
+from unmask.training.launched import check_launch
 from unmask.training.state import read_weights
 from unmask.training.trainer import Evaluation
 
@@ -187,6 +188,7 @@ class RunConfig:
 
     def check(self, out: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:
         """Raise ValueError for what can be refused without building anything: see `train`."""
+        check_launch()
         self.objective.check(self.masking)
         length, positions = getattr(self.data, "length", None), getattr(self.model, "positions", None)
         require(

@@ -17,6 +17,7 @@ from rich.console import Console
 from unmask.config import positive_int, require
 from unmask.runs.job import Job
 from unmask.store.metrics import read_metrics
+from unmask.training.launched import check_alone
 from unmask.training.progress import Display, StudyProgress, TrainingProgress, shown_of
 
 POLL_SECONDS = 0.5
@@ -59,6 +60,7 @@ def run_jobs(
     Raises:
         ValueError: for anything that a run refuses, before the first one starts.
     """
+    check_alone("a study starts its runs itself: start it")
     for name, values in (("names", [job.name for job in jobs]), ("folders", [job.out for job in jobs])):
         require(len(set(values)) == len(values), f"jobs need {name} of their own, got {', '.join(map(str, values))}")
     for job in jobs:

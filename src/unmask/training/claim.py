@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
+import secrets
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,10 +16,14 @@ from typing import Any
 from unmask import __version__
 from unmask.config import to_json
 from unmask.data.tokenizers import TextTokenizer
-from unmask.distributed import raise_together
+from unmask.distributed import gather_counts, raise_together
 from unmask.store import checkpoint
-from unmask.store.folder import begin_run, check_folder, lock_folder
+from unmask.store.folder import LOCK_FILE, begin_run, check_folder, lock_folder
 from unmask.training.config import TrainingConfig
+from unmask.training.ending import clear_words
+
+VISIBLE_WITHIN = 30.0
+"""Seconds within which every node sees what one wrote; network file systems keep what they knew for a few."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +89,57 @@ def claimed_folder(
             if rank == 0:
                 held.callback(lock_folder(out).release)
                 look()  # another run may have begun, and ended, since the first look
+        except (ValueError, OSError) as error:
+            problem = error
+        raise_together(ranks, problem, ValueError)
+        check_shared(out, rank, ranks)
+        try:
+            if rank == 0:
                 begin_run(out, described, overwrite)
                 checkpoint.clear_unfinished(out / "checkpoints")
+                clear_words(out)
         except (ValueError, OSError) as error:
             problem = error
         raise_together(ranks, problem, ValueError)
         yield
+
+
+def check_shared(out: Path, rank: int, ranks: int) -> None:
+    """Refuse a folder that the ranks do not share: each writes its part of a checkpoint, and reads all at a resume.
+
+    The first rank writes a number that was not there before into the lock that it holds; the others must see it.
+
+    Args:
+        out: the run's folder, which the first rank holds.
+        rank: of this process.
+        ranks: how many there are; each must call this.
+
+    Raises:
+        ValueError: on every rank, naming one that does not see the number.
+    """
+    if ranks == 1:
+        return
+    token = str(gather_counts(secrets.randbits(62), ranks)[0])
+    problem = None
+    try:
+        if rank == 0:
+            (out / LOCK_FILE).write_text(token)
+    except OSError as error:
+        problem = error
+    raise_together(ranks, problem, ValueError)
+    until = time.monotonic() + VISIBLE_WITHIN
+    while not (seen := _reads(out / LOCK_FILE, token)) and time.monotonic() < until:
+        time.sleep(0.1)
+    if not seen:
+        problem = ValueError(
+            f"{out} on {platform.node()} is not the folder that rank 0 writes to: the ranks of a run share its "
+            "folder. Give --out on a file system that all nodes see"
+        )
+    raise_together(ranks, problem, ValueError)
+
+
+def _reads(file: Path, text: str) -> bool:
+    try:
+        return file.read_text() == text
+    except (OSError, UnicodeDecodeError):
+        return False

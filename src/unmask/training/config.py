@@ -57,6 +57,8 @@ class TrainingConfig:
     (`unmask.training.platform`)."""
     threads: int | None = None
     """CPU threads. None: what torch chooses."""
+    rank_timeout_minutes: float = 10.0
+    """Minutes for which ranks wait for one another, as for the first one's saving, before the run ends."""
     seed: int = 0
     """Of weights, data order and masks."""
     evaluate_every: int | None = None
@@ -98,6 +100,7 @@ class TrainingConfig:
         require(self.anneal_from < self.steps, f"anneal_from {self.anneal_from} must be below steps {self.steps}")
         minutes = self.checkpoint_minutes
         require(minutes is None or minutes > 0, f"checkpoint_minutes must be greater than 0, got {minutes}")
+        require(self.rank_timeout_minutes > 0, f"rank_timeout_minutes must be > 0, got {self.rank_timeout_minutes}")
         if self.ema_decay is not None:
             require(0 < self.ema_decay < 1, f"ema_decay must be in (0, 1), got {self.ema_decay}")
 
@@ -151,7 +154,7 @@ class TrainingConfig:
 
 
 _FREE = {"evaluate_every", "log_every", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "tracker"}
-_FREE |= {"threads", "micro_batch_size"}
+_FREE |= {"threads", "micro_batch_size", "rank_timeout_minutes"}
 _SCHEDULED = {"steps", "decay_steps", "anneal_from"}
 
 ours(TrainingConfig)

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import GradientAccumulationPlugin
+from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
+
+from unmask.training.launched import check_launch, warn_of_unused
 
 
-def accelerator_of(tracker: str | None, out: Path) -> Accelerator:
+def accelerator_of(tracker: str | None, out: Path, timeout_minutes: float) -> Accelerator:
     """What connects the ranks of a run.
 
     Args:
         tracker: where metrics go besides, by accelerate's name; None for nowhere.
         out: the run's folder.
+        timeout_minutes: for which ranks wait for one another.
 
     Raises:
-        ValueError: for a tracker that accelerate does not know, or whose package is not installed.
+        ValueError: for a tracker that accelerate does not know, or whose package is not installed, and for what
+            `check_launch` refuses.
     """
+    check_launch()
+    warn_of_unused()
     # One process may train several runs after one another; accelerate keeps the first one's settings.
     AcceleratorState._reset_state()
     try:
-        # Whatever `accelerate config` or the environment says of these, the run's own settings decide.
+        # Whatever `accelerate config` or the environment says of these, the run's own settings decide. Without a
+        # device, accelerate connects ranks only where it is told that the CPU is meant; torchrun does not tell.
         accelerator = Accelerator(
+            cpu=not torch.accelerator.is_available(),
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=timeout_minutes))],
             mixed_precision="no",
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
             dynamo_backend="no",
