@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import random
 import shutil
 import signal
 import sys
@@ -18,6 +19,7 @@ from transformers import AutoModelForCausalLM
 from unmask import MaskedDiffusionLM, ProgressiveUnmasking
 from unmask.store import checkpoint
 from unmask.store.checkpoint import CheckpointError
+from unmask.training.callbacks import Callback
 
 
 def _fill(folder: Path) -> None:
@@ -186,7 +188,7 @@ def _foreign(folder: Path) -> None:
 def _manifest(**changes):
     def change(folder: Path) -> None:
         manifest = json.loads((folder / "manifest.json").read_text()) | changes
-        kept = {name: value for name, value in manifest.items() if value is not None}
+        kept = {name: value for name, value in manifest.items() if value is not None and name != "sha256"}
         (folder / "manifest.json").write_text(json.dumps(kept))
 
     return change
@@ -243,6 +245,71 @@ def test_resume_goes_on_from_the_earlier_of_two(trainer, state_of, stop_at, tmp_
     with pytest.warns(UserWarning, match="step-00000004.*looking for an earlier one"):
         last = run.train(resume=True)
     assert state_of(last) == state_of(trainer("whole", **settings).train())
+
+
+def _flip(file: Path, bit: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    file.write_bytes(content)
+
+
+def _damages(size: int, seed: str):
+    """By name, what may become of a file of so many bytes."""
+    bits = random.Random(seed).sample(range(8 * size), min(8 * size, 6))
+    yield "missing", Path.unlink
+    for length in {0, size // 2, size - 1}:
+        yield f"cut to {length} bytes", lambda file, length=length: os.truncate(file, length)
+    for bit in bits:
+        yield f"bit {bit} flipped", lambda file, bit=bit: _flip(file, bit)
+
+
+def test_whatever_file_of_a_checkpoint_is_damaged_the_one_before_is_used_and_it_is_said(trainer, tmp_path):
+    """Every file that a run with a pool and an average saves."""
+    settings = {"masking": ProgressiveUnmasking(pool=16), "ema_decay": 0.9, "checkpoint_every": 3}
+    last = trainer(**settings).train()
+    earlier, files = last.with_name("step-00000003"), sorted(p for p in last.rglob("*") if p.is_file())
+    assert len(files) >= 8
+    for file in files:
+        content = file.read_bytes()
+        for what, damage in _damages(len(content), file.name):
+            damage(file)
+            with pytest.warns(UserWarning, match=f"{last.name} .*{file.name}.*looking for an earlier one"):
+                assert checkpoint.newest(last.parent) == earlier, f"{file.name}: {what}"
+            file.write_bytes(content)
+    assert checkpoint.newest(last.parent) == last
+
+
+def test_every_bit_of_a_manifest_counts(tmp_path):
+    (late,) = _write(tmp_path, 20)
+    file = late / checkpoint.MANIFEST
+    content = file.read_bytes()
+    for bit in range(8 * len(content)):
+        _flip(file, bit)
+        with pytest.raises(CheckpointError) as error:
+            checkpoint.check(late)
+        assert not isinstance(error.value, checkpoint.OtherFormat), f"bit {bit}"
+        file.write_bytes(content)
+    assert checkpoint.newest(tmp_path) == late
+
+
+def test_a_manifest_that_was_written_without_a_checksum_of_its_own_is_read(tmp_path):
+    (folder,) = _write(tmp_path, 10)
+    _manifest()(folder)
+    assert "sha256" not in json.loads((folder / checkpoint.MANIFEST).read_text())
+    assert checkpoint.check(folder)["step"] == 10
+
+
+@pytest.mark.parametrize("log_every", [1, 100], ids=["at the log", "at the checkpoint"])
+def test_a_folder_that_is_deleted_during_a_run_is_not_made_again(trainer, tmp_path, log_every):
+    class Delete(Callback):
+        def step(self, step, metrics):
+            if step == 3:
+                shutil.rmtree(tmp_path / "run")
+
+    run = trainer(callbacks=[Delete()], checkpoint_every=2, log_every=log_every)
+    with pytest.raises((OSError, CheckpointError), match=r"the run's folder .*was deleted"):
+        run.train()
+    assert not (tmp_path / "run").exists()
 
 
 def test_without_a_folder_there_is_no_newest(tmp_path):

@@ -1,7 +1,7 @@
 """Checkpoints: folders of safetensors and JSON, written aside and renamed, so that they are whole or absent.
 
 checkpoints/step-00000080/
-    manifest.json            step, version, and size and SHA-256 of every other file
+    manifest.json            step, version, size and SHA-256 of every other file, and the SHA-256 of all that
     model/  ema/             Hugging Face folders, or weights.safetensors for a backbone of another kind; of text
                              with the tokenizer and a model card
     optimizer.*  rank-0.*    tensors in .safetensors, everything else in .json
@@ -76,6 +76,22 @@ def temporary_of(root: Path, step: int) -> Path:
     return root / f".writing-step-{step:08d}"
 
 
+def begin(root: Path, step: int) -> Path:
+    """Make the folder where the checkpoint of a step is put together.
+
+    Raises:
+        CheckpointError: where it cannot be made; the run's own folder is not made again if it was deleted.
+    """
+    if not root.parent.is_dir():
+        raise CheckpointError(f"could not save step {step}: the run's folder {root.parent} was deleted")
+    try:
+        root.mkdir(exist_ok=True)
+        temporary_of(root, step).mkdir(exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"could not save step {step} in {root}: {error}") from error
+    return temporary_of(root, step)
+
+
 def write(
     root: Path, step: int, version: str, fill: Callable[[Path], None], keep: int, spared: Collection[int] = ()
 ) -> Path:
@@ -94,16 +110,15 @@ def write(
     Raises:
         CheckpointError: where the disk is full or not writable; earlier checkpoints are left as they were.
     """
-    target, temporary = folder_of(root, step), temporary_of(root, step)
+    target, temporary = folder_of(root, step), begin(root, step)
     try:
-        temporary.mkdir(parents=True, exist_ok=True)
         fill(temporary)
         files = {}
         for file in sorted(p for p in temporary.rglob("*") if p.is_file()):
             _sync(file)
             files[str(file.relative_to(temporary))] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
         manifest = {"format": FORMAT, "step": step, "version": version, "files": files}
-        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        (temporary / MANIFEST).write_text(_signed(manifest))
         _sync(temporary / MANIFEST)
         _sync(temporary)
         if target.exists():
@@ -137,6 +152,11 @@ def check(folder: Path) -> dict[str, Any]:
         manifest = json.loads((folder / MANIFEST).read_text())
     except (OSError, ValueError):
         raise CheckpointError(f"{folder} is not an unmask checkpoint: it has no readable {MANIFEST}") from None
+    altered = CheckpointError(
+        f"the checkpoint {folder} was altered: its {MANIFEST} has another content than was saved"
+    )
+    if isinstance(manifest, dict) and manifest.pop("sha256", _digest(manifest)) != _digest(manifest):
+        raise altered
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found != FORMAT:
         kind = OtherFormat if str(found).startswith(FORMAT.rstrip("0123456789")) else CheckpointError
@@ -144,8 +164,8 @@ def check(folder: Path) -> dict[str, Any]:
             f"{folder} is in format {found!r}; this version reads {FORMAT!r}: use the version that wrote it, or "
             "another --out"
         )
-    if not isinstance(manifest.get("step"), int) or not isinstance(manifest.get("files"), dict):
-        raise CheckpointError(f"the checkpoint {folder} was altered: its {MANIFEST} lacks the step or the files")
+    if set(manifest) != {"format", "step", "version", "files"}:
+        raise altered
     for name, facts in manifest["files"].items():
         file = folder / name
         if not file.is_file():
@@ -190,7 +210,7 @@ def reduce(folder: Path, kept: tuple[str, ...]) -> None:
         return
     manifest["files"] = {name: facts for name, facts in manifest["files"].items() if name not in gone}
     aside = folder / f".{MANIFEST}.new"
-    aside.write_text(json.dumps(manifest, indent=1))
+    aside.write_text(_signed(manifest))
     _sync(aside)
     aside.replace(folder / MANIFEST)  # before the files go: the checkpoint is whole at every moment
     for name in gone:
@@ -207,6 +227,15 @@ def sha256(file: Path) -> str:
     """Hex digest of a file."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _signed(manifest: dict[str, Any]) -> str:
+    """The manifest's text, with a checksum of its own: of all files it alone is in no other's list."""
+    return json.dumps({**manifest, "sha256": _digest(manifest)}, indent=1)
 
 
 def _is_full(error: Exception) -> bool:

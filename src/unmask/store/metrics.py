@@ -30,6 +30,8 @@ class MetricsLog:
             with self.path.open("a") as file:
                 file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         except OSError as error:
+            if not self.path.parent.is_dir():
+                raise OSError(f"the run's folder {self.path.parent} was deleted") from error
             raise OSError(
                 f"could not write {self.path}: {error.strerror}. --resume goes on from the last checkpoint"
             ) from error

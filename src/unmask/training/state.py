@@ -121,9 +121,9 @@ def save_training(
     problem = None
     try:
         if parts.rank != 0:
-            folder = checkpoint.temporary_of(root, step)
-            folder.mkdir(parents=True, exist_ok=True)
-            checkpoint.save_state(folder / rank_file, rank_state)
+            checkpoint.save_state(checkpoint.begin(root, step) / rank_file, rank_state)
+    except checkpoint.CheckpointError as error:
+        problem = error
     except (OSError, SafetensorError) as error:
         problem = checkpoint.CheckpointError(f"could not save step {step}: {error}")
     raise_together(parts.ranks, problem, checkpoint.CheckpointError)
