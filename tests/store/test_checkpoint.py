@@ -279,6 +279,7 @@ def test_whatever_file_of_a_checkpoint_is_damaged_the_one_before_is_used_and_it_
     assert checkpoint.newest(last.parent) == last
 
 
+@pytest.mark.slow
 def test_every_bit_of_a_manifest_counts(tmp_path):
     (late,) = _write(tmp_path, 20)
     file = late / checkpoint.MANIFEST

@@ -50,7 +50,7 @@ def test_others_end_soon_and_say_what_became_of_a_rank(forked_ranks, trainer, tm
             raise SystemExit(9) from None
 
     began = time.monotonic()
-    assert forked_ranks(work, limit=50)[0] == 9
+    assert forked_ranks(work, limit=30)[0] == 9
     assert time.monotonic() - began < 60
     assert (tmp_path / "said").read_text().startswith(said)
     word = json.loads((tmp_path / "run" / "failed-rank-0.json").read_text())

@@ -20,7 +20,7 @@ from unmask.distributed import gather_counts, raise_together
 from unmask.store import checkpoint
 from unmask.store.folder import LOCK_FILE, begin_run, check_folder, lock_folder
 from unmask.training.config import TrainingConfig
-from unmask.training.ending import clear_words
+from unmask.training.ending import clear_words, ending_together
 
 VISIBLE_WITHIN = 30.0
 """Seconds within which every node sees what one wrote; network file systems keep what they knew for a few."""
@@ -56,6 +56,8 @@ def claimed_folder(
     wait: Callable[[], None],
 ) -> Iterator[None]:
     """Hold the folder against other writers; refuse one that holds something else; write the config.
+
+    Whatever ends one of the ranks meanwhile, the others learn of it in the folder.
 
     Args:
         out: the folder.
@@ -101,7 +103,8 @@ def claimed_folder(
         except (ValueError, OSError) as error:
             problem = error
         raise_together(ranks, problem, ValueError)
-        yield
+        with ending_together(out, rank, ranks, config.rank_timeout_minutes):
+            yield
 
 
 def check_shared(out: Path, rank: int, ranks: int) -> None:

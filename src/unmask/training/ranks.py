@@ -10,21 +10,22 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
 
+from unmask.training.config import TrainingConfig
 from unmask.training.launched import check_launch, warn_of_unused
 
 
-def accelerator_of(tracker: str | None, out: Path, timeout_minutes: float) -> Accelerator:
-    """What connects the ranks of a run.
+def accelerator_of(config: TrainingConfig, out: Path) -> Accelerator:
+    """What connects the ranks of a run, with its threads, its time-out and its tracker.
 
     Args:
-        tracker: where metrics go besides, by accelerate's name; None for nowhere.
+        config: of the loop.
         out: the run's folder.
-        timeout_minutes: for which ranks wait for one another.
 
     Raises:
         ValueError: for a tracker that accelerate does not know, or whose package is not installed, and for what
             `check_launch` refuses.
     """
+    tracker = None if config.tracker == "none" else config.tracker
     check_launch()
     warn_of_unused()
     # One process may train several runs after one another; accelerate keeps the first one's settings.
@@ -34,7 +35,7 @@ def accelerator_of(tracker: str | None, out: Path, timeout_minutes: float) -> Ac
         # device, accelerate connects ranks only where it is told that the CPU is meant; torchrun does not tell.
         accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=timeout_minutes))],
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=config.rank_timeout_minutes))],
             mixed_precision="no",
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
             dynamo_backend="no",
@@ -43,6 +44,8 @@ def accelerator_of(tracker: str | None, out: Path, timeout_minutes: float) -> Ac
         )
     except ValueError as error:
         raise ValueError(f"tracker '{tracker}': {error}") from None
+    if config.threads is not None:  # after accelerate, which sets them for ranks on a CPU
+        torch.set_num_threads(config.threads)
     if tracker is not None and not accelerator.log_with:
         raise ValueError(f"tracker '{tracker}' is not installed; install its package, or use --tracker none")
     return accelerator

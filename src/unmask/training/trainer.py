@@ -38,7 +38,6 @@ from unmask.training.claim import Description, claimed_folder
 from unmask.training.config import TrainingConfig
 from unmask.training.diagnostics import Diagnostics
 from unmask.training.ema import WeightAverage
-from unmask.training.ending import ending_together
 from unmask.training.figures import Figures
 from unmask.training.interrupts import Interrupts, end
 from unmask.training.later import Later
@@ -117,10 +116,7 @@ class Trainer:
             model.check_tokenizer(tokenizer)
         shortest, longest = model.check_rows(dataset)
         platform.keep_freed_memory()
-        tracker = None if config.tracker == "none" else config.tracker
-        self.accelerator = accelerator_of(tracker, self.out, config.rank_timeout_minutes)
-        if config.threads is not None:  # after accelerate, which sets them for ranks on a CPU
-            torch.set_num_threads(config.threads)
+        self.accelerator = accelerator_of(config, self.out)
         device = self.accelerator.device
         self.dtype = platform.autocast_dtype(config.precision, device)
         self.loss_scale = LossScale() if self.dtype == torch.float16 else None
@@ -189,8 +185,6 @@ class Trainer:
                 platform.compile_layers(self.model, self.accelerator.device, dynamic=not self.one_shape)
                 held.callback(platform.restore_layers, self.model)
             held.enter_context(self._claimed_folder(resume, overwrite))
-            ranks = self.accelerator.process_index, self.accelerator.num_processes
-            held.enter_context(ending_together(self.out, *ranks, self.config.rank_timeout_minutes))
             return self._train(resume)
 
     def _train(self, resume: bool) -> Path:
