@@ -11,8 +11,9 @@ as the pool, and with a hundred times the batch.
 from dataclasses import replace
 
 from experiments.parts.repeated import RepeatedRows
-from experiments.parts.sudoku import HalfOfSudokus
 from unmask import ExactCount, IndependentMasking, ProgressiveUnmasking
+from unmask.evaluation.tasks import SudokuTask
+from unmask.parts.sudoku import CLUES
 from unmask.recipes import sudoku
 from unmask.runs.study import Arm, Study
 
@@ -23,7 +24,7 @@ base = replace(
     recipe,
     masking=BASELINE,
     training=replace(recipe.training, steps=STEPS, batch_size=16, threads=1),
-    evaluation=HalfOfSudokus(half=0, puzzles=100, final_puzzles=1000),
+    evaluation=SudokuTask(clues=CLUES, half=0, puzzles=100, final_puzzles=1000),
 )
 
 

@@ -5,8 +5,9 @@ unmask study experiments/puma_sudoku/study.py --out runs/puma_sudoku
 
 from dataclasses import replace
 
-from experiments.parts.sudoku import HalfOfSudokus
 from unmask import Beta, Clipped, ExactCount, IndependentMasking, MaskedMean, ProgressiveUnmasking, Ramp
+from unmask.evaluation.tasks import SudokuTask
+from unmask.parts.sudoku import CLUES
 from unmask.recipes import sudoku
 from unmask.runs.study import Arm, Study
 from unmask.sampling import Decoding
@@ -19,7 +20,7 @@ base = replace(recipe, masking=STANDARD, training=replace(recipe.training, batch
 
 
 def judged_by(half: int):
-    return replace(base, evaluation=HalfOfSudokus(half=half, puzzles=100, final_puzzles=1000))
+    return replace(base, evaluation=SudokuTask(clues=CLUES, half=half, puzzles=100, final_puzzles=1000))
 
 
 screening = Study(
@@ -67,7 +68,9 @@ confirming = Study(
     control="uniform-count",
     seeds=(21, 22, 23, 24, 25),
     finals={
-        policy: HalfOfSudokus(half=1, final_puzzles=400, decoding=Decoding(policy=policy, tokens_per_step=4))
+        policy: SudokuTask(
+            clues=CLUES, half=1, final_puzzles=400, decoding=Decoding(policy=policy, tokens_per_step=4)
+        )
         for policy in ("margin", "entropy", "random")
     },
     warmup=0.04,

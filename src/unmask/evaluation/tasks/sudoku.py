@@ -28,16 +28,26 @@ class SudokuTask(DecodingTask):
         split: "test" (made like the training puzzles, other grids) or "kaidoku" (published, graded).
         form: of a row, as in training: "grid" or "pair".
         clues: least and most clues of the puzzles.
+        half: 0 or 1: the first or the last half of each stratum, so that settings can be chosen on one and judged on
+            the other. None: all puzzles.
     """
 
     split: Literal["test", "kaidoku"] = "test"
     form: Literal["grid", "pair"] = "grid"
     clues: tuple[int, int] = (25, 45)
+    half: Literal[0, 1] | None = None
     decoding: Decoding = field(default_factory=lambda: Decoding(tokens_per_step=4))
 
     def load(self, limit: int | None = None) -> Dataset:
         """The first puzzles of each stratum, in equal parts."""
-        return load_sudoku(self.split, form=self.form, clues=self.clues, limit=limit)
+        if self.half is None:
+            return load_sudoku(self.split, form=self.form, clues=self.clues, limit=limit)
+        rows = load_sudoku(self.split, form=self.form, clues=self.clues)
+        stratum = np.array(rows["stratum"])
+        places = [np.flatnonzero(stratum == name) for name in np.unique(stratum)]
+        halves = [np.array_split(place, 2)[self.half] for place in places]
+        each = None if limit is None else limit // len(halves)
+        return rows.select(np.concatenate([half[:each] for half in halves]))
 
     def right(self, dataset: Dataset, rows: TokenBatch, tokens: Tensor) -> np.ndarray:
         """Every clue kept, and every row, column and box holds 1 to 9."""
