@@ -117,7 +117,9 @@ def test_texts_begin_with_the_prompt_and_the_rest_is_the_decoding_loop_s(writer,
     maskable = (torch.arange(12) > 3).expand(5, -1)
     row = torch.arange(5)
     batch = TokenBatch(given, maskable, torch.ones_like(maskable), row, torch.zeros_like(row), torch.ones(5))
-    ended = generate(model, batch, decoding, seed=3, end_token_id=tokenizer.end_token_id)
+    options = {"end_token_id": tokenizer.end_token_id, "suppress_tokens": tokenizer.suppress_tokens}
+    ended = generate(model, batch, decoding, seed=3, **options)
+    assert not torch.isin(found, torch.tensor(tokenizer.suppress_tokens)).any()
     assert torch.equal(found, ended.tokens)
     free, _ = sample_tokens(model, tokenizer, 5, 12, decoding, seed=3)
     assert free.shape == (5, 12)  # without what a shifted model is given before the text

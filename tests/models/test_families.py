@@ -141,9 +141,9 @@ def test_a_model_without_values_is_wrapped_unseen():
 
 def test_the_backbone_is_what_the_forward_runs():
     model = llama()
-    assert find_backbone(model, MASK)[0] is model.model
+    assert find_backbone(model, {MASK})[0] is model.model
     model = GPT2LMHeadModel(GPT2Config(vocab_size=V, n_embd=16, n_layer=1, n_head=2))
-    assert find_backbone(model, MASK)[0] is model.transformer
+    assert find_backbone(model, {MASK})[0] is model.transformer
 
 
 def test_positions_are_counted_from_behind_that_of_padding():

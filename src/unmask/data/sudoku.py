@@ -45,6 +45,7 @@ def load_sudoku(
     *,
     form: Literal["grid", "pair"] = "grid",
     clues: tuple[int, int] | None = None,
+    half: Literal[0, 1] | None = None,
     limit: int | None = None,
 ) -> Dataset:
     """Load Sudoku rows as an in-memory dataset. Needs no network and writes no files.
@@ -57,6 +58,7 @@ def load_sudoku(
             puzzles in nine levels of difficulty.
         form: "grid" for rows of 81 tokens, "pair" for rows of 162 (see the module's text).
         clues: Keep only puzzles with this many clues, ``(least, most)``, both inclusive.
+        half: Keep the first half of each stratum (0), or the last one (1).
         limit: Keep at most this many rows, the first ones of each stratum in equal parts (as far as a stratum
             has them). The same call always gives the same rows.
 
@@ -87,6 +89,9 @@ def load_sudoku(
                 f"no puzzle of split {split!r} has {least} to {most} clues; "
                 f"choose a range (least, most) that meets {counts.min()} to {counts.max()}"
             )
+    if half is not None:
+        places = [rows[strata[rows] == name] for name in np.unique(strata[rows])]
+        rows = np.sort(np.concatenate([np.array_split(place, 2)[half] for place in places]))
     if limit is not None:
         rows = rows[_even_choice(strata[rows], limit)]
 

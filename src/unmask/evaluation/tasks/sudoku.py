@@ -40,14 +40,7 @@ class SudokuTask(DecodingTask):
 
     def load(self, limit: int | None = None) -> Dataset:
         """The first puzzles of each stratum, in equal parts."""
-        if self.half is None:
-            return load_sudoku(self.split, form=self.form, clues=self.clues, limit=limit)
-        rows = load_sudoku(self.split, form=self.form, clues=self.clues)
-        stratum = np.array(rows["stratum"])
-        places = [np.flatnonzero(stratum == name) for name in np.unique(stratum)]
-        halves = [np.array_split(place, 2)[self.half] for place in places]
-        each = None if limit is None else limit // len(halves)
-        return rows.select(np.concatenate([half[:each] for half in halves]))
+        return load_sudoku(self.split, form=self.form, clues=self.clues, half=self.half, limit=limit)
 
     def right(self, dataset: Dataset, rows: TokenBatch, tokens: Tensor) -> np.ndarray:
         """Every clue kept, and every row, column and box holds 1 to 9."""
