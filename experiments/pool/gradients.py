@@ -2,7 +2,7 @@
 
     python -m experiments.pool.gradients
 
-Training as in study.py; from step 200 on the gradients of 96 steps are kept. What all steps share (the direction of
+Training as in study.py; from step 100 on the gradients of 64 steps are kept. What all steps share (the direction of
 training) shows for standard masking too; what is above it comes from rows that come back. Writes gradients.json.
 """
 
@@ -14,11 +14,12 @@ from pathlib import Path
 
 import torch
 
-from experiments.pool.study import base, chains, control
+from experiments.pool.study import base, control
 from unmask import RowStream
 
 DISTANCES = range(1, 33)
-FROM, KEPT = 200, 96
+FROM, KEPT = 100, 64
+ARMS = ("uniform-count", "repeated-batch", "repeated-pool", "chain-batch", "chain-pool")
 
 
 def cosines(masking, seed: int) -> list[float]:
@@ -34,8 +35,7 @@ def cosines(masking, seed: int) -> list[float]:
             group["lr"] = replace(config, steps=800, warmup_steps=32).learning_rate_at(step)
         batch = process.draw()
         weights = base.objective.weights(batch) / base.objective.normaliser(batch).float()
-        with torch.autocast("cpu", torch.bfloat16):
-            output = model(batch, weights, needs=process.needs)
+        output = model(batch, weights, needs=process.needs)
         output.loss.backward()
         if step >= FROM:
             flat = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
@@ -53,7 +53,7 @@ def cosines(masking, seed: int) -> list[float]:
 def main() -> None:
     """Measure every arm."""
     torch.set_num_threads(1)
-    arms = {cell.arm: cell.config.masking for cell in control.cells(seeds=[1])} | {"chain-times-10": chains(10)}
+    arms = {cell.arm: cell.config.masking for cell in control.cells(arms=ARMS, seeds=[1])}
     found = {}
     for name, masking in arms.items():
         found[name] = [cosines(masking, seed) for seed in (1, 2)]

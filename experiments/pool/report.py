@@ -6,7 +6,6 @@ python -m experiments.pool.report
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -14,13 +13,16 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from unmask.evaluation.results import RECORDS
+
 HERE, DOCS = Path(__file__).parent, Path(__file__).parents[2] / "docs"
+POOLS = {"batch": "pool 16, the batch", "pool": "pool 512, the default", "large": "pool 1600"}
 KINDS = {"repeated": "rows that come back, fresh masks", "random-chain": "random chain", "chain": "PUMA (confidence)"}
 
 
 def read(name: str) -> list[dict[str, Any]]:
     """Records of a study."""
-    return [json.loads(line) for line in (HERE / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in (HERE / name / RECORDS).read_text(encoding="utf-8").splitlines()]
 
 
 def solved(record: dict[str, Any]) -> float:
@@ -36,32 +38,15 @@ def by_arm(records: list[dict[str, Any]]) -> dict[str, list[float]]:
     return found
 
 
-def draw_sweep(panel: Axes, arms: dict[str, list[float]]) -> None:
-    """Solved against the pool in batches, a line for each batch and number of stages."""
-    lines: dict[tuple[int, int], list[tuple[int, float]]] = {}
-    for arm, values in arms.items():
-        if found := re.fullmatch(r"batch-(\d+)-stages-(\d+)-times-(\d+)", arm):
-            batch, stages, times = map(int, found.groups())
-            lines.setdefault((batch, stages), []).append((times, mean(values)))
-    for (batch, stages), points in sorted(lines.items()):
-        panel.plot(*zip(*sorted(points), strict=True), "o-", ms=4, label=f"batch {batch}, K {stages}")
-    panel.axhline(mean(arms["uniform-count"]), color="0.4", ls="--", label="uniform counts, batch 16")
-    panel.set(xscale="log", xlabel="pool / batch", ylabel="unseen puzzles solved, %", ylim=(0, None))
-    panel.legend(frameon=False, fontsize=8)
-
-
 def draw_control(panel: Axes, arms: dict[str, list[float]]) -> None:
     """Solved, with a dot for each seed."""
-    names = ["uniform-count", *(f"{kind}-{pool}" for pool in ("pool", "batch") for kind in KINDS)]
-    for place, name in enumerate(names):
-        panel.barh(
-            place, mean(arms[name]), color="0.75" if name == "uniform-count" else f"C{name.endswith('batch'):d}"
-        )
+    names = ["uniform-count", *(f"{kind}-{pool}" for pool in POOLS for kind in KINDS)]
+    colours = ["0.75", *(f"C{number}" for number, _ in enumerate(POOLS) for _ in KINDS)]
+    for place, (name, colour) in enumerate(zip(names, colours, strict=True)):
+        panel.barh(place, mean(arms[name]), color=colour)
         panel.plot(arms[name], [place] * len(arms[name]), "k.", ms=4)
-    labels = [
-        "uniform counts",
-        *(f"{label}, {pool}" for pool in ("pool 1600", "pool 16") for label in KINDS.values()),
-    ]
+    labels = ["uniform counts, every row new"]
+    labels += [f"{label}, {pool}" for pool in POOLS.values() for label in KINDS.values()]
     panel.set_yticks(range(len(names)), labels, fontsize=8)
     panel.invert_yaxis()
     panel.set(xlabel="unseen puzzles solved, %")
@@ -78,24 +63,13 @@ def draw_gradients(panel: Axes) -> None:
 
 def control_table(arms: dict[str, list[float]]) -> str:
     """Percent solved, mean over the seeds, of the control's arms."""
-    lines = ["| masking | pool 16 = the batch | pool 1600 |", "|---|---|---|"]
-    lines.append(f"| uniform counts, every row new | {mean(arms['uniform-count']):.1f} | |")
+    lines = [f"| masking | {' | '.join(POOLS.values())} |", "|---" * (1 + len(POOLS)) + "|"]
+    lines.append(f"| uniform counts, every row new: {mean(arms['uniform-count']):.1f} |" + " |" * len(POOLS))
     for kind, label in KINDS.items():
-        cells = " | ".join(f"{mean(arms[f'{kind}-{where}']):.1f}" for where in ("batch", "pool"))
+        cells = " | ".join(f"{mean(arms[f'{kind}-{pool}']):.1f}" for pool in POOLS)
         lines.append(f"| {label} | {cells} |")
-    return "\n".join(lines)
-
-
-def sweep_table(arms: dict[str, list[float]]) -> str:
-    """Percent solved for each pool."""
-    found = {arm: re.fullmatch(r"batch-(\d+)-stages-(\d+)-times-(\d+)", arm) for arm in arms}
-    cells = {tuple(map(int, m.groups())): mean(arms[arm]) for arm, m in found.items() if m}
-    times = sorted({key[2] for key in cells})
-    lines = [f"| pool / batch | {' | '.join(map(str, times))} |", "|---" * (len(times) + 1) + "|"]
-    for batch, stages in sorted({key[:2] for key in cells}):
-        row = (f"{cells[batch, stages, t]:.1f}" if (batch, stages, t) in cells else "" for t in times)
-        lines.append(f"| batch {batch}, K {stages} | {' | '.join(row)} |")
-    return "\n".join([*lines, "", f"Uniform counts, batch 16: {mean(arms['uniform-count']):.1f}."])
+    seeds = len(arms["uniform-count"])
+    return "\n".join([*lines, "", f"Unseen puzzles solved after 800 steps, %; {seeds} seed{'s' * (seeds > 1)}."])
 
 
 def publish(page: Path, parts: dict[str, str]) -> None:
@@ -110,14 +84,13 @@ def publish(page: Path, parts: dict[str, str]) -> None:
 
 def main() -> None:
     """Read the records, draw and write."""
-    sweep, control = by_arm(read("sweep")), by_arm(read("control"))
-    figure = Figure(figsize=(13, 3.8), layout="constrained")
-    first, second, third = figure.subplots(1, 3)
-    draw_sweep(first, sweep)
-    draw_control(second, control)
-    draw_gradients(third)
+    control = by_arm(read("control"))
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    first, second = figure.subplots(1, 2)
+    draw_control(first, control)
+    draw_gradients(second)
     figure.savefig(DOCS / "pool.png", dpi=130)
-    publish(DOCS / "puma.md", {"sweep": sweep_table(sweep), "control": control_table(control)})
+    publish(DOCS / "puma.md", {"control": control_table(control)})
 
 
 if __name__ == "__main__":
