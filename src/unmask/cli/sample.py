@@ -89,7 +89,7 @@ def _write(tokenizer: TextTokenizer, options: SampleOptions, folder: Path, devic
     )
     require(bool(prompt) or not options.prompt, f"--prompt {options.prompt!r} has no token in the run's vocabulary")
     model = load_model(folder, options.module).to(device).eval()
-    length = options.length or text_length(model)
+    length = options.length or text_length(model, tokenizer)
     began = time.perf_counter()
     with torch.no_grad():
         tokens, steps = sample_tokens(

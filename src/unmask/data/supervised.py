@@ -23,6 +23,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from unmask.config import check_name, positive_int, require
+from unmask.data.beginnings import Beginning, with_prefix
 from unmask.data.cache import Rows, as_dataset, data_key
 from unmask.data.columns import PathLike
 from unmask.data.documents import batches
@@ -49,7 +50,7 @@ def prompt_rows(
 
     Args:
         dataset: any Hugging Face data set, also one that is streamed.
-        tokenizer: what makes the tokens. It reads no special tokens from texts.
+        tokenizer: what makes the tokens. It reads no special tokens from texts, and its prefix begins every row.
         length: L, the most tokens of a row, its end included.
         prompt: a template that names columns of text, as in "Question: {question}\\nAnswer: "; double other braces.
         response: a template for what is learnt. A document in which a column that it names is empty is left out.
@@ -95,7 +96,7 @@ def prompt_rows(
                 maskable = np.arange(len(given) + len(reply)) >= len(given)
                 yield _Example(place, np.concatenate([given, reply]), maskable, ended=False)
 
-    rows = _rows(examples(), tokenizer.eos_token_id, length, ending, too_long)
+    rows = _rows(examples(), tokenizer, length, ending, too_long)
     settings = {
         "prompt": prompt,
         "response": response,
@@ -113,6 +114,7 @@ def chat_rows(
     length: int,
     messages: str = "messages",
     tools: str = "tools",
+    beginning: Beginning = "tokenizer",
     replies: Replies = "together",
     ending: Ending | Rainbow = "trained",
     too_long: TooLong = "drop",
@@ -134,6 +136,8 @@ def chat_rows(
             dropped, in arguments of tool calls too: a table gives every row the keys of all others.
         tools: the column of the tools that a conversation may call, for the template: a list of JSON schemas, or its
             JSON text, which keeps values that are null. Conversations have none where there is no such column.
+        beginning: what stands before a conversation; see `unmask.data.beginnings`. A prefix that the template itself
+            writes is not repeated. Give the same to `TextTokenizer.from_hugging_face` for the run's tokenizer.
         replies: "together" makes one row of a conversation, in which every reply is maskable. "separate" makes a row
             of each reply, with the turns before it as the prompt.
         ending: what follows the last reply. An end-of-text token is added unless the template itself ends replies
@@ -161,7 +165,7 @@ def chat_rows(
     template = getattr(tokenizer, "chat_template", None)
     if not isinstance(template, str):
         raise ValueError("the tokenizer has no single chat template: set tokenizer.chat_template, or use prompt_rows")
-    plain = TextTokenizer.from_hugging_face(tokenizer)
+    plain = TextTokenizer.from_hugging_face(tokenizer, beginning)
     eos = plain.eos_token_id
     known = getattr(dataset, "column_names", ())
     if known is None:  # a stream that knows its columns only once it runs
@@ -182,7 +186,7 @@ def chat_rows(
                     maskable = is_reply & (tokens != eos) if ending == "untrained" else is_reply
                     yield _Example(place, tokens, maskable, ended=len(segments) > 0 and eos in segments[-1])
 
-    rows = _rows(examples(), eos, length, ending, too_long)
+    rows = _rows(examples(), plain, length, ending, too_long)
     settings = {"columns": columns, "template": template, "replies": replies}
     settings |= {"length": length, "ending": check_ending(ending), "too_long": too_long}
     return as_dataset(rows, plain, cache, settings, lambda: data_key(dataset, columns, version))
@@ -198,16 +202,17 @@ class _Example(NamedTuple):
 
 
 def _rows(
-    examples: Iterator[_Example], eos: int, length: int, ending: Ending | Rainbow, too_long: TooLong
+    examples: Iterator[_Example], tokenizer: TextTokenizer, length: int, ending: Ending | Rainbow, too_long: TooLong
 ) -> Iterator[Rows]:
-    """End the rows, treat those that are too long, and say at the end what was left out."""
+    """Begin and end the rows, treat those that are too long, and say at the end what was left out."""
     total, kept, made, empty, long = 0, 0, [], [], []
     for place, tokens, maskable, ended in examples:
         total += 1
         if not maskable.any():
             empty.append(place)
             continue
-        row = with_ending(tokens, maskable, ending, eos, length, ended)
+        tokens, maskable = with_prefix(tokenizer.prefix, tokens, maskable)
+        row = with_ending(tokens, maskable, ending, tokenizer.eos_token_id, length, ended)
         if row is None:
             require(
                 too_long != "refuse", f"{place} has {len(tokens)} tokens and does not fit into {length} with its end"

@@ -22,6 +22,7 @@ import numpy as np
 from datasets import Dataset, IterableDataset
 
 from unmask.config import check_name, require
+from unmask.data.beginnings import with_prefix
 from unmask.data.cache import Rows, as_dataset, data_key
 from unmask.data.columns import PathLike
 from unmask.data.documents import Source, Split, batches, load_documents, source_hash, stream_documents
@@ -86,6 +87,8 @@ def tokenize(
             whole into rows of L tokens. No token is lost: the last row is kept and may be shorter. "document" makes a
             row of each document, "sentence" one of each (English) sentence, in which white space is collapsed. These
             two keep the first L tokens and warn with a count, and where there is room the row ends as `ending` says.
+            Each row begins with the tokenizer's prefix, given (see `unmask.data.beginnings`); within packed rows it
+            is not repeated.
         ending: what marks the end of a text, and whether it is learnt; see `unmask.data.endings`.
         cache: a folder; rows are then kept there and read through a memory map (see `unmask.data.cache`). None:
             in memory.
@@ -96,7 +99,8 @@ def tokenize(
 
     Returns:
         Rows with the columns ``tokens`` (int16 or, for more than 32,768 tokens, int32; up to L a row) and
-        ``maskable`` (bool, of the same length; False only for end-of-text tokens that are not trained).
+        ``maskable`` (bool, of the same length; False only for the tokenizer's prefix and for end-of-text tokens that
+        are not trained).
 
     Raises:
         TypeError: for a tokenizer of transformers (see `TextTokenizer.from_hugging_face`), a dictionary of splits,
@@ -108,35 +112,47 @@ def tokenize(
     check_name("packing", packing, get_args(Packing))
     check_ending(ending)
     least = 2 if ending == "untrained" else 1  # a row of one end-of-text token alone has nothing to learn
+    least += len(tokenizer.prefix)
     require(length >= least, f"length must be at least {least}, got {length}")
 
     texts = _encoded(dataset, column, tokenizer, _sentences if packing == "sentence" else _whole)
-    rows = (_packed if packing == "packed" else _one_a_row)(texts, tokenizer.eos_token_id, length, ending)
+    rows = (_packed if packing == "packed" else _one_a_row)(texts, tokenizer, length, ending)
     settings = {"column": column, "length": length, "packing": packing, "ending": check_ending(ending)}
     return as_dataset(rows, tokenizer, cache, settings, lambda: data_key(dataset, [column], version))
 
 
-def _packed(texts: Iterator[list[np.ndarray]], eos: int, length: int, ending: Ending | Rainbow) -> Iterator[Rows]:
+def _packed(
+    texts: Iterator[list[np.ndarray]], tokenizer: TextTokenizer, length: int, ending: Ending | Rainbow
+) -> Iterator[Rows]:
     """Join texts and cut the whole into rows; what does not fill a row waits for the next batch."""
+    eos, before = tokenizer.eos_token_id, np.array(tokenizer.prefix, dtype=np.int32)
+    room = length - len(before)
     separator = np.array([eos], dtype=np.int32), np.array([ending != "untrained"])
     rest, started = (np.empty(0, dtype=np.int32), np.empty(0, dtype=bool)), False
     for batch in texts:
         pieces = [piece for tokens in batch for piece in (separator, (tokens, np.ones(len(tokens), dtype=bool)))]
         tokens, maskable, _ = Rows.of([rest, *pieces[not started :]])
         started = started or len(batch) > 0
-        cut = len(tokens) // length * length
-        yield Rows(tokens[:cut], maskable[:cut], np.full(cut // length, length))
+        count = len(tokens) // room
+        cut = count * room
+        whole = np.hstack([np.tile(before, (count, 1)), tokens[:cut].reshape(count, room)])
+        flags = np.hstack([np.zeros((count, len(before)), dtype=bool), maskable[:cut].reshape(count, room)])
+        yield Rows(whole.ravel(), flags.ravel(), np.full(count, length))
         rest = tokens[cut:], maskable[cut:]
-    if len(rest[0]) and (last := with_ending(*rest, ending, eos, length, ended=True)):
-        yield Rows.of([last])
+    if len(rest[0]):
+        last = with_ending(*with_prefix(tokenizer.prefix, *rest), ending, eos, length, ended=True)
+        yield Rows.of([last] if last else [])
 
 
-def _one_a_row(texts: Iterator[list[np.ndarray]], eos: int, length: int, ending: Ending | Rainbow) -> Iterator[Rows]:
+def _one_a_row(
+    texts: Iterator[list[np.ndarray]], tokenizer: TextTokenizer, length: int, ending: Ending | Rainbow
+) -> Iterator[Rows]:
     """A row of each text, cut off after `length` tokens; says at the end how many were."""
     total = cut = 0
+    eos = tokenizer.eos_token_id
     for batch in texts:
-        total, cut = total + len(batch), cut + sum(len(tokens) > length for tokens in batch)
-        every = [(tokens, np.ones(len(tokens), dtype=bool)) for tokens in batch]
+        every = [with_prefix(tokenizer.prefix, tokens, np.ones(len(tokens), dtype=bool)) for tokens in batch]
+        total, cut = total + len(batch), cut + sum(len(tokens) > length for tokens, _ in every)
         yield Rows.of([with_ending(*row, ending, eos, length) or (row[0][:length], row[1][:length]) for row in every])
     if cut:
         warnings.warn(

@@ -15,6 +15,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerBase
 
 from unmask.config import check_name, require
+from unmask.data.beginnings import Beginning, prefix_of, with_beginning
 from unmask.data.columns import PathLike
 
 EOS_TOKEN = "<|endoftext|>"
@@ -39,7 +40,8 @@ class TextTokenizer:
     Special tokens are never read from a text: a document that spells out "<|mask|>" gives ordinary tokens.
 
     Args:
-        tokenizer: the tokenizer itself. Its padding, truncation and template of special tokens are not used.
+        tokenizer: the tokenizer itself. Its padding and truncation are not used, and of its template of special
+            tokens only what stands before a text: `prefix`.
         eos_token_id: the token between two documents.
         mask_token_id: the token that stands for a masked one; no text gives it.
     """
@@ -63,6 +65,11 @@ class TextTokenizer:
         """SHA-256 (64 hexadecimal digits) of its JSON and its two tokens: equal for tokenizers that do the same."""
         whole = f"{self.tokenizer.to_str()} {self.eos_token_id} {self.mask_token_id}"
         return hashlib.sha256(whole.encode()).hexdigest()
+
+    @cached_property
+    def prefix(self) -> tuple[int, ...]:
+        """What its own template puts before every text, such as BOS: rows begin so (see `unmask.data.beginnings`)."""
+        return prefix_of(self.tokenizer)
 
     @property
     def mask_token(self) -> str:
@@ -166,11 +173,18 @@ class TextTokenizer:
         return cls(tokenizer, eos_token_id=ids["eos_token"], mask_token_id=ids["mask_token"])
 
     @classmethod
-    def from_hugging_face(cls, tokenizer: PreTrainedTokenizerBase) -> TextTokenizer:
+    def from_hugging_face(
+        cls, tokenizer: PreTrainedTokenizerBase, beginning: Beginning = "tokenizer"
+    ) -> TextTokenizer:
         """Copy a fast tokenizer of transformers, such as `unmask.from_pretrained` returns; it is not changed.
 
+        Args:
+            tokenizer: with a mask token and an end-of-text token.
+            beginning: what stands before every text; see `unmask.data.beginnings`.
+
         Raises:
-            ValueError: if it is not a fast one, or has no mask token or no end-of-text token.
+            ValueError: if it is not a fast one, has no mask token or no end-of-text token, or no BOS token where one
+                is asked for.
         """
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if not isinstance(backend, Tokenizer):
@@ -187,6 +201,7 @@ class TextTokenizer:
                 "tokenizer.eos_token = tokenizer.sep_token"
             )
         copy = Tokenizer.from_str(backend.to_str())  # ours reads special tokens as text, theirs must not
+        copy = with_beginning(copy, beginning, tokenizer.bos_token)
         return cls(copy, eos_token_id=eos, mask_token_id=mask)
 
     @classmethod

@@ -94,7 +94,7 @@ def generative_perplexity(
         The figures and the texts.
     """
     positive_int("texts", texts, least=2)
-    length = text_length(model) if length is None else length
+    length = text_length(model, tokenizer) if length is None else length
     positive_int("length", length)
     decoding = decoding or Decoding(policy="random", temperature=1.0)
     tokens, steps = sample_tokens(model, tokenizer, texts, length, decoding, seed, batch_size, progress)
@@ -117,10 +117,15 @@ def generative_perplexity(
     return found, written
 
 
-def text_length(model: MaskedDiffusionLM) -> int:
-    """Tokens of a text unless asked otherwise: 128, or as many as the model reads in a row."""
-    longest = model.longest_row or 128
-    return min(128, longest - model.shifted)
+def text_length(model: MaskedDiffusionLM, tokenizer: TextTokenizer) -> int:
+    """Tokens of a text unless asked otherwise: 128, or as many as the model reads in a row behind its beginning."""
+    return min(128, (model.longest_row or 128) - len(beginning_of(model, tokenizer)))
+
+
+def beginning_of(model: MaskedDiffusionLM, tokenizer: TextTokenizer) -> list[int]:
+    """What is given before a text: the tokenizer's prefix, or for a shifted model, which cannot predict a row's first
+    token, an end-of-text token, as where one text follows another."""
+    return list(tokenizer.prefix) or [tokenizer.eos_token_id] * model.shifted
 
 
 def sample_tokens(
@@ -138,15 +143,15 @@ def sample_tokens(
 
     A row stops at the end of its text; end-of-text tokens fill what is left of it.
 
-    A shifted model cannot predict a row's first token: without a prompt it is given an end-of-text token before the
-    text, as where one text follows another.
+    The tokenizer's prefix is given before the text and is no part of it. A shifted model without one is given an
+    end-of-text token, unless there is a prompt.
 
     Raises:
         ValueError: for a tokenizer that does not belong to the model, or more tokens than it reads, or than are left
             to generate.
     """
     model.check_tokenizer(tokenizer)
-    before = [tokenizer.eos_token_id] if model.shifted and not prompt else []
+    before = list(tokenizer.prefix) if prompt else beginning_of(model, tokenizer)
     given, width = torch.tensor([*before, *prompt], dtype=torch.int64), len(before) + length
     longest = model.longest_row or width
     require(len(prompt) < length, f"the prompt has {len(prompt)} tokens, a text {length}: none is left to generate")

@@ -5,7 +5,8 @@
     simple_evaluate(HarnessModel(model, tokenizer, max_length=256).as_lm(), tasks=["lambada_openai"])
 
 Log-likelihoods are negative ELBOs: lower bounds, with noise that is a function of a request's place in the call. A
-row is the context, given, and the continuation, masked. Text is generated at a fixed length, stops at the end-of-text
+row is the context, given, and the continuation, masked; it begins with the tokenizer's prefix, such as BOS, unless a
+chat template has written it. Text is generated at a fixed length, stops at the end-of-text
 token, and is cut at the first stop.
 
 At the seam of a pair, spaces that the context ends with go to the continuation, as lm-eval's own models have it. Then
@@ -29,6 +30,7 @@ from unmask.batch import TokenBatch
 from unmask.config import positive_int, require
 from unmask.data.stream import RowStream
 from unmask.data.tokenizers import TextTokenizer
+from unmask.evaluation.generative import beginning_of
 from unmask.evaluation.likelihood import LikelihoodConfig, likelihood
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.sampling import Decoding, generate
@@ -83,7 +85,7 @@ class HarnessModel:
 
     def loglikelihood(self, requests: Sequence[Request]) -> list[tuple[float, bool]]:
         """(lower bound on the log-probability of the continuation in nats, whether decoding would write it)."""
-        rows = [self._row(*map(self._encode, _seam(*request.args[:2]))) for request in requests]
+        rows = [self._row(self._context(a), self._encode(b)) for a, b in (_seam(*r.args[:2]) for r in requests)]
         scored = [i for i, (_, given) in enumerate(rows) if not all(given)]
         found: list[tuple[float, bool]] = [(0.0, True)] * len(rows)  # nothing to predict: certain
         if scored:
@@ -120,7 +122,7 @@ class HarnessModel:
         """Text after each context, cut at the first of its stops or at the end-of-text token."""
         rows, lengths, temperatures, stops = [], [], [], []
         for request in requests:
-            context, settings = self._encode(request.args[0]), dict(request.args[1])
+            context, settings = self._context(request.args[0]), dict(request.args[1])
             # A long answer is shortened to half a row before the context is cut.
             room = max(self._room - len(context), self._room // 2)
             wanted = next((settings[name] for name in LENGTHS if settings.get(name) is not None), self.answer_length)
@@ -206,14 +208,23 @@ class HarnessModel:
 
     @property
     def _room(self) -> int:
-        """Tokens of a row besides the first one that a shifted model must be given."""
-        return self.max_length - self.model.shifted
+        """Tokens of a row besides what it begins with."""
+        return self.max_length - len(self._first)
+
+    @property
+    def _first(self) -> list[int]:
+        return beginning_of(self.model, self.tokenizer)
 
     def _encode(self, text: str) -> list[int]:
         """Tokens of a text; with a chat tokenizer special tokens are read as such, for its template writes them."""
         if self.chat is not None:
             return self.chat(text, add_special_tokens=False, verbose=False)["input_ids"]
         return self.tokenizer.encode(text).tolist()
+
+    def _context(self, text: str) -> list[int]:
+        """Tokens of a context, without the prefix if a chat template has written it: every row begins with it."""
+        tokens, prefix = self._encode(text), self.tokenizer.prefix
+        return tokens[len(prefix) :] if tuple(tokens[: len(prefix)]) == prefix else tokens
 
     def _row(self, context: list[int], scored: list[int]) -> tuple[list[int], list[bool]]:
         """Tokens of a row, and which of them are given; the context loses its beginning where there is no room."""
@@ -222,7 +233,7 @@ class HarnessModel:
             f"a continuation of {len(scored)} tokens does not fit into rows of {self.max_length}: raise max_length",
         )
         kept = context[max(0, len(context) - (self._room - len(scored))) :]
-        first = [self.tokenizer.eos_token_id] * self.model.shifted
+        first = self._first
         return first + kept + scored, [True] * len(first + kept) + [False] * len(scored)
 
     def _nats(self, dataset: Dataset) -> list[float]:

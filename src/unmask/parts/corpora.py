@@ -11,6 +11,7 @@ from datasets import Dataset
 
 from unmask.config import check_name, positive_int
 from unmask.data import TextTokenizer
+from unmask.data.beginnings import Beginning, check_beginning
 from unmask.data.corpora import GSM8K, LM1B, OPENWEBTEXT, TINYGSM
 from unmask.data.endings import Ending
 from unmask.parts.places import found_from
@@ -49,6 +50,8 @@ class CorpusData:
     """Which of its tokens ends a text, where it names none."""
     length: int = 128
     """Most tokens of a row."""
+    beginning: Beginning = "tokenizer"
+    """What stands before every text, given: as the tokenizer does itself, none, or its bos token."""
     ending: Ending = "trained"
     """What marks the end of a text, and whether it is learnt."""
     first_given: bool = False
@@ -62,6 +65,7 @@ class CorpusData:
         for name in ("length", "held_out_rows"):
             positive_int(name, getattr(self, name))
         check_name("corpus", self.corpus, tuple(CORPORA))
+        check_beginning(self.beginning)
         if CORPORA[self.corpus].splits and (self.source is None) != (self.held_out_source is None):
             raise ValueError(
                 f"{self.corpus} has a test part of its own: set both source and held_out_source, or none"
@@ -106,7 +110,7 @@ class CorpusData:
 
     @cached_property
     def _tokenizer(self) -> TextTokenizer:
-        return pretrained_tokenizer(self.tokenizer_name, self.mask_token, self.end_token)
+        return pretrained_tokenizer(self.tokenizer_name, self.mask_token, self.end_token, self.beginning)
 
     def _rows(self, split: str, source: Files | None) -> Dataset:
         rows = CORPORA[self.corpus].load(

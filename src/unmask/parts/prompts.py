@@ -11,6 +11,7 @@ from datasets import Dataset
 
 from unmask.config import positive_int
 from unmask.data import TextTokenizer, load_documents, prompt_rows
+from unmask.data.beginnings import Beginning
 from unmask.data.documents import Split
 from unmask.data.endings import Ending
 from unmask.data.supervised import template_columns
@@ -22,6 +23,7 @@ from unmask.parts.text import (
     Files,
     check_parts,
     check_source,
+    check_vocabulary,
     files_found_from,
     fitting_vocabulary,
     learnt_tokenizer,
@@ -51,6 +53,8 @@ class PromptData:
     """Of a pretrained tokenizer: its mask token, added where it has none; as the model's."""
     length: int | None = None
     """Most tokens of a row; longer ones are left out. None: chosen from the rows, at most 512."""
+    beginning: Beginning = "tokenizer"
+    """What stands before every prompt, given: as a pretrained tokenizer does itself, none, or its bos token."""
     ending: Ending = "eos_as_padding"
     """What follows a response, and whether it is learnt. By default end-of-text tokens fill the row, so that the
     model learns how long responses are."""
@@ -64,6 +68,7 @@ class PromptData:
             positive_int(name, getattr(self, name))
         if self.length is not None:
             positive_int("length", self.length, least=2)
+        check_vocabulary(self.vocabulary, self.beginning)
 
     @property
     def templates(self) -> tuple[str, str]:
@@ -85,7 +90,8 @@ class PromptData:
         if data.length is None:
             check_source(data.source)
             tokens = list(map(len, data.tokenizer().encode_all(data._texts)))
-            both = [given + learnt + 1 for given, learnt in zip(tokens[::2], tokens[1::2], strict=True)]
+            first = len(data.tokenizer().prefix)
+            both = [first + given + learnt + 1 for given, learnt in zip(tokens[::2], tokens[1::2], strict=True)]
             data = replace(data, length=fitting_length(both, most=512))
         return data
 
@@ -122,7 +128,7 @@ class PromptData:
     @cached_property
     def _tokenizer(self) -> TextTokenizer:
         if self.vocabulary not in LEARNT:
-            return pretrained_tokenizer(self.vocabulary, self.mask_token)
+            return pretrained_tokenizer(self.vocabulary, self.mask_token, beginning=self.beginning)
         vocabulary = fitting_vocabulary(self._texts) if self.vocabulary == "auto" else self.vocabulary
         return learnt_tokenizer(vocabulary, self._texts, self.vocab_size)
 

@@ -22,6 +22,7 @@ from unmask.data import (
     stream_documents,
     tokenize,
 )
+from unmask.data.beginnings import Beginning, check_beginning
 from unmask.data.documents import Split, belongs, files_of
 from unmask.data.endings import Ending
 from unmask.data.passages import passages
@@ -62,6 +63,8 @@ class TextData:
     """Tokens of a row."""
     packing: Packing = "packed"
     """packed: texts joined and cut; sentence, document: a row of each."""
+    beginning: Beginning = "tokenizer"
+    """What stands before every text, given: as a pretrained tokenizer does itself, none, or its bos token."""
     ending: Ending = "trained"
     """What marks the end of a text, and whether it is learnt."""
     first_given: bool = False
@@ -74,6 +77,7 @@ class TextData:
     def __post_init__(self) -> None:
         for name in ("vocab_size", "length", "held_out_rows"):
             positive_int(name, getattr(self, name))
+        check_vocabulary(self.vocabulary, self.beginning)
 
     def fitted(self) -> TextData:
         """The same with what is "auto" chosen from the texts."""
@@ -133,7 +137,7 @@ class TextData:
         if self.vocabulary == "letters":
             return character_tokenizer(alphabet="27")
         if self.vocabulary not in ("characters", "bpe"):
-            return pretrained_tokenizer(self.vocabulary, self.mask_token)
+            return pretrained_tokenizer(self.vocabulary, self.mask_token, beginning=self.beginning)
         return learnt_tokenizer(self.vocabulary, self._texts(self.source, self._training), self.vocab_size)
 
     def _texts(self, source: Files, split: Split) -> list[str]:
@@ -174,6 +178,13 @@ def fitting_vocabulary(texts: Sequence[str]) -> str:
     return "characters" if few else "bpe"
 
 
+def check_vocabulary(vocabulary: str, beginning: Beginning) -> None:
+    """Raise ValueError for an unknown beginning, or for one by BOS where the vocabulary has none."""
+    check_beginning(beginning)
+    if beginning == "bos" and vocabulary in LEARNT:
+        raise ValueError(f"the vocabulary {vocabulary!r} has no BOS token: leave --data.beginning out")
+
+
 def learnt_tokenizer(vocabulary: str, texts: Sequence[str], vocab_size: int) -> TextTokenizer:
     """Learn "characters" or "bpe" (of at most `vocab_size` tokens) from texts."""
     return character_tokenizer(texts) if vocabulary == "characters" else bpe_tokenizer(texts, vocab_size)
@@ -186,13 +197,19 @@ def files_found_from(folder: Path, files: Files) -> Files:
     return tuple(found_from(folder, file) for file in files)
 
 
-def pretrained_tokenizer(name: str, mask_token: str | None = None, end_token: str | None = None) -> TextTokenizer:
+def pretrained_tokenizer(
+    name: str,
+    mask_token: str | None = None,
+    end_token: str | None = None,
+    beginning: Beginning = "tokenizer",
+) -> TextTokenizer:
     """Load a tokenizer that there is already.
 
     Args:
         name: saved:FOLDER is one that a run has saved; else name or folder of a pretrained one, or package:NAME.
         mask_token: of a pretrained one, added where it has none.
         end_token: which of its tokens ends a text, where it names none.
+        beginning: what stands before every text, as for `TextTokenizer.from_hugging_face`; a saved tokenizer knows.
     """
     if name.startswith(SAVED):
         return TextTokenizer.load(name.removeprefix(SAVED))
@@ -201,7 +218,7 @@ def pretrained_tokenizer(name: str, mask_token: str | None = None, end_token: st
     if end_token is not None:
         require(end_token in tokenizer.get_vocab(), f"{name} has no token {end_token!r}")
         tokenizer.eos_token = end_token
-    return TextTokenizer.from_hugging_face(tokenizer)
+    return TextTokenizer.from_hugging_face(tokenizer, beginning)
 
 
 def check_parts(source: Files, held_out_source: Files | None, columns: tuple[str, ...] = ("text",)) -> None:

@@ -86,8 +86,8 @@ def check_prompt(prompt: str) -> None:
 
 
 def prompt_tokens(tokenizer: TextTokenizer, prompt: str, question: str) -> list[int]:
-    """The tokens that the model is shown."""
-    return tokenizer.encode(prompt.replace("{question}", question)).tolist()
+    """The tokens that the model is shown, the tokenizer's prefix first."""
+    return [*tokenizer.prefix, *tokenizer.encode(prompt.replace("{question}", question)).tolist()]
 
 
 def read_rows(source: str, subset: str | None, split: str, columns: tuple[str, ...], limit: int | None) -> Dataset:
