@@ -21,9 +21,10 @@ $(STAMP): pyproject.toml constraints.txt
 
 setup: $(STAMP)  ## create .venv and install the package with its development tools
 
-demo: setup  ## train uniform counts, PUMA and a control on Sudoku, compare them, solve a puzzle (under 6 minutes)
-	$(BIN)/unmask compare sudoku --arms uniform-count puma high-rates --seeds 1 --out $(RUN) --overwrite
-	$(BIN)/unmask sample $(RUN)/puma/seed-0/steps-2000
+demo: setup  ## train uniform counts, PUMA and a control on Sudoku, compare them, solve a puzzle (under 8 minutes)
+	$(BIN)/unmask compare sudoku --arms uniform-count puma high-rates --seeds 1 --steps 700 --evaluate-every 70 \
+	  --out $(RUN) --overwrite
+	$(BIN)/unmask sample $(RUN)/puma/seed-0/steps-700
 	@echo "Report: $(RUN)/report.html"
 
 test: setup  ## the quick test suite (under 8 minutes)
