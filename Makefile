@@ -7,7 +7,7 @@ RUN := runs/demo
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup demo test test-slow mutants lint format clean
+.PHONY: help setup demo test test-slow mutants docs lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,10 @@ mutants: setup  ## which small faults of the mathematics no test notices (hours)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[mutants]'
 	$(BIN)/python scripts/mutants.py
 
+docs: setup  ## the site, into site/, with warnings as errors
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 lint: setup  ## format check, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -47,4 +51,4 @@ format: setup  ## rewrite files into the project's format
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove the environment and what runs left behind
-	rm -rf $(VENV) runs .pytest_cache .ruff_cache
+	rm -rf $(VENV) runs site .pytest_cache .ruff_cache

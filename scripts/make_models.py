@@ -193,7 +193,8 @@ def attempt(family: str, kind: str) -> Outcome:
 def _text(reason: str) -> str:
     """A reason as a cell of a table: its first line, and not all of that."""
     line = (reason.strip().splitlines() or [""])[0].replace("|", "/")
-    return line if len(line) <= 160 else f"{line[:160]} ..."
+    line = line if len(line) <= 160 else f"{line[:160]} ..."
+    return line.replace("[", "\\[")  # two pairs of brackets would be a link
 
 
 def _use(denoiser: MaskedDiffusionLM) -> None:

@@ -1,0 +1,106 @@
+"""The pages: links lead somewhere, each page is in the menu, its code runs, and what it lists is what there is."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import unmask
+from unmask.store.checkpoint import MANIFEST
+from unmask.store.metrics import read_metrics
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md")])
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def prose(page: Path) -> str:
+    """A page without its code, in which brackets are no links."""
+    return re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """The names of a page's headings, as git hosts and mkdocs make them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings(page):
+    for link in LINK.findall(prose(page)):
+        if "://" in link:
+            continue
+        path, _, heading = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not heading or heading in anchors(target), link
+
+
+def test_every_page_is_in_the_menu():
+    menu = re.findall(r": ([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    made = [name for name in menu if name.startswith("reference/")]  # by scripts/site.py
+    assert sorted(set(menu) - set(made)) == sorted(page.name for page in DOCS.glob("*.md"))
+    assert made == [name for name in made if f'"{name}":' in (ROOT / "scripts" / "site.py").read_text()]
+    assert len(menu) == len(set(menu))
+
+
+def test_decisions_have_a_number_each():
+    names = sorted(page.name for page in (DOCS / "decisions").glob("*.md"))
+    assert [name[:4] for name in names] == [f"{i:04}" for i in range(1, len(names) + 1)]
+    for name in names:
+        assert (DOCS / "decisions" / name).read_text().startswith(f"# {int(name[:4])}. ")
+
+
+@pytest.mark.parametrize("page", ["own_loop.md", "own_model.md"])
+def test_code_of_a_page_runs(page):
+    """Each block that needs no download; what it makes is a loss, or a model."""
+    torch.manual_seed(0)
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+    local = [block for block in blocks if "from_pretrained" not in block]
+    assert local
+    for block in local:
+        names: dict = {"__name__": page}
+        exec(block, names)
+        if "loss" in names:
+            assert torch.isfinite(names["loss"])
+        else:
+            tokens = torch.randint(0, 26, (2, 8))
+            hidden = torch.ones(2, 8, dtype=torch.bool)
+            assert names["model"].predict(tokens, hidden, hidden).shape == (16, 28)
+
+
+def test_formats_name_what_a_run_leaves(trainer):
+    out = trainer(evaluate=lambda model, last: {"loss": 1.0}, evaluate_every=3).train().parents[1]
+    words = set(re.findall(r"`([^`\n]+)`", (DOCS / "formats.md").read_text()))
+    by_masking = {"refills", "mean_stage", "fast_forwarded", "stages", "pool", "rows"}
+    for line in read_metrics(out):
+        assert line["kind"] in words
+        if line["kind"] in ("start", "train"):
+            assert set(line) - by_masking <= words, line["kind"]
+    for path in out.rglob("*"):
+        name = path.name
+        if path.is_file() and path.parent.name not in ("model", "ema", "tracker"):
+            assert name in words, name
+    assert MANIFEST in words
+
+
+def test_citation():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= set(cited)  # what the format requires
+    assert cited["version"] == unmask.__version__
+    assert cited["authors"] == [{"name": "The unmask authors"}]
+
+
+def test_links_out_of_the_pages_have_files_within_the_repository():
+    """scripts/site.py copies them; a link above the repository would have nothing to copy."""
+    for page in DOCS.rglob("*.md"):
+        for link in LINK.findall(prose(page)):
+            if "://" not in link:
+                here = page.parent.relative_to(ROOT).as_posix()
+                assert not posixpath.normpath(posixpath.join(here, link)).startswith("..")
