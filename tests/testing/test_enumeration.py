@@ -61,7 +61,7 @@ def test_the_slice_left_out_is_its_integral(world, clean, low):
     """∫ E[loss | t] / t dt over (0, low], by quadrature over what a Bernoulli mask of that rate can be."""
     masks = torch.cartesian_prod(*[torch.tensor([False, True])] * 3)
     rows = clean[torch.zeros(8, dtype=torch.int64)]
-    loss, count = world.nll(rows, masks).sum(1), masks.sum(1)
+    loss, count = world.nll(rows, masks).sum(1), masks.sum(1).double()
     node, weight = numpy.polynomial.legendre.leggauss(20)
     slice_ = 0.0
     for t, w in zip(low * (node + 1) / 2, low * weight / 2, strict=True):

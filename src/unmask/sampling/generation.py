@@ -130,7 +130,7 @@ class _Loop:
         self.model, self.batch, self.decoding, self.seed = model, batch, decoding, seed
         self.device, self.end_token_id = next(model.parameters()).device, end_token_id
         self.policy = resolve(decoding.policy)
-        self.suppressed = torch.tensor(list(suppress_tokens), dtype=torch.int64, device=self.device)
+        self.suppressed = torch.tensor(list(suppress_tokens), dtype=torch.int64).to(self.device)
         self.masked = batch.maskable.clone()
         self.tokens = batch.tokens.masked_fill(self.masked, model.mask_token_id)
         self.step_of = torch.full_like(self.tokens, -1)
