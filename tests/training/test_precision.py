@@ -42,7 +42,8 @@ def test_no_setting_of_accelerate_changes_a_run(trainer, state_of, monkeypatch, 
     """`accelerate config` leaves these in the environment of every process that `accelerate launch` starts."""
     expected = state_of(trainer("plain", steps=2).train())
     monkeypatch.setenv(name, value)
-    run = trainer("under accelerate", steps=2)
+    with pytest.warns(UserWarning, match=rf"{value} of accelerate's config is not used: the run's own"):
+        run = trainer("under accelerate", steps=2)
     assert state_of(run.train()) == expected
     assert run.wrapped is run.model
 
