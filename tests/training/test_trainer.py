@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import warnings
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -29,7 +28,6 @@ from unmask import (
     TrainingConfig,
 )
 from unmask.data.sudoku import MASK_TOKEN, VOCAB_SIZE
-from unmask.store.checkpoint import newest
 from unmask.training import progress, read_metrics
 
 SPARSE = IndependentMasking(time=Beta(a=1.0, b=80.0), mask=Bernoulli())  # many rows without a mask
@@ -205,73 +203,6 @@ def test_evaluations_are_at_the_start_every_so_often_and_at_the_end(trainer, tmp
     trainer(evaluate=lambda model, last: {"solved": 0.5, "last": last}, evaluate_every=4).train()
     lines = read_metrics(tmp_path / "run", "evaluation")
     assert [(line["step"], line["last"]) for line in lines] == [(0, False), (4, False), (6, True)]
-
-
-def _poisoned(rows: Dataset, build, trainer, step: int, **settings):
-    """A run in which the input embedding of token 9 breaks after a step; only row 5 holds one, and shows it."""
-    tokens = rows["tokens"][:]
-    tokens[5] = [9, *tokens[5][1:]]
-    rows = Dataset.from_dict({"tokens": tokens, "maskable": rows["maskable"][:]})
-    model = build(tie_word_embeddings=False)
-    calls = iter(range(100))
-
-    def evaluate(model, last):
-        if next(calls) == step:
-            with torch.no_grad():
-                model.backbone.wte.weight[9] = torch.nan
-        return {}
-
-    return trainer(model=model, dataset=rows, evaluate=evaluate, evaluate_every=1, steps=12, **settings)
-
-
-def test_loss_that_is_not_finite_stops_with_step_rows_and_last_good_checkpoint(
-    short_rows, build, trainer, weights_in
-):
-    run = _poisoned(short_rows, build, trainer, step=5, checkpoint_every=2)
-    with pytest.raises(FloatingPointError) as error:
-        run.train()
-    good = run.checkpoints / "step-00000004"
-    assert "step 5: the loss is nan" in str(error.value)
-    assert "with a bad loss: [5]." in str(error.value)
-    assert "is first not finite is the weight backbone.wte.weight" in str(error.value)
-    assert "learning_rate" not in str(error.value)
-    assert str(good) in str(error.value)
-    assert newest(run.checkpoints) == good
-    assert all(tensor.isfinite().all() for tensor in weights_in(good).values())
-    healthy = [p for n, p in run.model.named_parameters() if "wte" not in n]
-    assert all(p.isfinite().all() for p in healthy)  # the bad gradient was not applied
-
-
-@pytest.mark.parametrize("kind", ["fused", "plain", "another"])
-def test_a_gradient_that_is_not_finite_changes_no_weight_and_is_noticed_a_step_later_at_most(
-    short_rows, build, trainer, kind
-):
-    """Whether the device decides (fused) or the host, which has to know the norm first."""
-    makers = {
-        "fused": None,
-        "plain": lambda groups: torch.optim.AdamW(groups, foreach=True),
-        "another": lambda groups: torch.optim.SGD(groups, momentum=0.9),
-    }
-    run = _poisoned(short_rows, build, trainer, step=0, optimizer=makers[kind])  # broken before the first step
-    run.config = replace(run.config, evaluate_every=None)
-    with pytest.raises(FloatingPointError, match=r"step (\d+): the loss is nan") as error:
-        run.train()
-    assert run.step - int(str(error.value).split(":")[0].split()[1]) in (1, 2)
-    assert newest(run.checkpoints) is None
-    assert all(p.isfinite().all() for n, p in run.model.named_parameters() if "wte" not in n)
-
-
-def test_loss_that_is_not_finite_before_any_checkpoint_says_so(short_rows, build, trainer):
-    with pytest.raises(FloatingPointError, match=r"step 1: .*checkpoint is none: none was written yet"):
-        _poisoned(short_rows, build, trainer, step=1).train()
-
-
-def test_a_module_that_leaves_the_finite_numbers_is_named(short_rows, build, trainer):
-    run = trainer(model=build(), dataset=short_rows, steps=1)
-    norm = run.model.backbone.ln_f
-    norm.register_forward_hook(lambda _, __, states: states / torch.zeros_like(states))
-    with pytest.raises(FloatingPointError, match=r"is the output of backbone\.ln_f:"):
-        run.train()
 
 
 def test_a_line_tells_the_mean_loss_since_the_last_one(trainer):

@@ -23,7 +23,7 @@ from rich.progress import Progress
 from unmask.config import check_name, require
 from unmask.data.columns import PathLike
 from unmask.data.sequences import is_fasta
-from unmask.data.tables import HUB, is_table, read_table
+from unmask.data.tables import is_table, on_hub, read_table
 
 Split = Literal["train", "validation", "test", "all"]
 Source = PathLike | Sequence[PathLike]
@@ -76,7 +76,9 @@ def source_hash(source: Source) -> str:
     """SHA-256 (64 hexadecimal digits) of the content of a source's files, in their order; not of their names."""
     whole = hashlib.sha256()
     for path in files_of(source):
-        require(not _is_hub(path), f"{path} may change on the hub, and its rows cannot be cached: save it to files")
+        require(
+            on_hub(path) is None, f"{path} may change on the hub, and its rows cannot be cached: save it to files"
+        )
         for file in sorted(p for p in Path(path).rglob("*") if p.is_file()) if Path(path).is_dir() else [Path(path)]:
             with file.open("rb") as opened:
                 digest = hashlib.file_digest(opened, "sha256").hexdigest()
@@ -136,7 +138,7 @@ def _documents(source: Source, columns: Columns) -> Iterator[dict[str, Any]]:
         if _is_json_lines(path):
             yield from json_lines(path, columns)
             continue
-        if _is_hub(path) or is_table(path):
+        if on_hub(path) or is_table(path):
             yield from ({"file": str(path)} | row for row in read_table(path, columns))
             continue
         require(
@@ -217,10 +219,6 @@ def _called(source: Source) -> str:
     return str(source) if isinstance(source, (str, os.PathLike)) else ", ".join(map(str, source))
 
 
-def _is_hub(source: Any) -> bool:
-    return isinstance(source, str) and source.startswith(HUB)
-
-
 def files_of(source: Source, endings: tuple[str, ...] = (".txt", _JSON_LINES)) -> list[Any]:
     """The files, and folders of saved data sets, that a source stands for; a name on the hub stands for itself.
 
@@ -230,7 +228,7 @@ def files_of(source: Source, endings: tuple[str, ...] = (".txt", _JSON_LINES)) -
     """
     if isinstance(source, str) and source in _BUNDLED:
         return [_BUNDLED[source]]
-    if _is_hub(source):
+    if on_hub(source):
         return [source]
     if not isinstance(source, (str, os.PathLike)):
         return [path for one in source for path in files_of(one, endings)]
@@ -248,7 +246,7 @@ def files_of(source: Source, endings: tuple[str, ...] = (".txt", _JSON_LINES)) -
 
 
 def _is_json_lines(path: Any) -> bool:
-    return not _is_hub(path) and path.suffix.lower() == _JSON_LINES
+    return on_hub(path) is None and path.suffix.lower() == _JSON_LINES
 
 
 def _decoded(data: bytes, where: str) -> str:

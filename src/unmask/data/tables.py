@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
-from datasets import Dataset, DatasetDict, Features, Value, load_dataset, load_from_disk
+from datasets import DatasetDict, Features, Value, load_dataset, load_from_disk
 
 from unmask.config import require
 
-HUB = "hub:"  # before the name of a data set on the hub
+_HUB = "hub:"  # before the name of a data set on the hub
 _SAVED = ("state.json", "dataset_dict.json")  # what a folder of `save_to_disk` holds, of one data set or of several
 _FORMS = {".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".arrow": "arrow"}
 
@@ -19,6 +19,21 @@ _FORMS = {".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", 
 def is_table(path: Path) -> bool:
     """Whether a file or folder is one that `read_table` reads: by the file's ending, or by what the folder holds."""
     return path.suffix.lower() in _FORMS if not path.is_dir() else any((path / name).is_file() for name in _SAVED)
+
+
+def on_hub(source: Any) -> tuple[str, str | None] | None:
+    """Name and subset of the data set that hub:NAME or hub:NAME:SUBSET stands for; None for any other source."""
+    if not isinstance(source, str) or not source.startswith(_HUB):
+        return None
+    name, _, subset = source.removeprefix(_HUB).partition(":")
+    return name, subset or None
+
+
+def the_one(found: Any, source: Any) -> Any:
+    """What was found at a source; ValueError for several data sets."""
+    if isinstance(found, DatasetDict):
+        raise ValueError(f"{source} holds several data sets: name one of them, {source}/{next(iter(found))}")
+    return found
 
 
 def read_table(source: str | Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
@@ -45,15 +60,11 @@ def read_table(source: str | Path, columns: Sequence[str] | None = None) -> Iter
 
 
 def _rows(source: str | Path) -> Any:
-    if isinstance(source, str) and source.startswith(HUB):
-        name, _, subset = source.removeprefix(HUB).partition(":")
-        return load_dataset(name, subset or None, split="train", streaming=True)
+    if named := on_hub(source):
+        return load_dataset(*named, split="train", streaming=True)
     path = Path(source)
     if path.is_dir():
-        found = cast(Dataset | DatasetDict, load_from_disk(str(path)))
-        if isinstance(found, DatasetDict):
-            raise ValueError(f"{path} holds several data sets: name one of them, {path}/{next(iter(found))}")
-        return found
+        return the_one(load_from_disk(str(path)), path)
     require(path.stat().st_size > 0, f"{path} is empty")
     form = _FORMS[path.suffix.lower()]
     options: dict[str, Any] = {}

@@ -89,12 +89,19 @@ class TextTokenizer:
         unknown = model.get("unk_id") if spelt is None else self.tokenizer.token_to_id(spelt)
         return () if unknown in (None, self.eos_token_id) else (unknown,)
 
+    @property
+    def ends(self) -> dict[str, Any]:
+        """Where a text that is generated ends, and what it never holds: options of `unmask.generate`."""
+        return {"end_token_id": self.end_token_id, "suppress_tokens": self.suppress_tokens}
+
     def unwritten(self, text: str) -> list[str]:
         """The characters of a text that the vocabulary loses or has no token for, each once, in their order."""
         found = list(dict.fromkeys(text))
-        lost = [not (len(tokens) or a.isspace()) for a, tokens in zip(found, self.encode_all(found), strict=True)]
-        unknown = [np.isin(tokens, self.suppress_tokens).any() for tokens in self.encode_all(found)]
-        return [a for a, *bad in zip(found, lost, unknown, strict=True) if any(bad)]
+        return [
+            character
+            for character, tokens in zip(found, self.encode_all(found), strict=True)
+            if not (len(tokens) or character.isspace()) or np.isin(tokens, self.suppress_tokens).any()
+        ]
 
     def encode(self, text: str) -> np.ndarray:
         """Return the tokens of a text, int32 [n]. Adds no special token."""

@@ -160,8 +160,7 @@ def sample_tokens(
     rows, steps = [], 0
     for row in torch.arange(texts).split(batch_size):
         batch = _beginning(row, width, given).to(device)
-        ends: dict[str, Any] = {"end_token_id": tokenizer.end_token_id, "suppress_tokens": tokenizer.suppress_tokens}
-        made = generate(model, batch, decoding, seed=seed, **ends)
+        made = generate(model, batch, decoding, seed=seed, **tokenizer.ends)
         rows.append(made.tokens[:, len(before) :].cpu())
         steps = max(steps, int(made.step.max()) + 1)
         progress(len(row))

@@ -241,9 +241,8 @@ class HarnessModel:
 
     def _generate(self, batch: TokenBatch, decoding: Decoding) -> Tensor:
         device = next(self.model.parameters()).device
-        ends: dict[str, Any] = {"end_token_id": self.tokenizer.end_token_id}
-        ends["suppress_tokens"] = self.tokenizer.suppress_tokens
-        return generate(self.model, batch.to(device), decoding, batch_size=self.batch_size, **ends).tokens.cpu()
+        made = generate(self.model, batch.to(device), decoding, batch_size=self.batch_size, **self.tokenizer.ends)
+        return made.tokens.cpu()
 
     def _cut(self, tokens: list[int], stops: Sequence[str]) -> str:
         text = self.tokenizer.first_text(tokens)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypeVar, cast
+from dataclasses import dataclass, field, replace
+from typing import TypeVar, cast
 
 import torch
 from datasets import Dataset
@@ -168,7 +168,7 @@ def losses(
     """Yield (batch, nll [B, L] float64), on the CPU, with all samples of a row next to one another."""
     with evaluating(model):
         for clean in chunks(dataset, max(1, batch_size // config.samples)):
-            batch = joined([_samples(clean[i : i + 1], config) for i in range(len(clean))])
+            batch = MaskedBatch.concatenated([_samples(clean[i : i + 1], config) for i in range(len(clean))])
             yield batch, masked_nll(model, batch, batch_size)
 
 
@@ -204,18 +204,6 @@ def chunks(dataset: Dataset, size: int) -> Iterator[TokenBatch]:
     stream = RowStream(dataset)
     for row in torch.arange(len(dataset)).split(size):
         yield stream.rows(row)
-
-
-def joined(parts: list[T]) -> T:
-    """Put the rows of batches of one length into one batch."""
-
-    def join(name: str) -> Any:
-        values = [getattr(part, name) for part in parts]
-        if isinstance(values[0], Tensor):
-            return torch.cat(values)
-        return joined(values) if isinstance(values[0], Tensors) else values[0]
-
-    return replace(parts[0], **{f.name: join(f.name) for f in fields(parts[0])})
 
 
 class _Copies:

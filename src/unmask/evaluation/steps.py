@@ -26,7 +26,8 @@ def steps_of(folder: Path) -> dict[str, Any]:
         quantiles of the norm of a step's gradient before clipping. "fits": "step" and "density" (in equal bins of t)
         of fits of a time distribution, the first and the last among them. What was not logged is not there.
     """
-    lines, fits, found = read_metrics(folder, "train"), read_metrics(folder, "time"), {}
+    every, found = read_metrics(folder), {}
+    lines, fits = ([line for line in every if line["kind"] == kind] for kind in ("train", "time"))
     with_rates = [line["by_rate"] for line in lines[len(lines) // 2 :] if "by_rate" in line]
     if with_rates:
         found["by_rate"] = {"loss": _mean(with_rates, "loss", 1), "gradient": _mean(with_rates, "gradient", 2)}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,7 @@ class Example:
         columns: tokens of a line, for rows that are boards.
         exact: whether nothing but the truth is right.
         first: position from which the row is shown.
-        end_token_id: as for `generate`.
-        suppress_tokens: as for `generate`.
+        ends: of a text, as `TextTokenizer.ends`.
     """
 
     row: TokenBatch
@@ -43,8 +42,7 @@ class Example:
     columns: int | None = None
     exact: bool = False
     first: int = 0
-    end_token_id: int | None = None
-    suppress_tokens: Sequence[int] = ()
+    ends: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -114,8 +112,7 @@ def trace_of(model: MaskedDiffusionLM, example: Example, seed: int = 0) -> Trace
         shown.copy_(now)
 
     there = row.to(next(model.parameters()).device)
-    ends: dict[str, Any] = {"end_token_id": example.end_token_id, "suppress_tokens": example.suppress_tokens}
-    generate(model, there, example.decoding, seed=seed, on_step=on_step, **ends)
+    generate(model, there, example.decoding, seed=seed, on_step=on_step, **example.ends)
     truth = [word(token) for token in row.tokens[0, first:].tolist()]
     return Trace(start, steps, truth, example.columns, example.exact)
 

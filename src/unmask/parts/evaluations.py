@@ -93,8 +93,7 @@ class HeldOutAnswers:
                 rows.to(next(model.parameters()).device),
                 self.decoding,
                 batch_size=self.likelihood.batch_size,
-                end_token_id=tokenizer.end_token_id,
-                suppress_tokens=tokenizer.suppress_tokens,
+                **tokenizer.ends,
             ).tokens.cpu()
             right = [
                 same_answer(*(tokenizer.first_text(tokens[maskable].tolist()) for tokens in (answer, truth)))
@@ -148,11 +147,13 @@ class HeldOutSequences:
             count = (rows.maskable.sum(1) * self.hidden).ceil().long()
             rows = replace(rows, maskable=smallest(u, rows.maskable, count[:, None]))
             device = next(model.parameters()).device
-            kept: dict[str, Any] = {
-                "batch_size": self.likelihood.batch_size,
-                "suppress_tokens": tokenizer.suppress_tokens,
-            }
-            made = generate(model, rows.to(device), Decoding(steps=32), **kept).tokens.cpu()
+            made = generate(
+                model,
+                rows.to(device),
+                Decoding(steps=32),
+                batch_size=self.likelihood.batch_size,
+                suppress_tokens=tokenizer.suppress_tokens,
+            ).tokens.cpu()
             right = ratio(((made == rows.tokens) & rows.maskable).sum(1), rows.maskable.sum(1))
             drawn = Decoding("random", temperature=1.0)
             tokens, _ = sample_tokens(model, tokenizer, self.texts, rows.length, drawn)

@@ -8,11 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets import Dataset, load_dataset, load_from_disk
 
 from unmask.config import positive_int, require
 from unmask.data.documents import belongs
-from unmask.data.tables import HUB
+from unmask.data.tables import on_hub, the_one
 from unmask.parts.places import found_from
 from unmask.parts.text import check_count, spread
 
@@ -77,9 +77,7 @@ def _read(source: RowsSource) -> Dataset:
             "no rows are named: name them with --data.source (a folder of Dataset.save_to_disk, a .parquet or .jsonl "
             "file, hub:NAME, or module:function). A run that was trained from Python does not know its rows"
         )
-    rows: Any = source() if callable(source) else _opened(source)
-    if isinstance(rows, DatasetDict):
-        raise ValueError(f"{source} holds several data sets: name one of them, {source}/{next(iter(rows))}")
+    rows = the_one(source() if callable(source) else _opened(source), source)
     require(isinstance(rows, Dataset), f"{source} gives {type(rows).__name__}, and no datasets.Dataset")
     missing = {"tokens", "maskable"} - set(rows.column_names)
     if missing:
@@ -92,9 +90,8 @@ def _read(source: RowsSource) -> Dataset:
 
 def _opened(source: str) -> Any:
     path = Path(source)
-    if source.startswith(HUB):
-        name, _, subset = source.removeprefix(HUB).partition(":")
-        return load_dataset(name, subset or None, split="train")
+    if named := on_hub(source):
+        return load_dataset(*named, split="train")
     if path.suffix in _FORMS and path.is_file():
         return load_dataset(_FORMS[path.suffix], data_files=str(path), split="train")
     if path.is_dir():

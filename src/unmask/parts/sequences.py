@@ -53,12 +53,12 @@ class SequenceData:
         data = self
         if data.alphabet == "auto":
             check_source(data.source)
-            data = replace(data, alphabet=found_alphabet(data._written(data.source)))
+            data = replace(data, alphabet=found_alphabet(self._own))
         if data.too_long == "auto":
             data = replace(data, too_long="window" if data.alphabet in ("dna", "rna") else "cut")
         if data.length is None:
             check_source(data.source)
-            lengths = [len(sequence) + 1 for sequence in data._sequences(data.source)]
+            lengths = [len(sequence) + 1 for sequence in data._spelt(self._own, self.source)]
             data = replace(data, length=fitting_length(lengths, most=256))
         return data
 
@@ -95,12 +95,16 @@ class SequenceData:
     def _tokenizer(self) -> TextTokenizer:
         if self.alphabet.startswith(SAVED):
             return TextTokenizer.load(self.alphabet.removeprefix(SAVED))
-        found = found_alphabet(self._written(self.source)) if self.alphabet == "auto" else self.alphabet
+        found = found_alphabet(self._own) if self.alphabet == "auto" else self.alphabet
         return character_tokenizer([letters_of(found)])
 
     @cached_property
     def _training_rows(self) -> Dataset:
         return self._rows(self._part(self.source, "train" if self.held_out_source is None else "all"))
+
+    @cached_property
+    def _own(self) -> list[str]:
+        return self._written(self.source)
 
     def _written(self, source: Files) -> list[str]:
         """The sequences as the files have them."""
@@ -114,9 +118,8 @@ class SequenceData:
         require(len(found) > 0, f"there is no sequence in {source}: it is empty")
         return found
 
-    def _sequences(self, source: Files) -> list[str]:
-        """The sequences in letters of the alphabet; ValueError for other letters."""
-        written = self._written(source)
+    def _spelt(self, written: list[str], source: Files) -> list[str]:
+        """Sequences of a source in letters of the alphabet; ValueError for other letters."""
         known = set(self.tokenizer().tokenizer.get_vocab())
         if not any(len(letter) == 1 and letter.islower() for letter in known):  # small letters mean the capital ones
             written = [sequence.upper() for sequence in written]
@@ -134,7 +137,7 @@ class SequenceData:
         """Sequences, or windows of them, that lie in a split."""
         data = self.fitted()
         assert data.length is not None
-        pieces = data._sequences(source)
+        pieces = data._spelt(self._own if source == self.source else self._written(source), source)
         if data.too_long == "window":
             pieces = [s[i : i + data.length] for s in pieces for i in range(0, len(s), data.length)]
         return [piece for piece in pieces if belongs({"text": piece}, split, "text")]

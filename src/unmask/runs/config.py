@@ -250,11 +250,7 @@ class RunConfig:
             return evaluate
         example = self.evaluation.example(held_out)
         if example.word is None and tokenizer is not None:
-            ends: dict[str, Any] = {
-                "end_token_id": tokenizer.end_token_id,
-                "suppress_tokens": tokenizer.suppress_tokens,
-            }
-            example = replace(example, word=tokenizer.word, **ends)
+            example = replace(example, word=tokenizer.word, ends=tokenizer.ends)
 
         def watched(model: MaskedDiffusionLM, last: bool) -> dict[str, Any]:
             results = evaluate(model, last)

@@ -96,15 +96,12 @@ class Float32Device(TorchDispatchMode):
         plain = tree_map_only(DeviceTensor, lambda t: t.numbers, (args, kwargs))
         out = func(*plain[0], **plain[1])
         self.operations += not func.is_view
-        to_host = (target is not None and not made_here) or (func in _MOVES and not isinstance(args[0], DeviceTensor))
+        from_here = target is not None or (func in _MOVES and not isinstance(args[0], DeviceTensor))
+        to_host = from_here and not made_here
         indices = args[1] if func in _INDEXES else ()
-        if (
-            (to_host and not made_here)
-            or func in _WAITS
-            or any(t is not None and t.dtype == torch.bool for t in indices)
-        ):
+        if to_host or func in _WAITS or any(t is not None and t.dtype == torch.bool for t in indices):
             self.waits.append(str(func))
-        if to_host and not made_here:
+        if to_host:
             return args[0] if func is torch.ops.aten.copy_.default else out
 
         def wrap(tensor: Tensor) -> DeviceTensor:

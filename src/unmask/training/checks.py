@@ -91,7 +91,7 @@ def first_not_finite(model: MaskedDiffusionLM, batch: MaskedBatch, nll: Tensor) 
     ]
     try:
         if bad.any():
-            model(batch[bad.nonzero()[:, 0]].to(next(model.parameters()).device))
+            model(batch[bad.nonzero()[:, 0]])
     finally:
         for hook in hooks:
             hook.remove()

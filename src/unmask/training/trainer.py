@@ -367,12 +367,11 @@ class Trainer:
         """Run the micro-batches. Rows without a mask cost no forward, unless layers are compiled for so many rows."""
         size, every = self.config.micro_batch_size or len(batch), self.compiled and self.one_shape
         parts = list(micro_batches(batch, size, every))
-        device = self.accelerator.device
         outputs, found = [], None
         for i, (run, part) in enumerate(parts):
             with nullcontext() if i == len(parts) - 1 else self.accelerator.no_sync(self.wrapped):
-                with torch.autocast(device.type, self.dtype, enabled=self.dtype is not None):
-                    prepared = self.model.prepare(part, weights[run, : part.clean.length]).to(device)
+                with torch.autocast(self.accelerator.device.type, self.dtype, enabled=self.dtype is not None):
+                    prepared = self.model.prepare(part, weights[run, : part.clean.length])
                     output = self.wrapped(prepared, needs=needs, objective=self.objective)
                 # Only the head's backward knows the loss scale, and it rounds to fp16 last.
                 scale = 1.0 if self.loss_scale is None else self.loss_scale.value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,17 +90,13 @@ class DecodingTask(Task):
     decoding: Decoding = field(default_factory=Decoding)
 
     @property
-    def end_token_id(self) -> int | None:
-        """The token behind which nothing of an answer is judged, so that decoding stops there; None for none."""
-        return None
+    def ends(self) -> Mapping[str, Any]:
+        """Behind which token nothing of an answer is judged, and what no answer holds: options of `generate`."""
+        return {}
 
     def right(self, dataset: Dataset, rows: TokenBatch, tokens: Tensor) -> np.ndarray:
         """Tell which of the decoded rows, tokens [n, L], are right: bool [n]."""
         raise NotImplementedError
-
-    def suppressed(self) -> Sequence[int]:
-        """Tokens that no answer holds."""
-        return ()
 
     def word(self, token: int) -> str:
         """How a token is written for people."""
@@ -120,8 +116,7 @@ class DecodingTask(Task):
         """
         device = next(model.parameters()).device
         rows = RowStream(dataset).rows(torch.arange(len(dataset))).to(device)
-        ends: dict[str, Any] = {"end_token_id": self.end_token_id, "suppress_tokens": self.suppressed()}
-        made = generate(model, rows, self.decoding, batch_size=self.batch_size, **ends)
+        made = generate(model, rows, self.decoding, batch_size=self.batch_size, **self.ends)
         return {
             **shares(self.right(dataset, rows, made.tokens), np.array(dataset["stratum"])),
             "loss": self._loss(model, dataset, device),

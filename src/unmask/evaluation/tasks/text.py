@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -59,25 +60,23 @@ class TextTask(DecodingTask):
         require(len(rows) > 0, "there is no question")
         return Dataset.from_list(rows)
 
-    def suppressed(self) -> Sequence[int]:
-        """The token of what the vocabulary cannot write."""
-        return TextTokenizer.load(self.tokenizer).suppress_tokens
+    @property
+    def ends(self) -> Mapping[str, Any]:
+        """The tokenizer's: its end-of-text token, where that is one of its own, and what it cannot write."""
+        return self._tokenizer.ends
 
     def example(self, held_out: Dataset | None = None) -> Example:
         """The first question."""
-        return replace(super().example(), word=TextTokenizer.load(self.tokenizer).word)
-
-    @property
-    def end_token_id(self) -> int | None:
-        """The tokenizer's end-of-text token, where that is a token of its own."""
-        return TextTokenizer.load(self.tokenizer).end_token_id
+        return replace(super().example(), word=self._tokenizer.word)
 
     def right(self, dataset: Dataset, rows: TokenBatch, tokens: Tensor) -> np.ndarray:
         """Judge the text up to the first end-of-text token."""
-        tokenizer, answers = TextTokenizer.load(self.tokenizer), []
-        for made in tokens[rows.maskable].view(len(tokens), -1).tolist():
-            answers.append(tokenizer.first_text(made))
-        return np.array(self.judge(answers, dataset))
+        made = tokens[rows.maskable].view(len(tokens), -1).tolist()
+        return np.array(self.judge([self._tokenizer.first_text(answer) for answer in made], dataset))
+
+    @cached_property
+    def _tokenizer(self) -> TextTokenizer:
+        return TextTokenizer.load(self.tokenizer)
 
 
 def check_prompt(prompt: str) -> None:
