@@ -1,25 +1,18 @@
 """Is an estimator unbiased? Exact enumeration of everything that an independent masking can draw.
 
-Rates and masks are pure functions of uniform numbers, and this checker supplies them to the production code:
-
-- A unit's rate comes from its coupled quantile. The expectation over each uniform is an integral, taken by
-  tanh-sinh quadrature on pieces split where the drawn count or a threshold can jump.
-- Where rows are cut into blocks, the units are the blocks. What a unit's rate and mask leave open, the other
-  blocks of its row, is filled with rates and masks that are nothing like its own: no weight may depend on them.
-- A mask rule sees a unit's field of uniforms through two things only: on which side of its rate r and of 1 - r each
-  number lies, and in which order they are. So the field space [0, 1]^L falls into finitely many cells; the
-  checker supplies one representative of each, with the cell's volume. Rules with a rate for each token see no order.
+Rates and masks are pure functions of uniform numbers, and this checker supplies them to the production code
+(cells.py): every cell of the field space, and a quadrature of the rates. Where rows are cut into blocks, the units
+are the blocks. What a unit's rate and mask leave open, the other blocks of its row, is filled with rates and masks
+that are nothing like its own: no weight may depend on them.
 
 Your own time distribution, mask rule or objective can be checked the same way, as long as the rule keeps to
-those comparisons.
+the comparisons that cells.py names.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import scipy.special
@@ -31,11 +24,13 @@ from unmask.masks import ExactCount, MaskRule
 from unmask.objectives import ELBO, Objective, RowMean
 from unmask.processes import Blockwise, IndependentMasking
 from unmask.processes.blockwise import Blocks
-from unmask.times import TimeDistribution, Uniform
+from unmask.testing.cells import cells, plans
+from unmask.times import Uniform
 from unmask.token_rates import TokenRates
 
 Nll = Callable[[TokenBatch, Tensor], Tensor]
-Plan = tuple[float, list[tuple[Tensor, Tensor]]]
+Law = dict[float, tuple[Tensor, Tensor]]
+"""By value of Z [S]: its probability, and the mean of the loss sum there; S as in `Plan`."""
 
 
 @dataclass(frozen=True)
@@ -173,14 +168,14 @@ def expectation(
     units, row_of = len(inside), torch.arange(len(clean)).repeat_interleave(blocks.count)
     table = _table(clean[row_of], places, nll)
 
-    def outcomes(unit: int, quantile: Tensor, weight: Tensor) -> dict[float, tuple[float, float]]:
-        """By value of the unit's contribution to Z: its probability, and the mean of its loss sum there."""
+    def outcomes(unit: int, quantiles: Tensor, weight: Tensor) -> Law:
+        """The law of what the unit adds to Z and to the loss: [S, M] nodes of its quantile, [M] their weights."""
+        quantile, node_of = quantiles.unique(return_inverse=True)
         t = time.quantile(quantile)
         block = unit % blocks.count
         mine = blocks.units(clean[row_of[unit : unit + 1]])[block : block + 1]
-        field, other, volume = _cells(t, clean.length, places[unit], inner, mine, block * blocks.size)
-        cells = field.shape[1]
-        t, weight = t.repeat_interleave(cells), weight.repeat_interleave(cells) * volume.flatten()
+        field, other, volume = cells(t, clean.length, places[unit], inner, mine, block * blocks.size)
+        t = t.repeat_interleave(field.shape[1])
         rows, field = clean[row_of[unit].expand(len(t))], field.flatten(0, 1)
         other = None if other is None else other.flatten(0, 1)
         if isinstance(masking, Blockwise):
@@ -196,17 +191,22 @@ def expectation(
         code = (batch.masked[:, places[unit]] * 2 ** torch.arange(places.shape[1])).sum(1)
         total = (objective.weights(batch).double() * table[unit, code]).sum(1).view(-1, per_unit).sum(1)
         z = _normalisers(objective, _only(batch, inside[unit]), per_unit)
-        return {
-            value: (float(weight[z == value].sum()), float((weight * total)[z == value].sum()))
-            for value in z.unique().tolist()
-        }
+        law = {}
+        for value in z.unique().tolist():
+            there = (z == value).view_as(volume) * volume
+            each = torch.stack([there.sum(1), (there * total.view_as(volume)).sum(1)])  # [2, nodes]
+            probability, loss = (each[:, node_of] * weight).sum(-1)
+            law[value] = probability, loss
+        return law
 
     expected = 0.0
-    for probability, plan in _plans(inner, time, units, places.shape[1], nodes):
-        combined: dict[float, tuple[float, float]] = {0.0: (1.0, 0.0)}
-        for unit, (quantile, weight) in enumerate(plan):
-            combined = _convolve(combined, outcomes(unit, quantile, weight))
-        expected += probability * sum(s / z for z, (_, s) in combined.items() if z > 0)
+    for plan in plans(inner, time, units, places.shape[1], nodes):
+        one, none = torch.ones_like(plan.probability), torch.zeros_like(plan.probability)
+        combined: Law = {0.0: (one, none)}
+        for unit, (quantiles, weight) in enumerate(zip(plan.quantiles, plan.weights, strict=True)):
+            combined = _convolve(combined, outcomes(unit, quantiles, weight))
+        mean = sum((s / z for z, (_, s) in combined.items() if z > 0), none)
+        expected += float((plan.probability * mean).sum())
     low = objective.low if isinstance(objective, ELBO) else 0.0
     exact = float(exact_elbo(clean, nll, blocks.size, inner.mask, low).sum() / clean.effective_length.sum())
     return Expectation(expected, exact, claims_unbiased(masking, objective))
@@ -223,10 +223,9 @@ def draws(masking: IndependentMasking, clean: TokenBatch, nodes: int = 24) -> tu
     time, fields, rates, rows, weights = masking.time.start(), [], [], [], []
     for row in range(len(clean)):
         places = clean.maskable[row].nonzero()[:, 0]
-        ((_, plan),) = _plans(single, time, 1, max(1, len(places)), nodes)
-        quantile, weight = plan[0]
-        t = time.quantile(quantile)
-        field, _, volume = _cells(t, clean.length, places, single, clean[row : row + 1], 0)
+        (plan,) = plans(single, time, 1, max(1, len(places)), nodes)
+        t, weight = time.quantile(plan.quantiles[0][0]), plan.weights[0]
+        field, _, volume = cells(t, clean.length, places, single, clean[row : row + 1], 0)
         fields.append(field.flatten(0, 1))
         rates.append(t.repeat_interleave(field.shape[1]))
         rows.append(torch.full((len(fields[-1]),), row))
@@ -285,118 +284,10 @@ def _normalisers(objective: Objective, batch: MaskedBatch, per_unit: int) -> Ten
     return values.round(decimals=9)[which]
 
 
-def _convolve(
-    left: dict[float, tuple[float, float]], right: dict[float, tuple[float, float]]
-) -> dict[float, tuple[float, float]]:
+def _convolve(left: Law, right: Law) -> Law:
     """Join two independent parts: Z adds up, and so does the mean loss given Z."""
-    joined: dict[float, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    joined: Law = {}
     for (z1, (p1, s1)), (z2, (p2, s2)) in itertools.product(left.items(), right.items()):
-        joined[round(z1 + z2, 9)][0] += p1 * p2
-        joined[round(z1 + z2, 9)][1] += s1 * p2 + p1 * s2
-    return {z: (p, s) for z, (p, s) in joined.items()}
-
-
-def _plans(
-    masking: IndependentMasking, time: TimeDistribution, units: int, length: int, nodes: int
-) -> Iterator[Plan]:
-    """Yield (probability, [(quantiles, weights) of each unit]): given what units share, they are independent."""
-    splits = [n / length for n in range(1, length)] + [masking.mirror_below, 1 - masking.mirror_below, 0.5]
-    splits += [b for s in (*time.breakpoints, *masking.mask.breakpoints) for b in (s, 1 - s)]
-    cuts = sorted({float(time.cdf(torch.tensor([s], dtype=torch.float64))[0]) for s in splits if 0 < s < 1})
-    if masking.coupling == "antithetic":
-        nodes_, weights = _tanh_sinh([0.0, *sorted({*cuts, *(1 - c for c in cuts)}), 1.0], nodes)
-        one = torch.ones(1, dtype=torch.float64)
-        grid = itertools.product(zip(nodes_, weights, strict=True), repeat=units // 2)
-        for choice in grid:
-            uniform = torch.stack([u for u, _ in choice]).repeat_interleave(2)
-            quantile = masking.quantiles(uniform, torch.arange(units))
-            yield float(math.prod(float(w) for _, w in choice)), [(q[None], one) for q in quantile]
-        return
-    orders = itertools.permutations(range(units)) if masking.coupling == "stratified" else [tuple(range(units))]
-    count = math.factorial(units) if masking.coupling == "stratified" else 1
-    for order in orders:
-        plan = []
-        for unit in range(units):
-            inside = [0.0, *cuts, 1.0]
-            if masking.coupling == "stratified":
-                inside = [0.0, *sorted(units * c - order[unit] for c in cuts if 0 < units * c - order[unit] < 1), 1.0]
-            nodes_, weights = _tanh_sinh(inside, nodes)
-            quantile = torch.stack(
-                [
-                    masking.quantiles(
-                        torch.full((units,), 0.5, dtype=torch.float64).index_fill(0, torch.tensor(unit), u),
-                        torch.tensor(order),
-                    )[unit]
-                    for u in nodes_.tolist()
-                ]
-            )
-            plan.append((quantile, weights))
-        yield 1 / count, plan
-
-
-def _tanh_sinh(cuts: list[float], nodes: int) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of double-exponential quadrature on the pieces between cuts; bears end singularities."""
-    s = torch.linspace(-3.4, 3.4, nodes, dtype=torch.float64)
-    inner = 0.5 * torch.pi * s.sinh()
-    low, density = torch.sigmoid(2 * inner), 0.5 * torch.pi * s.cosh() / inner.cosh() ** 2
-    points, weights = [], []
-    for a, b in itertools.pairwise(cuts):
-        points.append(a + (b - a) * low)
-        weights.append((b - a) * density / density.sum())
-    return torch.cat(points).clamp(1e-15, 1 - 1e-15), torch.cat(weights)
-
-
-def _cells(
-    t: Tensor, length: int, places: Tensor, masking: IndependentMasking, unit: TokenBatch, first: int
-) -> tuple[Tensor, Tensor | None, Tensor]:
-    """For each rate: representatives [N, cells, L] of field space, of a second field if one is read, volumes.
-
-    Args:
-        t: [N] rates.
-        length: L.
-        places: [n] maskable positions of the unit, in its row.
-        masking: of the unit.
-        unit: the unit as a row of its own.
-        first: where it begins in its row.
-    """
-    if masking.mask.by_token:
-        rates, _ = masking.mask.rate_and_density(t, unit[torch.zeros(len(t), dtype=torch.int64)], Uniform())
-        found = [_intervals(rate) for rate in rates[:, places - first].tolist()]
-    else:
-        found = [_orders_in_intervals(float(rate), len(places)) for rate in t]
-    volume = torch.stack([v for _, v in found])
-    field = torch.full((*volume.shape, length), 0.5, dtype=torch.float64)
-    field[:, :, places] = torch.stack([f for f, _ in found])
-    if not masking.reads_second_field:
-        return field, None, volume
-    one = torch.arange(volume.shape[1])
-    one_of, other_of = (i.flatten() for i in torch.meshgrid(one, one, indexing="ij"))
-    return field[:, one_of], field[:, other_of], volume[:, one_of] * volume[:, other_of]
-
-
-def _intervals(rates: list[float]) -> tuple[Tensor, Tensor]:
-    """Every way to put one number for each rate r into the intervals cut by r and 1 - r."""
-    pieces = []
-    for r in rates:
-        cuts = [0.0, min(r, 1 - r), max(r, 1 - r), 1.0]
-        pieces.append([((a + b) / 2, b - a) for a, b in itertools.pairwise(cuts)])
-    cells = list(itertools.product(*pieces))
-    field = torch.tensor([[middle for middle, _ in cell] for cell in cells], dtype=torch.float64)
-    return field, torch.tensor([math.prod(width for _, width in cell) for cell in cells], dtype=torch.float64)
-
-
-def _orders_in_intervals(t: float, count: int) -> tuple[Tensor, Tensor]:
-    """Every way to put `count` numbers into the intervals cut by t and 1 - t, and in order within each."""
-    cuts = [0.0, min(t, 1 - t), max(t, 1 - t), 1.0]
-    rows, volumes = [], []
-    for sizes in itertools.product(range(count + 1), repeat=len(cuts) - 1):
-        if sum(sizes) != count:
-            continue
-        volume, ladder = 1.0, []
-        for size, (a, b) in zip(sizes, itertools.pairwise(cuts), strict=True):
-            volume *= (b - a) ** size / math.factorial(size)
-            ladder += [a + (b - a) * (i + 1) / (size + 1) for i in range(size)]
-        for order in itertools.permutations(range(count)):
-            rows.append([ladder[i] for i in order])
-            volumes.append(volume)
-    return torch.tensor(rows, dtype=torch.float64), torch.tensor(volumes, dtype=torch.float64)
+        p, s = joined.get(z := round(z1 + z2, 9), (0.0, 0.0))
+        joined[z] = p + p1 * p2, s + s1 * p2 + p1 * s2
+    return joined
