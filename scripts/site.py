@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 LINK = re.compile(r"(\]\()([^)\s#:]+)((?:#[^)]*)?\))")  # of a file, not of an address
 FACADE = "unmask"
 MODULES = ("unmask.training", "unmask.data", "unmask.runs.config", "unmask.runs.study", "unmask.testing")
-MODULES += ("unmask.integrations", "unmask.evaluation.likelihood", "unmask.evaluation.harness")
+MODULES += ("unmask.runs.advise", "unmask.integrations", "unmask.evaluation.likelihood", "unmask.evaluation.harness")
 RECIPES = ("sudoku", "sft", "text", "sequences", "rows")
 
 

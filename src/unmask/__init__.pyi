@@ -37,6 +37,7 @@ from unmask.reweighted import CART as CART
 from unmask.reweighted import LIFT as LIFT
 from unmask.reweighted import PAPL as PAPL
 from unmask.reweighted import SyRM as SyRM
+from unmask.runs.advise import advise as advise
 from unmask.sampling import Decoding as Decoding
 from unmask.sampling import Generation as Generation
 from unmask.sampling import generate as generate

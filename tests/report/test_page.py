@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from importlib.resources import files
 
+import numpy as np
 import pytest
 
 from unmask.evaluation.estimate import Estimate
+from unmask.evaluation.locality import Curve, Point
 from unmask.evaluation.results import RECORDS, Results
-from unmask.evaluation.variance import Decomposition, load_variance, save_variance
+from unmask.evaluation.variance import VARIANCE, Decomposition, load_variance, save_variance
 from unmask.report.page import FIGURES, PAGE, write_page
 from unmask.report.study import verdicts
 from unmask.report.style import PALETTE
 from unmask.report.svg import inline
+from unmask.runs.advise import read_advice
 
 VOID = {"meta", "input", "path", "use", "rect"}
 EVIL = "<script>alert(1)</script>$x^2$"
@@ -224,6 +228,46 @@ def test_screening_and_budgets_have_tables_of_their_own(tmp_path):
     screened = Results.of([r | {"role": "screen", "seed": 9} for r in BARE])
     page = Page(write_page(Results.of(BARE + longer), tmp_path, screened).read_text())
     assert {"matched", "screening"} <= {attributes["id"] for attributes in page.all("section")}
+
+
+def test_advice_of_a_probe_comes_first(tmp_path):
+    """From records with rows: what the rule says of them is the page's first section, with what explains it."""
+    random = np.random.default_rng(0)
+    rows = {
+        arm: (base + random.normal(scale=0.2, size=20)).tolist() for arm, base in (("standard", 25), ("puma", 20))
+    }
+    probed = [
+        r
+        | {"seed": seed, "finals": {"rows": {"result": {"solved": 0.5, "nats": rows[r["arm"]], "tokens": [10] * 20}}}}
+        for seed in (1, 2)
+        for r in BARE
+    ]
+    (tmp_path / RECORDS).write_text("".join(json.dumps(r) + "\n" for r in probed))
+    points = [
+        Point(label, Estimate(y, y, y), None, None, 5, 5) for label, y in (("0", 3.0), ("4", 1.2), ("all", 1.0))
+    ]
+    probe = read_advice(tmp_path, steps=300, horizon=900, locality=(Curve("visible within", tuple(points)),))
+    probe.save(tmp_path)
+    found = Decomposition(*(Estimate(value, value, value) for value in (3.0, 2.0, 5.0, 10.0)), signal=1.0)
+    half = replace(found, masks=Estimate(0.0, 0.0, 0.0))
+    save_variance(
+        tmp_path / VARIANCE,
+        {arm: dict.fromkeys(("loss", "gradient"), d) for arm, d in (("standard", found), ("ppots-mirror", half))},
+        {},
+    )
+    page = Page(write_page(Results.of(probed), tmp_path).read_text())
+    sections = [attributes["id"] for attributes in page.all("section")]
+    assert sections[:2] == ["advice", "verdict"]
+    for told in (
+        "Try puma first.",
+        "Sure for the length of the probe",
+        "300 of 900 steps (33%)",
+        "30% from masks (A), 20% from mask rates (B), 50% from rows (C)",
+        "ppots-mirror leaves 70% of it",
+        "90% lies within 4 positions",
+        "Where the loss is",
+    ):
+        assert told in page.words
 
 
 def test_commands_leave_the_page(command, tmp_path):

@@ -1,4 +1,4 @@
-"""The `unmask` command line: train, compare, study, report, evaluate, sample, variance.
+"""The `unmask` command line: train, advise, compare, study, report, evaluate, sample, variance.
 
 Recipes give defaults; every field of the resulting config can be overridden by its name. What a config
 prints as is also how it is typed: --masking.time "Beta(a=2, b=1)".
@@ -11,6 +11,7 @@ import sys
 from rich.console import Console
 from rich.markup import escape
 
+from unmask.cli.advise import advise
 from unmask.cli.compare import compare
 from unmask.cli.evaluate import evaluate
 from unmask.cli.report import report
@@ -21,7 +22,9 @@ from unmask.cli.variance import variance
 from unmask.config import nearest
 from unmask.training.ending import RankError
 
-COMMANDS = {command.__name__: command for command in (train, compare, study, report, evaluate, sample, variance)}
+COMMANDS = {
+    command.__name__: command for command in (train, advise, compare, study, report, evaluate, sample, variance)
+}
 
 
 def main(argv: list[str] | None = None) -> None:

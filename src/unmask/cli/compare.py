@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 
-from unmask.cli.options import (
-    DEFAULT_ARMS,
-    about,
-    configured,
-    flag,
-    masked_as,
-    named_recipe,
-    opened,
-    take_option,
-)
+from unmask.cli.options import about, chosen_arms, configured, differing, flag, named_recipe, opened
 from unmask.cli.report import show
 from unmask.config import positive_int
 from unmask.runs.study import Study
@@ -24,14 +14,8 @@ from unmask.runs.study import Study
 def compare(words: list[str]) -> None:
     """Train several arms alike and compare them: unmask compare RECIPE --out DIR [--arms A B ...] [--seeds N]."""
     recipe, words, settled = opened(*named_recipe("compare", words))
-    written, words = take_option(words, "--arms")
-    arms = {name: masked_as(recipe, text) for name, text in map(_named, written or DEFAULT_ARMS)}
-    if len(arms) < max(2, len(written)):
-        raise ValueError(f"--arms needs at least two different names, got {' '.join(written)}")
-    names = list(arms)
-    own = ["masking"]  # what the arms differ in
-    if len({arm.objective for arm in arms.values()}) > 1:
-        own.append("objective")
+    arms, words = chosen_arms(recipe, "compare", words)
+    names, own = list(arms), differing(arms)
     config, options = configured(
         arms[names[0]],
         "compare",
@@ -74,11 +58,3 @@ def compare(words: list[str]) -> None:
         shutil.rmtree(out / cell.name, ignore_errors=True)
     study.run(out, workers=options["jobs"], devices=options["devices"])
     show(out)
-
-
-def _named(text: str) -> tuple[str, str]:
-    """An arm's name and its masking: NAME is both, NAME=Masking(...) names any."""
-    found = re.fullmatch(r"([\w.+-]+)=(.*)", text, re.DOTALL)
-    if found is None and "(" in text:
-        raise ValueError(f"give the arm {text} a name: --arms standard mine={text!r}")
-    return (found[1], found[2]) if found else (text, text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import field, fields, make_dataclass, replace
 from functools import partial
@@ -28,8 +29,12 @@ from unmask.recipes import RECIPES, RunConfig, TextModel
 from unmask.schedules import Ramp, Schedule, parse_schedule
 from unmask.times import TimeDistribution
 
+RunConfigs = dict[str, RunConfig]
 MASKINGS = (IndependentMasking, ProgressiveUnmasking, Blockwise)
-DEFAULT_ARMS = ("uniform-count", "puma")  # PUMA and its paper's baseline: one loss, so the masks alone differ
+DEFAULT_ARMS = {
+    "compare": ("uniform-count", "puma"),  # PUMA and its paper's baseline: one loss, so the masks alone differ
+    "advise": ("standard", "uniform-count", "bell", "best", "puma"),  # both fields' baselines, and what may beat them
+}
 REGISTRY = ConstructorRegistry()
 
 
@@ -98,11 +103,12 @@ def _description(recipe: str, command: str) -> str:
         return f"A run of the recipe {recipe}."
     summary = inspect.cleandoc(RECIPES[recipe].__doc__ or "").partition("\n\nArgs:")[0]
     masking = inspect.signature(RECIPES[recipe]).parameters["masking"].default
+    many = command in DEFAULT_ARMS
     option, default = (
-        ("--arms NAME NAME ...", " ".join(DEFAULT_ARMS)) if command == "compare" else ("--masking NAME", masking)
+        ("--arms NAME NAME ...", " ".join(DEFAULT_ARMS[command])) if many else ("--masking NAME", masking)
     )
     names = " ".join(f"{name}: {named.about}." for name, named in NAMED.items())
-    any_other = "NAME=Blockwise(...), or any masking as it prints" if command == "compare" else "Or any as it prints"
+    any_other = "NAME=Blockwise(...), or any masking as it prints" if many else "Or any as it prints"
     return (
         f"{summary}\n\n{option}: {names} {any_other}, with an objective of its own after a comma (default: {default})"
     )
@@ -243,6 +249,32 @@ def masked_as(recipe: Callable[..., RunConfig], text: str) -> RunConfig:
     if len(parts) > 1:
         changes["objective"] = parse(parts[1], Objective)
     return replace(recipe(), **changes)
+
+
+def chosen_arms(recipe: Callable[..., RunConfig], command: str, words: list[str]) -> tuple[RunConfigs, list[str]]:
+    """Take --arms out of the words: the runs by name, those of `DEFAULT_ARMS` where none are typed, and the rest.
+
+    Raises:
+        ValueError: for fewer than two names that differ.
+    """
+    written, words = take_option(words, "--arms")
+    arms = {name: masked_as(recipe, text) for name, text in map(_named, written or DEFAULT_ARMS[command])}
+    if len(arms) < max(2, len(written)):
+        raise ValueError(f"--arms needs at least two different names, got {' '.join(written)}")
+    return arms, words
+
+
+def differing(arms: RunConfigs) -> list[str]:
+    """The fields that typed arms differ in."""
+    return ["masking", *(["objective"] if len({arm.objective for arm in arms.values()}) > 1 else [])]
+
+
+def _named(text: str) -> tuple[str, str]:
+    """An arm's name and its masking: NAME is both, NAME=Masking(...) names any."""
+    found = re.fullmatch(r"([\w.+-]+)=(.*)", text, re.DOTALL)
+    if found is None and "(" in text:
+        raise ValueError(f"give the arm {text} a name: --arms standard mine={text!r}")
+    return (found[1], found[2]) if found else (text, text)
 
 
 def take_option(words: list[str], name: str) -> tuple[list[str], list[str]]:

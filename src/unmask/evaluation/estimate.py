@@ -27,13 +27,13 @@ class Estimate:
         return Estimate(rising(self.value), rising(self.low), rising(self.high))
 
 
-def mean_of(values: Sequence[float]) -> Estimate:
-    """Mean of normal values with its t interval, which is infinite for a single one; ValueError for none."""
+def mean_of(values: Sequence[float] | np.ndarray, share: float = 0.95) -> Estimate:
+    """Mean of normal values with its t interval of that coverage, infinite for a single one; ValueError for none."""
     require(len(values) > 0, "there is no value to average")
     middle = float(np.mean(values))
     if len(values) == 1:
         return Estimate(middle, -math.inf, math.inf)
-    reach = float(scipy.stats.t.ppf(0.975, len(values) - 1) * scipy.stats.sem(values))
+    reach = float(scipy.stats.t.ppf((1 + share) / 2, len(values) - 1) * scipy.stats.sem(values))
     return Estimate(middle, middle - reach, middle + reach)
 
 

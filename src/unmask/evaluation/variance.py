@@ -34,6 +34,9 @@ from unmask.processes.refit import evaluation_field, loss_and_gradient, measure_
 from unmask.times import Uniform
 from unmask.token_rates import GIFT
 
+VARIANCE = Path("variance") / "variance.json"
+"""In the folder of a run, a study or a probe."""
+
 Measured = IndependentMasking | tuple[IndependentMasking, Objective]
 """A masking, with an objective where that is not the ELBO."""
 

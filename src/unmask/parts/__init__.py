@@ -2,7 +2,7 @@
 
 from unmask.config import ours
 from unmask.parts.corpora import CorpusData
-from unmask.parts.evaluations import HeldOutAnswers, HeldOutLikelihood, HeldOutSequences, NoEvaluation
+from unmask.parts.evaluations import HeldOutAnswers, HeldOutLikelihood, HeldOutRows, HeldOutSequences, NoEvaluation
 from unmask.parts.maskings import named_masking
 from unmask.parts.models import PretrainedModel, SavedModel, TextModel
 from unmask.parts.prompts import PromptData
@@ -13,12 +13,13 @@ from unmask.parts.text import TextData
 
 ours(CorpusData, PromptData, RowsOnDisk, SequenceData, SudokuData, TextData)
 ours(PretrainedModel, SavedModel, SudokuModel, TextModel)
-ours(HeldOutAnswers, HeldOutLikelihood, HeldOutSequences, NoEvaluation)
+ours(HeldOutAnswers, HeldOutLikelihood, HeldOutRows, HeldOutSequences, NoEvaluation)
 
 __all__ = [
     "CorpusData",
     "HeldOutAnswers",
     "HeldOutLikelihood",
+    "HeldOutRows",
     "HeldOutSequences",
     "NoEvaluation",
     "PretrainedModel",

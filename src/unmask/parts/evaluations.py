@@ -15,7 +15,7 @@ from unmask.config import positive_int, require
 from unmask.data import RowStream, TextTokenizer
 from unmask.evaluation.estimate import ratio
 from unmask.evaluation.generative import sample_tokens
-from unmask.evaluation.likelihood import LikelihoodConfig, likelihood
+from unmask.evaluation.likelihood import LikelihoodConfig, RowNats, likelihood
 from unmask.evaluation.tasks import same_answer, shares
 from unmask.evaluation.trace import Example, example_of
 from unmask.masks import smallest
@@ -24,6 +24,12 @@ from unmask.parts.text import spread
 from unmask.sampling import Decoding, generate
 
 Evaluate = Callable[[MaskedDiffusionLM, bool], dict[str, Any]]
+
+
+def _summary(found: RowNats) -> dict[str, Any]:
+    nats = found.nats_per_token
+    value = {"nats_per_token": nats.value, "loss": nats.value}
+    return {**value, "interval": (nats.low, nats.high), "rows": len(found.nats)}
 
 
 @dataclass(frozen=True)
@@ -46,18 +52,39 @@ class HeldOutLikelihood:
 
         It gives "nats_per_token" (and "loss", the same), "interval" over rows, and "rows".
         """
+        return lambda model, last: _summary(self.measure(model, held_out))
+
+    def measure(self, model: MaskedDiffusionLM, rows: Dataset) -> RowNats:
+        """The negative ELBO of rows."""
         config = LikelihoodConfig(samples=self.samples, seed=self.seed)
-
-        def evaluate(model: MaskedDiffusionLM, last: bool) -> dict[str, Any]:
-            found = likelihood(model, held_out, config, batch_size=self.batch_size).nats_per_token
-            value = {"nats_per_token": found.value, "loss": found.value}
-            return {**value, "interval": (found.low, found.high), "rows": len(held_out)}
-
-        return evaluate
+        return likelihood(model, rows, config, batch_size=self.batch_size)
 
     def example(self, held_out: Dataset) -> Example:
         """The held-out row with the most to unmask, drawn in a random order at temperature 1, in at most 64 steps."""
         return example_of(held_out, Decoding("random", temperature=1.0, steps=64))
+
+
+@dataclass(frozen=True)
+class HeldOutRows:
+    """What `HeldOutLikelihood` gives, for each of the held-out rows too: models are compared row by row."""
+
+    rows: int = 256
+    """Rows at most, spread evenly over those that are held out."""
+    likelihood: HeldOutLikelihood = field(default_factory=lambda: HeldOutLikelihood(samples=4))
+    """How it is estimated."""
+
+    def __post_init__(self) -> None:
+        positive_int("rows", self.rows, least=2)
+
+    def start(self, held_out: Dataset) -> Evaluate:
+        """Return evaluate(model, last). It gives "nats" and "tokens" besides, of each row."""
+        rows = spread(held_out, self.rows)
+
+        def evaluate(model: MaskedDiffusionLM, last: bool) -> dict[str, Any]:
+            found = self.likelihood.measure(model, rows)
+            return {**_summary(found), "nats": found.nats.tolist(), "tokens": found.tokens.tolist()}
+
+        return evaluate
 
 
 @dataclass(frozen=True)

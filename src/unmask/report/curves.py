@@ -68,6 +68,7 @@ def ratio_figure(results: Results, steps: int) -> Figure | None:
     targets = list(dict.fromkeys(speed.target for speed, _ in found))
     figure = Figure(figsize=(5.4, 1.3 + 0.24 * len(found) + 0.2 * len(targets)), layout="constrained")
     axis, place, ticks, handles = figure.subplots(), 0.0, [], {}
+    axis.set_xscale("log")
     for target in targets:
         rows = [(speed.arm, ratio) for speed, ratio in found if speed.target == target]
         ticks.append(place + (len(rows) - 1) / 2)
@@ -81,7 +82,7 @@ def ratio_figure(results: Results, steps: int) -> Figure | None:
     axis.axvline(1, color=FAINT, linewidth=1)
     low, high = axis.get_xlim()
     low, high = min(low, 0.8), max(high, 1.25)
-    axis.set(xscale="log", xlim=(low, high), ylim=(place - 0.8 + 0.2, -1.0))
+    axis.set(xlim=(low, high), ylim=(place - 0.8 + 0.2, -1.0))
     marks = [x for x in (0.1, 0.2, 0.25, 1 / 3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 10, 20, 50) if low <= x <= high]
     axis.xaxis.set_major_locator(FixedLocator(marks))
     axis.xaxis.set_minor_locator(NullLocator())

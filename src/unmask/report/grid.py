@@ -42,14 +42,18 @@ class Grid:
 
     def markdown(self) -> str:
         """A section of a page."""
+        note = [self.note, ""] if self.note and self.rows else []
+        return "\n".join([f"## {self.title}", "", *note, self.table if self.rows else f"{self.note}\n"])
+
+    @property
+    def table(self) -> str:
+        """The cells alone, in Markdown."""
 
         def line(cells: Sequence[str]) -> str:
             return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
 
-        if not self.rows:
-            return f"## {self.title}\n\n{self.note}\n"
-        lines = [line(self.head), line(["---" if left else "---:" for left in self.words]), *map(line, self.rows)]
-        return "\n".join([f"## {self.title}", "", *([self.note, ""] if self.note else []), *lines]) + "\n"
+        rules = line(["---" if left else "---:" for left in self.words])
+        return "\n".join([line(self.head), rules, *map(line, self.rows)]) + "\n"
 
     @property
     def words(self) -> list[bool]:

@@ -16,12 +16,15 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from unmask import __version__
+from unmask.evaluation.advice import ADVICE, Probe
 from unmask.evaluation.results import RECORDS, Results
 from unmask.evaluation.speedup import Run
-from unmask.evaluation.variance import load_variance
+from unmask.evaluation.variance import VARIANCE, load_variance
+from unmask.report.advice import advice_grid, advice_lines
 from unmask.report.curves import COSTS, costs_of, curve_figure, measures_of, ratio_figure
 from unmask.report.figures import variance_figure
 from unmask.report.grid import Grid
+from unmask.report.records import locality_figure
 from unmask.report.steps import density_figure, norm_figure, rate_figure
 from unmask.report.study import (
     Finding,
@@ -132,6 +135,7 @@ class _Page:
         again += "adds it and trains nothing again"
         one = shlex.quote(str(self._folder(results.of_seed(results.control, self.largest).values())))
         return [
+            (self._advice(), ""),
             (self._verdict(), ""),
             (self._curves(), ""),
             (self._cost(), ""),
@@ -148,6 +152,22 @@ class _Page:
             (self._replay(), "Replay of an unseen row: the runs have left no trace; runs made now do."),
             (Section("spread", "From run to run", grids=spread(results)), ""),
         ]
+
+    def _advice(self) -> Section:
+        """Of a probe alone: see `unmask.runs.advise`."""
+        if not (self.out / ADVICE).is_file():
+            return Section("advice", "Which arm first")
+        probe, path = Probe.load(self.out), self.out / VARIANCE
+        lines = advice_lines(probe, load_variance(path) if path.is_file() else None)
+        found = [(locality_figure({"": probe.locality}), "locality", "Where the loss is")] if probe.locality else []
+        return Section(
+            "advice",
+            "Which arm first",
+            lines[0],
+            lines=lines[1:],
+            figures=self._drawn(found),
+            grids=[advice_grid(probe)],
+        )
 
     def _verdict(self) -> Section:
         found = sorted(findings(self.results), key=lambda finding: -finding.steps)
@@ -212,7 +232,7 @@ class _Page:
         shown = []
         folders = [self.out, *(self._folder([run]) for run in self.results.runs)]
         for number, folder in enumerate(folders):
-            path = folder / "variance" / "variance.json"
+            path = folder / VARIANCE
             if path.is_file():
                 arms, where = load_variance(path), "" if folder == self.out else f", {folder.relative_to(self.out)}"
                 for of in ("loss", "gradient"):

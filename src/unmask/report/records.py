@@ -38,12 +38,18 @@ def records_table(records: Sequence[Record], title: str = "") -> Table:
 
 
 def plot_locality(curves: dict[str, Sequence[Curve]], path: str | Path, title: str = "") -> None:
+    """Write `locality_figure` to a PNG or SVG, with a title above it."""
+    figure = locality_figure(curves)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=150)
+
+
+def locality_figure(curves: dict[str, Sequence[Curve]]) -> Figure:
     """Draw loss against rate, distance and radius, one panel each, lines coloured from the first to the last entry.
 
     Args:
-        curves: by label (a model, a step of training), what `unmask.evaluation.locality` measured.
-        path: PNG or SVG to write.
-        title: above the figure.
+        curves: by label (a model, a step of training), what `unmask.evaluation.locality` measured; a single one may
+            go without.
     """
     panels = [curve.against for curve in next(iter(curves.values()))]
     figure = Figure(figsize=(4.2 * len(panels), 3.8), layout="constrained")
@@ -69,9 +75,9 @@ def plot_locality(curves: dict[str, Sequence[Curve]], path: str | Path, title: s
             axis.set(xlabel=curve.against)
             axis.grid(alpha=0.3)
     axes[0].set(ylabel="nats per masked token (dotted: irreducible)")
-    axes[-1].legend(fontsize=7)
-    figure.suptitle(title)
-    figure.savefig(path, dpi=150)
+    if any(curves):
+        axes[-1].legend(fontsize=7)
+    return figure
 
 
 def _cell(record: Record | None) -> str:

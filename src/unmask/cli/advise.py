@@ -1,0 +1,59 @@
+"""unmask advise: which arm to try first on these data, from a probe of a few minutes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from unmask.cli.options import about, chosen_arms, configured, differing, named_recipe, opened
+from unmask.evaluation.advice import ADVICE
+from unmask.evaluation.results import Results, read_records
+from unmask.evaluation.variance import VARIANCE, load_variance
+from unmask.report.advice import advice_grid, advice_lines
+from unmask.report.page import write_page
+from unmask.report.tables import variance_table
+from unmask.runs.advise import ProbeConfig
+from unmask.runs.advise import advise as probe_arms
+
+
+def advise(words: list[str]) -> None:
+    """Say in minutes which arm to try first, how sure that is: unmask advise RECIPE --out DIR [--arms A B ...]."""
+    recipe, words, settled = opened(*named_recipe("advise", words))
+    arms, words = chosen_arms(recipe, "advise", words)
+    own, default = differing(arms), ProbeConfig()
+    config, options = configured(
+        next(iter(arms.values())),
+        "advise",
+        words,
+        [
+            ("out", about(Path, "Folder of the probe: runs, records, advice.json, report.html."), ...),
+            ("minutes", about(float, "For all of it, about; the steps of the short runs follow."), default.minutes),
+            ("seeds", about(int, "Runs of each arm, from --seed on."), default.seeds),
+            ("probe_steps", about(int | None, "Steps of each short run. None: what fits into the minutes."), None),
+            ("rows", about(int, "Held-out rows that arms are compared on, at most."), default.rows),
+            ("jobs", about(int | None, "Runs at a time. None: one for each GPU or core."), None),
+            ("devices", about(tuple[int, ...] | None, "Numbers of the GPUs to use. None: all."), None),
+        ],
+        hidden=(*own, "evaluation"),
+        settled=settled,
+    )
+    out: Path = options["out"]
+    probe = probe_arms(
+        config,
+        {name: {field: getattr(arm, field) for field in own} for name, arm in arms.items()},
+        out,
+        ProbeConfig(options["minutes"], options["seeds"], options["probe_steps"], options["rows"]),
+        workers=options["jobs"],
+        devices=options["devices"],
+    )
+    variances = load_variance(out / VARIANCE) if (out / VARIANCE).is_file() else None
+    console = Console()
+    console.print(advice_grid(probe).rich())
+    if variances:
+        console.print(variance_table(variances, "gradient"))
+    for line in advice_lines(probe, variances):
+        console.print(line, highlight=False)
+    page = write_page(Results.of(read_records(out, "compare")), out)
+    print(f"Written: {out / ADVICE}")
+    print(f"Report: {page}")

@@ -1,0 +1,262 @@
+"""`advise`: a probe of a few minutes that says which arm to try first.
+
+Each arm is trained for a few steps with every seed, as runs of a study below the folder, and judged on held-out rows
+by the rule of `unmask.evaluation.advice`. The short runs alone decide. Why an arm may be ahead is measured besides,
+on the first arm's model: where its gradient's noise comes from, and how near to a token what predicts it lies.
+
+How long it takes is known beforehand from a few timed steps of each arm; how many steps fit into the minutes follows.
+What was timed and trained stays in the folder: the same call again goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from rich.console import Console
+
+from unmask.config import positive_int, require
+from unmask.data.stream import RowStream
+from unmask.evaluation.advice import ADVICE, Probe, advise_by
+from unmask.evaluation.likelihood import LikelihoodConfig
+from unmask.evaluation.locality import Curve, LocalityConfig, locality
+from unmask.evaluation.results import read_records
+from unmask.evaluation.variance import VARIANCE, Nested, compare_variance, load_variance, save_variance
+from unmask.models.denoiser import MaskedDiffusionLM
+from unmask.parts import HeldOutLikelihood, HeldOutRows
+from unmask.parts.maskings import MASKINGS
+from unmask.runs.config import RunConfig, load_model
+from unmask.runs.launch import default_devices, default_jobs
+from unmask.runs.study import Change, Study
+from unmask.store.folder import replace_text
+from unmask.training.platform import autocast_dtype
+
+COSTS, ROWS = "costs.json", "rows"
+LEAST_STEPS = 20
+START_SECONDS = 10.0
+"""Of a run's process before its first step, on a busy host."""
+RUNS, MEASURED = 0.75, 0.2
+"""Shares of the minutes: of the short runs, and of what explains them."""
+SPLIT = ("standard", "ppots-mirror")
+"""Whose gradient's variance is measured: MDLM's masks, and the variance reduction of arXiv 2511.18159."""
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """How much a probe does.
+
+    Attributes:
+        minutes: for all of it, about. Steps follow from it.
+        seeds: runs of each arm; two at least are needed to see whether they agree.
+        steps: of each short run. None: as many as fit into the minutes, at least `LEAST_STEPS`.
+        rows: held-out rows that arms are compared on, at most.
+    """
+
+    minutes: float = 5.0
+    seeds: int = 2
+    steps: int | None = None
+    rows: int = 256
+
+    def __post_init__(self) -> None:
+        require(self.minutes > 0, f"minutes must be greater than 0, got {self.minutes}")
+        positive_int("seeds", self.seeds)
+        positive_int("rows", self.rows, least=2)
+        if self.steps is not None:
+            positive_int("probe steps", self.steps)
+
+
+def advise(
+    config: RunConfig,
+    arms: Mapping[str, Change],
+    out: str | Path,
+    probe: ProbeConfig | None = None,
+    *,
+    workers: int | None = None,
+    devices: Sequence[int] | None = None,
+    console: Console | None = None,
+) -> Probe:
+    """Say which arm to try first on these data, from short runs of all of them.
+
+    Args:
+        config: the run that is advised on; its steps are the horizon.
+        arms: changes of it by name, as a `Study` takes them; the first one is what the page compares with, and what
+            its model explains.
+        out: folder of the probe: runs, records, advice.json, variance/.
+        probe: how much is done.
+        workers: runs at a time, as `run_jobs`.
+        devices: numbers of the GPUs to use, as `run_jobs`.
+        console: where time and progress are told; standard error by default.
+
+    Raises:
+        ValueError: for fewer than two arms, or anything that a run refuses, before anything is trained.
+    """
+    probe, out, console = probe or ProbeConfig(), Path(out), console or Console(stderr=True, soft_wrap=True)
+    require(len(arms) > 1, f"advice needs at least two arms, got {', '.join(arms) or 'none'}")
+    study = _study(config, arms, probe, steps=1)
+    for cell in study.cells():
+        cell.config.check(out / cell.name)
+    devices = default_devices() if devices is None else devices
+    costs = _costs(study, out, console)
+    steps = probe.steps or _steps(probe, costs, devices, config.training.steps)
+    study = _study(config, arms, probe, steps)
+    _say(len(study.cells()), steps, costs, probe, devices, config.training.steps, console)
+    study.run(out, workers=workers, devices=devices, console=console)
+    first, seed = next(iter(arms)), config.training.seed
+    model = load_model(study.job(study.cells([first], [seed])[0], out).last)
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    seconds = 60 * MEASURED * probe.minutes / 2
+    row_seconds = costs[first] / config.training.batch_size
+    _split(model, config.data.load(), out, seconds, row_seconds, console)
+    curves = _locality(model, config.data.held_out(), seconds, row_seconds, console)
+    found = read_advice(out, steps=steps, horizon=config.training.steps, locality=curves)
+    found.save(out)
+    return found
+
+
+def read_advice(out: Path, *, steps: int, horizon: int, locality: tuple[Curve, ...] = ()) -> Probe:
+    """Apply the rule to the records of a probe's runs of so many steps."""
+    records = [record for record in read_records(out, "compare") if record["steps"] == steps]
+    scores: dict[str, list[np.ndarray]] = {}
+    seconds: dict[str, list[float]] = {}
+    for record in sorted(records, key=lambda record: record["seed"]):
+        rows = record["finals"][ROWS]["result"]
+        # Every row counts by its length: the mean over rows is then the nats of a token.
+        scores.setdefault(record["arm"], []).append(np.array(rows["nats"]) / np.mean(rows["tokens"]))
+        seconds.setdefault(record["arm"], []).append(record["curve"][-1]["seconds"] / steps)
+    costs = {arm: float(np.mean(values)) for arm, values in seconds.items()}
+    return Probe(advise_by({arm: np.stack(found) for arm, found in scores.items()}), steps, horizon, costs, locality)
+
+
+def _study(config: RunConfig, arms: Mapping[str, Change], probe: ProbeConfig, steps: int) -> Study:
+    """The short runs. Each anneals its learning rate, as the whole run would."""
+    training, warmup = config.training, 0.1
+    return Study(
+        name=f"advise-{config.recipe}",
+        base=replace(
+            config,
+            evaluation=HeldOutLikelihood(),
+            training=replace(training, anneal_from=0, checkpoint_every=None, compile=False),
+        ),
+        arms=arms,
+        control=next(iter(arms)),
+        seeds=tuple(range(training.seed, training.seed + probe.seeds)),
+        budgets=(steps,),
+        finals={ROWS: HeldOutRows(rows=probe.rows)},
+        warmup=warmup,
+        evaluate=0.25,
+        checkpoint=None,
+    )
+
+
+def _costs(study: Study, out: Path, console: Console) -> dict[str, float]:
+    """Seconds of a step of each arm; those that were timed before are read."""
+    path = out / COSTS
+    costs: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
+    for cell in study.cells(seeds=study.seeds[:1]):
+        if cell.arm not in costs:
+            costs[cell.arm] = seconds_a_step(cell.config)
+            console.print(f"{cell.arm}: about {costs[cell.arm]:.2g} s a step", highlight=False)
+    out.mkdir(parents=True, exist_ok=True)
+    replace_text(path, json.dumps(costs, indent=2) + "\n")
+    return {arm: costs[arm] for arm in study.arms}
+
+
+def seconds_a_step(config: RunConfig, steps: int = 3) -> float:
+    """Median time of a run's training steps, of a few after the first one: all but the optimiser's part."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    training = config.training
+    torch.manual_seed(training.seed)
+    model, dtype = config.model.build().to(device), autocast_dtype(training.precision, device)
+    process = config.masking.start(RowStream(config.data.load(), training.seed), training.batch_size, training.seed)
+    size, found = training.micro_batch_size or training.batch_size, []
+    for _ in range(1 + steps):
+        began = time.perf_counter()
+        batch = process.draw()
+        weights = config.objective.weights(batch) / config.objective.normaliser(batch).clamp(min=1).float()
+        scores = []
+        for at in range(0, len(batch), size):
+            part = slice(at, at + size)
+            with torch.autocast(device.type, dtype, enabled=dtype is not None):
+                output = model(
+                    batch[part].to(device), weights[part].to(device), needs=process.needs, objective=config.objective
+                )
+            output.loss.backward()
+            scores.append(output.scores)
+        if process.needs is not None:
+            process.observe(type(scores[0]).concatenated(scores))
+        model.zero_grad(set_to_none=True)
+        found.append(time.perf_counter() - began)
+    return float(np.median(found[1:]))
+
+
+def _steps(probe: ProbeConfig, costs: Mapping[str, float], devices: Sequence[int], horizon: int) -> int:
+    """As many as fit into the minutes of the runs."""
+    runs = probe.seeds * len(costs)
+    at_once = default_jobs(runs, devices)
+    seconds = 60 * RUNS * probe.minutes - START_SECONDS * runs / at_once
+    fit = seconds * max(1, len(devices)) / (probe.seeds * sum(costs.values()))
+    return min(horizon, max(LEAST_STEPS, int(fit)))
+
+
+def _say(
+    runs: int,
+    steps: int,
+    costs: Mapping[str, float],
+    probe: ProbeConfig,
+    devices: Sequence[int],
+    horizon: int,
+    console: Console,
+) -> None:
+    """What will be done and how long that takes, before it is."""
+    seconds = steps * probe.seeds * sum(costs.values()) / max(1, len(devices))
+    seconds += START_SECONDS * runs / default_jobs(runs, devices) + 60 * MEASURED * probe.minutes
+    console.print(
+        f"{runs} runs of {steps} steps ({len(costs)} arms, {probe.seeds} seeds; {steps / horizon:.0%} of the run's "
+        f"{horizon} steps), then variance and locality: about {max(1, round(seconds / 60))} min in all on "
+        f"{f'{len(devices)} GPUs' if devices else f'{os.cpu_count()} cores'}. --minutes and --probe-steps change it.",
+        highlight=False,
+    )
+
+
+def _split(
+    model: MaskedDiffusionLM, rows: Dataset, out: Path, seconds: float, row_seconds: float, console: Console
+) -> None:
+    """Measure A, B and C once, with as many row sets as there is time for; none where there is too little."""
+    path, batch_size = out / VARIANCE, 16
+    if path.is_file() and load_variance(path):
+        return
+    arms: dict[str, Any] = {name: (MASKINGS[name].masking, MASKINGS[name].objective) for name in SPLIT}
+    asked = [found for masking, _ in arms.values() if (found := masking.time.start().measures) is not None]
+    fit_seconds = row_seconds / 3 * sum(len(one.rates) * one.rows * one.masks for one in asked)  # forwards alone
+    nested = Nested(row_sets=3, rates=3, masks=2)
+    set_seconds = len(SPLIT) * nested.rates * nested.masks * batch_size * row_seconds
+    nested = replace(nested, row_sets=min(24, max(nested.row_sets, int((seconds - fit_seconds) / set_seconds))))
+    needed = fit_seconds + nested.row_sets * set_seconds
+    about = f"about {max(1, round(needed / 60))} min"
+    if needed > 2 * seconds or len(rows) < 2 * batch_size:
+        console.print(f"Variance: left out, it would take {about}; unmask variance measures it", highlight=False)
+        return
+    console.print(f"Variance of the gradient under {' and '.join(SPLIT)}: {about}", highlight=False)
+    found = compare_variance(model, rows, arms, batch_size, nested, seed=0, console=console)
+    save_variance(path, found, {"title": ADVICE, "arms": list(SPLIT)})
+
+
+def _locality(
+    model: MaskedDiffusionLM, rows: Dataset, seconds: float, row_seconds: float, console: Console
+) -> tuple[Curve, ...]:
+    config = LocalityConfig(LikelihoodConfig(samples=2))
+    forwards = 2 * (1 + len(config.radii))
+    count = min(64, len(rows), int(3 * seconds / (forwards * row_seconds)))
+    if count < 8:
+        console.print("Locality: left out, there is no time for it; unmask evaluate measures it", highlight=False)
+        return ()
+    console.print(f"Locality: {count} rows", highlight=False)
+    return locality(model, rows.select(range(count)), config)
