@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import re
+import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +15,7 @@ from typing import Any
 import datasets
 import pytest
 import torch
+from accelerate.state import AcceleratorState, PartialState
 from datasets import Dataset
 from safetensors.torch import load_file
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
@@ -305,3 +310,38 @@ def words(tmp_path) -> str:
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
     LlamaForCausalLM(LlamaConfig(vocab_size=len(WORDS), **sizes)).save_pretrained(tmp_path / "words")
     return str(tmp_path / "words")
+
+
+@pytest.fixture(scope="session")
+def forked_ranks() -> Callable[..., list[int | None]]:
+    """A function: run `work(rank)` in processes that gloo may connect; exit codes, None for one killed after `limit`
+    seconds. They are forks of the test's own process, so that what they share is imported already."""
+
+    def run(work: Callable[[int], None], ranks: int = 2, limit: float = 100.0) -> list[int | None]:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+
+        def connected(rank: int) -> None:
+            os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
+            os.environ.update(
+                WORLD_SIZE=str(ranks), LOCAL_WORLD_SIZE=str(ranks), RANK=str(rank), LOCAL_RANK=str(rank)
+            )
+            AcceleratorState._reset_state()
+            PartialState._reset_state()
+            work(rank)
+
+        fork = multiprocessing.get_context("fork")
+        started = [fork.Process(target=connected, args=(rank,)) for rank in range(ranks)]
+        for process in started:
+            process.start()
+        until = time.monotonic() + limit
+        for process in started:
+            process.join(max(0.0, until - time.monotonic()))
+        codes = [process.exitcode for process in started]
+        for process in started:
+            process.kill()
+            process.join()
+        return codes
+
+    return run

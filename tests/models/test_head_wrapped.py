@@ -1,76 +1,69 @@
 """The head inside what wraps modules: torch.compile, DDP and FSDP2 change neither loss, scores nor gradients."""
 
-import socket
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import nn
+from torch.distributed import init_process_group
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
+from unmask import MaskedHead
 from unmask.models.head import masked_cross_entropy
 
 D, V, MASK = 8, 12, 11
 NEEDS = ("log_confidence", "margin")
 
-# Every process works on its half of the rows; what is gathered is compared with one process's whole.
-SCRIPT = f"""
-import sys, torch
-from torch import nn
-from torch.distributed import destroy_process_group, get_rank, init_process_group
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.nn.parallel import DistributedDataParallel
-from unmask import MaskedHead
 
 class Model(nn.Module):
-    '''A tied head on an embedding and a layer, called as one module, so that a wrapper gathers its weights.'''
+    """A tied head on an embedding and a layer, called as one module, so that a wrapper gathers its weights."""
 
     def __init__(self):
         super().__init__()
-        self.embedding, self.layer = nn.Embedding({V}, {D}), nn.Linear({D}, {D})
-        output = nn.Linear({D}, {V}, bias=False)
+        self.embedding, self.layer = nn.Embedding(V, D), nn.Linear(D, D)
+        output = nn.Linear(D, V, bias=False)
         output.weight = self.embedding.weight
         self.head = MaskedHead(output)
 
     def forward(self, tokens, targets, weights):
-        return self.head(self.layer(self.embedding(tokens)), targets, weights, {MASK}, {NEEDS!r})
+        return self.head(self.layer(self.embedding(tokens)), targets, weights, MASK, NEEDS)
+
 
 def build():
     torch.manual_seed(0)
     return Model().double()
 
-torch.set_num_threads(1)
-init_process_group("gloo")
-rank, mesh = get_rank(), init_device_mesh("cpu", (2,))
-tokens, targets = torch.randint({MASK}, (2, 10), generator=torch.Generator().manual_seed(0))
-weights = torch.rand(10, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-alone = build()
-loss, nll, found = alone(tokens, targets, weights)
-loss.backward()
-expected = {{name: p.grad for name, p in alone.named_parameters()}}
-half = slice(5 * rank, 5 * rank + 5) if sys.argv[1] == "even" else (slice(10) if rank else slice(0))
 
-def compare(wrapped, names):
-    for _ in range(2):  # the second step finds buffers of the first
-        wrapped.zero_grad()
-        mine, my_nll, my_found = wrapped(tokens[half], targets[half], 2 * weights[half])  # gradients are averaged
-        mine.backward()
-        torch.testing.assert_close(my_nll, nll[half])
-        for name in {NEEDS!r}:
-            torch.testing.assert_close(my_found[name], found[name][half])
-        for name, parameter in wrapped.named_parameters():
-            got = parameter.grad
-            got = got.full_tensor() if hasattr(got, "full_tensor") else got
-            torch.testing.assert_close(got, expected[names(name)])
+def compare_with_one(share):
+    """By one of two ranks: what is gathered from its share of the rows is compared with one process's whole."""
+    init_process_group("gloo")
+    mesh = init_device_mesh("cpu", (2,))
+    tokens, targets = torch.randint(MASK, (2, 10), generator=torch.Generator().manual_seed(0))
+    weights = torch.rand(10, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    alone = build()
+    loss, nll, found = alone(tokens, targets, weights)
+    loss.backward()
+    expected = {name: p.grad for name, p in alone.named_parameters()}
 
-compare(DistributedDataParallel(build()), lambda name: name.removeprefix("module."))
-sharded = build()
-fully_shard(sharded.layer, mesh=mesh)
-fully_shard(sharded, mesh=mesh)
-compare(sharded, lambda name: name)
-destroy_process_group()
-"""
+    def compare(wrapped):
+        for _ in range(2):  # the second step finds buffers of the first
+            wrapped.zero_grad()
+            mine, my_nll, my_found = wrapped(tokens[share], targets[share], 2 * weights[share])  # averaged
+            mine.backward()
+            torch.testing.assert_close(my_nll, nll[share])
+            for name in NEEDS:
+                torch.testing.assert_close(my_found[name], found[name][share])
+            for name, parameter in wrapped.named_parameters():
+                got = parameter.grad
+                got = got.full_tensor() if isinstance(got, DTensor) else got
+                torch.testing.assert_close(got, expected[name.removeprefix("module.")])
+
+    compare(DistributedDataParallel(build()))
+    sharded = build()
+    fully_shard(sharded.layer, mesh=mesh)
+    fully_shard(sharded, mesh=mesh)
+    compare(sharded)
 
 
 def leaves(count, dtype=torch.float64):
@@ -113,14 +106,9 @@ def test_a_compiled_caller_is_told_about_a_second_backward():
         loss.backward()
 
 
-@pytest.mark.parametrize("how", ["even", "one rank without a mask"])
-def test_two_processes_get_the_gradients_of_one_under_ddp_and_fsdp2(tmp_path, how):
+@pytest.mark.parametrize(
+    "shares", [(slice(5), slice(5, 10)), (slice(0), slice(10))], ids=["even", "one rank without a mask"]
+)
+def test_two_processes_get_the_gradients_of_one_under_ddp_and_fsdp2(forked_ranks, shares):
     """Half of the rows each, or all on one of them; the weight is tied to the embedding."""
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}", str(script), how]
-    done = subprocess.run([sys.executable, *launch], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert forked_ranks(lambda rank: compare_with_one(shares[rank])) == [0, 0]

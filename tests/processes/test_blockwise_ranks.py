@@ -1,8 +1,4 @@
-"""Two real processes draw the blocks that one draws. Run as a script, this file is one rank of the run."""
-
-import subprocess
-import sys
-from pathlib import Path
+"""Two real processes draw the blocks that one draws."""
 
 import datasets
 import pytest
@@ -64,20 +60,15 @@ def history(rank, world_size):
 
 
 @pytest.fixture(scope="module")
-def both_ranks(tmp_path_factory):
+def both_ranks(tmp_path_factory, forked_ranks):
     """Histories of two processes connected by torch.distributed, joined in rank order."""
     folder = tmp_path_factory.mktemp("ranks")
-    started = [
-        subprocess.Popen([sys.executable, __file__, str(rank), str(folder)], stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    try:
-        for process in started:
-            _, errors = process.communicate(timeout=240)
-            assert process.returncode == 0, errors[-2000:]
-    finally:
-        for process in started:
-            process.kill()
+
+    def work(rank):
+        torch.distributed.init_process_group("gloo")
+        save_file(history(rank, 2), folder / f"{rank}.safetensors")
+
+    assert forked_ranks(work, limit=240) == [0, 0]
     parts = [load_file(folder / f"{rank}.safetensors") for rank in range(2)]
     return {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
 
@@ -91,13 +82,3 @@ def one_rank():
 def test_the_blocks_of_two_ranks_are_those_of_one(both_ranks, one_rank, number):
     assert torch.equal(both_ranks[str(number)], one_rank[str(number)])
     assert int(one_rank[str(number)][:, :, 1].max()) >= 1  # more than an epoch went by
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    here, folder = int(sys.argv[1]), Path(sys.argv[2])
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder / 'rendezvous'}", rank=here, world_size=2
-    )
-    save_file(history(here, 2), folder / f"{here}.safetensors")
-    torch.distributed.destroy_process_group()

@@ -1,16 +1,8 @@
-"""Real processes share one pool, and hand it on to another number of them.
-
-Run as a script, this file starts two ranks, then four, connected by torch.distributed.
-"""
-
-import subprocess
-import sys
-from pathlib import Path
+"""Real processes share one pool, and hand it on to another number of them."""
 
 import datasets
 import pytest
 import torch
-import torch.multiprocessing
 from safetensors.torch import load_file, save_file
 
 from unmask import (
@@ -120,17 +112,13 @@ def leg(rank, world_size, folder, name, before=0):
 
 
 def one_rank(rank, world_size, folder):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder / f'rendezvous-{world_size}'}", rank=rank, world_size=world_size
-    )
+    torch.distributed.init_process_group("gloo")
     save_file(history(rank, world_size), folder / f"history-{rank}-of-{world_size}.safetensors")
     save_file(
         leg(rank, world_size, folder, "passed", world_size // 2),
         folder / f"passed-{rank}-of-{world_size}.safetensors",
     )
     leg(rank, world_size, folder, "fresh")
-    torch.distributed.destroy_process_group()
 
 
 def joined(folder, name, world_size):
@@ -139,12 +127,13 @@ def joined(folder, name, world_size):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, forked_ranks):
     """Where one rank left the first leg, and then two and four left theirs and their histories."""
     folder = tmp_path_factory.mktemp("ranks")
     save_file(leg(0, 1, folder, "passed"), folder / "passed-0-of-1.safetensors")
-    done = subprocess.run([sys.executable, __file__, str(folder)], capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-2000:]
+    for size in WORLDS:
+        codes = forked_ranks(lambda rank, size=size: one_rank(rank, size, folder), size, limit=240)
+        assert codes == [0] * size
     return folder
 
 
@@ -236,8 +225,3 @@ def test_refills_over_ranks_that_are_not_connected_raise(stream_of, random_score
     batch = process.draw()
     with pytest.raises(RuntimeError, match=r"torch\.distributed"):
         process.observe(random_scores(batch.masked.shape, torch.Generator().manual_seed(0)))
-
-
-if __name__ == "__main__":
-    for size in WORLDS:
-        torch.multiprocessing.start_processes(one_rank, (size, Path(sys.argv[1])), size, start_method="fork")
