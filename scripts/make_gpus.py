@@ -91,11 +91,11 @@ def tables() -> str:
         [
             f"{billions:g} billion",
             *(_gib(billions, sum(parts) / share) for parts in found.values() for share in (1, RANKS)),
-            _gib(billions, sum(found["fp32 weights, AdamW"]) - found["fp32 weights, AdamW"][1]),
+            _gib(billions, found["fp32 weights, AdamW"][0]),
         ]
         for billions in BILLIONS
     ]
-    lines += _table(["parameters", *columns, "whole states while saving, fp32 and AdamW"], rows)
+    lines += _table(["parameters", *columns, "memory of the first rank's host while saving, fp32 weights"], rows)
     return "\n".join(lines)
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 
 def gather_counts(count: int, world_size: int) -> list[int]:
@@ -74,11 +78,87 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
 
 
-def placed(value: Tensor, like: Tensor) -> Tensor:
-    """Put a whole tensor where `like` is, sharded as it is."""
+def gathered(tensors: Mapping[str, Tensor], keeps: bool) -> dict[str, Tensor]:
+    """Gather tensors one after another for a rank that keeps them; a collective under FSDP2.
+
+    So a device holds one of them whole at a time, and the host of no rank but the one that keeps them holds all.
+
+    Args:
+        tensors: by name, in the same order on every rank.
+        keeps: whether this rank does; others get nothing.
+    """
+    kept = {}
+    for name, tensor in tensors.items():
+        value = whole(tensor)
+        if keeps:
+            kept[name] = value.cpu() if isinstance(tensor, DTensor) else value
+        del value  # before the next is gathered
+    return kept
+
+
+def placed(value: Tensor | None, like: Tensor) -> Tensor:
+    """Put a whole tensor where `like` is, sharded as it is: under FSDP2 a collective, and the first rank's counts.
+
+    Args:
+        value: whole, or already sharded; None on ranks but the first, where only that one has it.
+        like: of the same shape and dtype.
+    """
+    if isinstance(value, DTensor):
+        return value
     if isinstance(like, DTensor):
+        value = torch.empty(like.shape, dtype=like.dtype) if value is None else value.to(like.dtype)
         return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
+    assert value is not None  # a whole tensor, which every rank has
     return value.to(like.device)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one rank has of a tensor that ranks share.
+
+    Attributes:
+        offset: where in the whole it begins.
+        values: the piece; of a rank that has nothing, without elements.
+    """
+
+    offset: Sequence[int]
+    values: Tensor
+
+    @classmethod
+    def of(cls, tensor: DTensor) -> Piece:
+        """This rank's own."""
+        _, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+        return cls(offset, tensor.to_local())
+
+
+def from_pieces(pieces: Sequence[Piece], shape: Sequence[int], like: Tensor) -> Tensor:
+    """Make a tensor of the pieces that ranks had of it, as `like` is: whole, or this rank's piece of it.
+
+    Args:
+        pieces: of any number of ranks, at least one; together they are the whole.
+        shape: of the whole.
+        like: tells device and sharding.
+    """
+    size, start = tuple(shape), (0,) * len(shape)
+    if isinstance(like, DTensor):
+        size, start = compute_local_shape_and_global_offset(torch.Size(shape), like.device_mesh, like.placements)
+    own = pieces[0].values.new_zeros(size)
+    for piece in pieces:
+        low = [max(a, b) for a, b in zip(start, piece.offset, strict=True)]
+        high = [min(a + n, b + m) for a, n, b, m in zip(start, size, piece.offset, piece.values.shape, strict=True)]
+        if all(first < last for first, last in zip(low, high, strict=True)):
+            to, of = (
+                tuple(slice(a - o, b - o) for a, b, o in zip(low, high, begin, strict=True))
+                for begin in (start, piece.offset)
+            )
+            own[to] = piece.values[of]
+    own = own.to(like.device)
+    if not isinstance(like, DTensor):
+        return own
+    stride = torch.empty(tuple(shape), device="meta").stride()
+    return DTensor.from_local(
+        own, like.device_mesh, like.placements, run_check=False, shape=torch.Size(shape), stride=stride
+    )
 
 
 def reshard(model: nn.Module) -> None:

@@ -29,7 +29,7 @@ def _fill(folder: Path) -> None:
 
 
 def _write(root: Path, *steps: int, keep: int = 9) -> list[Path]:
-    return [checkpoint.write(root, step, "1.2", _fill, keep) for step in steps]
+    return [checkpoint.write(root, step, "1.2", [_fill], keep) for step in steps]
 
 
 def _names(root: Path) -> list[str]:
@@ -149,7 +149,9 @@ def test_kill_in_the_middle_of_a_save_leaves_the_earlier_one_whole(tmp_path):
         ready.set()
         os.kill(os.getpid(), signal.SIGKILL)
 
-    save = multiprocessing.get_context("fork").Process(target=checkpoint.write, args=(tmp_path, 20, "1.2", killed, 1))
+    save = multiprocessing.get_context("fork").Process(
+        target=checkpoint.write, args=(tmp_path, 20, "1.2", [killed], 1)
+    )
     save.start()
     save.join(60)
     assert ready.is_set()
@@ -166,7 +168,7 @@ def test_nothing_bears_a_checkpoint_name_before_it_is_whole(tmp_path):
         _fill(folder)
         assert not list(tmp_path.glob("step-*"))
 
-    checkpoint.check(checkpoint.write(tmp_path, 5, "1.2", look, keep=1))
+    checkpoint.check(checkpoint.write(tmp_path, 5, "1.2", [look], keep=1))
 
 
 def _truncate(folder: Path) -> None:

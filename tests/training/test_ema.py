@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from unmask.training.ema import WeightAverage
 
@@ -86,3 +87,22 @@ def test_load_restores_by_name():
     average = WeightAverage(model, 0.9)
     average.load(dict(reversed(other.state_dict().items())), model)
     assert all(torch.equal(a, p) for a, p in zip(average.average, other.parameters(), strict=True))
+
+
+def test_torchs_own_average_stands_still_in_bf16_and_copies_what_is_not_trained():
+    """Why it is not used, docs/decisions/0018 (under FSDP2 it cannot even be made); once this fails, look again."""
+    decay, weight = 0.999, 1.0
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(64, 64)).bfloat16()
+    model[1].requires_grad_(False)
+    nn.init.constant_(model[0].weight, weight)
+    theirs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    theirs.update_parameters(model)  # the first update copies
+    ours = WeightAverage(model, decay)
+    nn.init.constant_(model[0].weight, 1.25 * weight)
+    for step in range(10_000, 10_200):
+        theirs.update_parameters(model)
+        ours.update(step)
+    exact = 1.25 - 0.25 * decay**200
+    assert float(ours.average[0]) == pytest.approx(exact, rel=1e-4)
+    assert float(theirs.module[0].weight) == weight
+    assert sum(p.numel() for p in theirs.parameters()) > 64**2 > sum(a.numel() for a in ours.average)

@@ -5,6 +5,7 @@ checkpoints/step-00000080/
     model/  ema/             Hugging Face folders, or weights.safetensors for a backbone of another kind; of text
                              with the tokenizer and a model card
     optimizer.*  rank-0.*    tensors in .safetensors, everything else in .json
+    moments-0.*              where ranks share the weights (FSDP2): each one's part of the optimiser's moments
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from unmask.distributed import raise_together
 
 FORMAT = "unmask-checkpoint-1"
 MANIFEST = "manifest.json"
@@ -42,7 +45,7 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 
     def strip(value: Any, name: str) -> Any:
         if isinstance(value, Tensor):
-            tensors[name] = value.detach().cpu().contiguous().clone()
+            tensors[name] = value.detach().to("cpu", copy=True).contiguous()
             return {TENSOR: name}
         if isinstance(value, dict):
             return {str(key): strip(item, f"{name}/{key}" if name else str(key)) for key, item in value.items()}
@@ -53,7 +56,7 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Read what `save_state` wrote."""
+    """Read what `save_state` wrote. Tensors are mapped from the file: what nobody looks at is not read."""
     tensors = load_file(path.with_suffix(".safetensors"))
 
     def restore(value: Any) -> Any:
@@ -71,29 +74,15 @@ def folder_of(root: Path, step: int) -> Path:
     return root / f"step-{step:08d}"
 
 
-def temporary_of(root: Path, step: int) -> Path:
-    """Where the checkpoint of a step is put together."""
-    return root / f".writing-step-{step:08d}"
-
-
-def begin(root: Path, step: int) -> Path:
-    """Make the folder where the checkpoint of a step is put together.
-
-    Raises:
-        CheckpointError: where it cannot be made; the run's own folder is not made again if it was deleted.
-    """
-    if not root.parent.is_dir():
-        raise CheckpointError(f"could not save step {step}: the run's folder {root.parent} was deleted")
-    try:
-        root.mkdir(exist_ok=True)
-        temporary_of(root, step).mkdir(exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"could not save step {step} in {root}: {error}") from error
-    return temporary_of(root, step)
-
-
 def write(
-    root: Path, step: int, version: str, fill: Callable[[Path], None], keep: int, spared: Collection[int] = ()
+    root: Path,
+    step: int,
+    version: str,
+    stages: Iterable[Callable[[Path], None]],
+    keep: int,
+    spared: Collection[int] = (),
+    rank: int = 0,
+    ranks: int = 1,
 ) -> Path:
     """Write the checkpoint of a step and delete all but the last `keep`, and what lies beyond this step.
 
@@ -103,43 +92,81 @@ def write(
         root: the run's checkpoint folder.
         step: steps done.
         version: of unmask, for the manifest.
-        fill: writes the files into the folder it is given.
+        stages: each writes some files into the folder that it is given. All ranks have as many, and end each
+            together: so what is gathered for one stage is let go of before the next.
         keep: whole checkpoints to keep, at least 1.
         spared: steps whose checkpoints stay besides.
+        rank: of this process; the first one makes the folder whole.
+        ranks: how many there are. Each must call this.
 
     Raises:
-        CheckpointError: where the disk is full or not writable; earlier checkpoints are left as they were.
+        CheckpointError: on every rank, where the disk is full or not writable for one of them, or the run's folder
+            was deleted; earlier checkpoints are left as they were.
     """
-    target, temporary = folder_of(root, step), begin(root, step)
+
+    def together(work: Callable[[Path], None]) -> None:
+        problem = None
+        try:
+            work(_writing(root, step))
+        except (OSError, SafetensorError) as error:
+            problem = _not_saved(root, step, error)
+        except CheckpointError as error:
+            problem = error
+        raise_together(ranks, problem, CheckpointError)
+
     try:
-        fill(temporary)
-        files = {}
-        for file in sorted(p for p in temporary.rglob("*") if p.is_file()):
-            _sync(file)
-            files[str(file.relative_to(temporary))] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
-        manifest = {"format": FORMAT, "step": step, "version": version, "files": files}
-        (temporary / MANIFEST).write_text(_signed(manifest))
-        _sync(temporary / MANIFEST)
-        _sync(temporary)
-        if target.exists():
-            shutil.rmtree(target)
-        temporary.rename(target)
-        _sync(root)
-        folders = _folders(root)
-        here = folders.index(target) + 1
-        stays = {folder_of(root, other) for other in spared}
-        for other in folders[: max(0, here - keep)] + folders[here:]:
-            if other not in stays:
-                shutil.rmtree(other)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        why = "the disk is full" if _is_full(error) else str(error)
-        last = newest(root)
-        rest = f"the last good checkpoint is {last}" if last else "there is no earlier checkpoint"
-        raise CheckpointError(
-            f"could not save step {step} in {root}: {why}; {rest}. Make room, then go on with --resume"
-        ) from error
-    return target
+        together(lambda folder: _begin(root, folder))
+        for work in stages:
+            together(work)
+        together(lambda folder: _seal(root, folder, step, version, keep, spared) if rank == 0 else None)
+    except CheckpointError:
+        if rank == 0:
+            shutil.rmtree(_writing(root, step), ignore_errors=True)
+        raise
+    return folder_of(root, step)
+
+
+def _writing(root: Path, step: int) -> Path:
+    """Where the checkpoint of a step is put together."""
+    return root / f".writing-step-{step:08d}"
+
+
+def _begin(root: Path, folder: Path) -> None:
+    if not root.parent.is_dir():  # deleted, and not made again
+        raise CheckpointError(f"could not save in {root}: the run's folder {root.parent} was deleted")
+    root.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
+
+
+def _seal(root: Path, temporary: Path, step: int, version: str, keep: int, spared: Collection[int]) -> None:
+    """Put manifest and name on a folder that is full, and delete what it replaces."""
+    target, files = folder_of(root, step), {}
+    for file in sorted(p for p in temporary.rglob("*") if p.is_file()):
+        _sync(file)
+        files[str(file.relative_to(temporary))] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
+    manifest = {"format": FORMAT, "step": step, "version": version, "files": files}
+    (temporary / MANIFEST).write_text(_signed(manifest))
+    _sync(temporary / MANIFEST)
+    _sync(temporary)
+    if target.exists():
+        shutil.rmtree(target)
+    temporary.rename(target)
+    _sync(root)
+    folders = _folders(root)
+    here = folders.index(target) + 1
+    stays = {folder_of(root, other) for other in spared}
+    for other in folders[: max(0, here - keep)] + folders[here:]:
+        if other not in stays:
+            shutil.rmtree(other)
+
+
+def _not_saved(root: Path, step: int, error: Exception) -> CheckpointError:
+    why = "the disk is full" if _is_full(error) else str(error)
+    last = newest(root)
+    rest = f"the last good checkpoint is {last}" if last else "there is no earlier checkpoint"
+    return CheckpointError(
+        f"could not save step {step} in {root}: {why}; {rest}. Make room, then go on with --resume"
+    )
 
 
 def check(folder: Path) -> dict[str, Any]:

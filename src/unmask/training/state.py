@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from unmask import __version__
 from unmask.data.tokenizers import TextTokenizer
-from unmask.distributed import placed, raise_together, whole
+from unmask.distributed import Piece, from_pieces, gathered, is_sharded, placed
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.models.pretrained import model_card
 from unmask.processes import ForwardProcess, dealt_anew
@@ -80,6 +81,9 @@ def save_training(
 ) -> Path:
     """Write the checkpoint of a step; every rank must call it.
 
+    Of weights that are spread over ranks, each rank writes its own part of the optimiser. Weights and average are
+    gathered, one tensor after another, for the first rank's host: their folders open in transformers.
+
     Args:
         root: folder of the run's checkpoints.
         parts: what is saved.
@@ -95,45 +99,31 @@ def save_training(
     Raises:
         CheckpointError: where the disk is full or not writable; earlier checkpoints are left as they were.
     """
-    model, names, step = parts.model, _names(parts.model), counters.step
-    weights = {name: whole(tensor) for name, tensor in model.state_dict().items()}
-    moments = {names[p]: {k: _whole(v) for k, v in state.items()} for p, state in parts.optimizer.state.items()}
-    groups = {
-        str(i): {k: v for k, v in group.items() if k not in ("params", *_SWITCHES)}
-        for i, group in enumerate(parts.optimizer.param_groups)
-    }
-    average = None
-    if parts.average is not None:
-        average = {name: whole(tensor) for name, tensor in parts.average.weights(model).items()}
-    rank_state, rank_file = {"process": parts.process.state_dict()}, f"rank-{parts.rank}"
 
-    def fill(folder: Path) -> None:
-        for name, tensors in (("model", weights), ("ema", average)):
+    def stages() -> Iterator[Callable[[Path], None]]:
+        model, main = parts.model, parts.rank == 0
+        moments, pieces = _moments(parts.optimizer, _names(model))
+        own = {"process": parts.process.state_dict()}
+        yield lambda folder: checkpoint.save_state(folder / f"rank-{parts.rank}", own)
+        if pieces:
+            yield lambda folder: checkpoint.save_state(folder / f"moments-{parts.rank}", pieces)
+        for name, tensors in (("model", model.state_dict()), ("ema", parts.average and parts.average.weights(model))):
             if tensors is not None:
-                _write_model(folder / name, model, tensors, tokenizer, card or {})
+                kept = gathered(tensors, main)
+                yield partial(_write_model, name, model, kept, tokenizer, card or {}) if main else _nothing
+                del kept
+        groups = {
+            str(i): {k: v for k, v in group.items() if k not in ("params", *_SWITCHES)}
+            for i, group in enumerate(parts.optimizer.param_groups)
+        }
         progress: dict[str, Any] = vars(counters) | {"ranks": parts.ranks}
         if parts.loss_scale is not None:
             progress["loss_scale"] = parts.loss_scale.state_dict()
         progress["callbacks"] = {str(i): callback.state_dict() for i, callback in enumerate(parts.callbacks)}
-        checkpoint.save_state(folder / "optimizer", {"moments": moments, "groups": groups, **progress})
-        checkpoint.save_state(folder / rank_file, rank_state)
+        state = {"moments": moments, "groups": groups, **progress}
+        yield (lambda folder: checkpoint.save_state(folder / "optimizer", state)) if main else _nothing
 
-    problem = None
-    try:
-        if parts.rank != 0:
-            checkpoint.save_state(checkpoint.begin(root, step) / rank_file, rank_state)
-    except checkpoint.CheckpointError as error:
-        problem = error
-    except (OSError, SafetensorError) as error:
-        problem = checkpoint.CheckpointError(f"could not save step {step}: {error}")
-    raise_together(parts.ranks, problem, checkpoint.CheckpointError)
-    try:
-        if parts.rank == 0:
-            checkpoint.write(root, step, __version__, fill, keep, spared)
-    except checkpoint.CheckpointError as error:
-        problem = error
-    raise_together(parts.ranks, problem, checkpoint.CheckpointError)
-    return checkpoint.folder_of(root, step)
+    return checkpoint.write(root, counters.step, __version__, stages(), keep, spared, parts.rank, parts.ranks)
 
 
 def load_training(folder: Path, parts: Parts) -> Counters:
@@ -148,13 +138,18 @@ def load_training(folder: Path, parts: Parts) -> Counters:
             f"{folder} holds weights alone, as runs of a study do once they are whole: nothing to resume"
         )
     saved = checkpoint.load_state(folder / "optimizer")
-    weights = read_weights(model, folder / "model")
+    own = model.state_dict()
     with torch.no_grad():
-        for name, tensor in model.state_dict().items():
-            tensor.copy_(placed(weights[name], tensor))
+        for name, value in _placed_weights(parts, folder / "model", own):
+            own[name].copy_(value)
     if parts.average is not None:
-        parts.average.load(read_weights(model, folder / "ema"), model)
-    load_moments(parts.optimizer, _names(model), saved["moments"])
+        average = parts.average.weights(model)
+        parts.average.load(dict(_placed_weights(parts, folder / "ema", average)), model)
+    moments = saved["moments"]
+    if (folder / "moments-0.json").is_file():
+        pieces = [checkpoint.load_state(folder / f"moments-{rank}") for rank in range(saved["ranks"])]
+        moments = _joined(moments, pieces, dict(model.named_parameters()))
+    load_moments(parts.optimizer, _names(model), moments)
     for i, settings in saved.get("groups", {}).items():
         group = parts.optimizer.param_groups[int(i)]
         group.update({key: _like(value, group.get(key)) for key, value in settings.items()})
@@ -163,9 +158,9 @@ def load_training(folder: Path, parts: Parts) -> Counters:
         raise ValueError(f"{folder} was written by a run with {len(callbacks)} callback(s): give the trainer as many")
     for i, callback in enumerate(parts.callbacks):
         callback.load_state_dict(callbacks[str(i)])
-    states = [checkpoint.load_state(folder / f"rank-{rank}")["process"] for rank in range(saved["ranks"])]
-    own = states[parts.rank] if saved["ranks"] == parts.ranks else dealt_anew(states, parts.rank, parts.ranks)
-    parts.process.load_state_dict(own)
+    dealt = [checkpoint.load_state(folder / f"rank-{rank}")["process"] for rank in range(saved["ranks"])]
+    same = saved["ranks"] == parts.ranks
+    parts.process.load_state_dict(dealt[parts.rank] if same else dealt_anew(dealt, parts.rank, parts.ranks))
     if parts.loss_scale is not None and "loss_scale" in saved:
         parts.loss_scale.load_state_dict(saved["loss_scale"])
     return Counters(checkpoint.check(folder)["step"], saved["seconds"], saved["tokens"], saved.get("losses", []))
@@ -192,8 +187,38 @@ def load_moments(
     optimizer.load_state_dict(packed)
 
 
-def _whole(value: Any) -> Any:
-    return whole(value) if isinstance(value, Tensor) else value
+def _placed_weights(parts: Parts, folder: Path, like: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The weights of a folder, each as `like` is. Where they are spread over ranks, only the first one reads them."""
+    model = parts.model
+    reads = parts.rank == 0 or not is_sharded(model) or model.has_adapters  # of these the folder holds little
+    weights = read_weights(model, folder) if reads else {}
+    for name, tensor in like.items():
+        yield name, placed(weights.get(name), tensor)
+
+
+def _moments(optimizer: Optimizer, names: dict[Tensor, str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What an optimiser keeps, by parameter: what every rank has whole, and the pieces that this rank has."""
+    every, pieces = {}, {}
+    for parameter, state in optimizer.state.items():
+        name = names[parameter]
+        every[name] = {k: v for k, v in state.items() if not isinstance(v, DTensor)}
+        own = {k: {"shape": list(v.shape), **vars(Piece.of(v))} for k, v in state.items() if isinstance(v, DTensor)}
+        pieces |= {name: own} if own else {}
+    return every, pieces
+
+
+def _joined(moments: dict[str, Any], ranks: list[dict[str, Any]], parameters: dict[str, Tensor]) -> dict[str, Any]:
+    """Moments, those included that were saved in pieces: each as its parameter is now."""
+    found = {name: dict(state) for name, state in moments.items()}
+    for name, state in ranks[0].items():
+        for key, first in state.items():
+            pieces = [Piece(p["offset"], p["values"]) for p in (rank[name][key] for rank in ranks)]
+            found[name][key] = from_pieces(pieces, first["shape"], parameters[name])
+    return found
+
+
+def _nothing(folder: Path) -> None:
+    """What the other ranks write while the first one writes."""
 
 
 def _like(value: Any, like: Any) -> Any:
@@ -206,13 +231,15 @@ def _names(model: MaskedDiffusionLM) -> dict[Tensor, str]:
 
 
 def _write_model(
-    folder: Path,
+    name: str,
     model: MaskedDiffusionLM,
     weights: dict[str, Tensor],
     tokenizer: TextTokenizer | None,
     card: dict[str, Any],
+    checkpoint_folder: Path,
 ) -> None:
     """Write weights and, of text, what reads them: tokenizer and model card. transformers opens the folder."""
+    folder = checkpoint_folder / name
     if model.is_hugging_face:
         model.save_pretrained(folder, weights)
     else:
