@@ -206,7 +206,7 @@ def _use(denoiser: MaskedDiffusionLM) -> None:
     real[1, 6:] = False
     masked &= real
     clean = TokenBatch(tokens, real, real, torch.arange(2), torch.zeros(2, dtype=torch.int64), torch.ones(2))
-    batch = MaskedBatch(clean, masked, None, None, group=clean.row)
+    batch = MaskedBatch(clean, masked, None, None)
     noisy = batch.noisy(denoiser.mask_token_id)
     denoiser.train()(batch).loss.backward()
     denoiser.zero_grad()

@@ -4,29 +4,49 @@
 
 draws places in the modules below evenly, changes each by one of cosmic-ray's operators, runs the module's own tests,
 and writes what survived to docs/mutants.md, with the reasons of scripts/mutants.toml. Names of modules as arguments
-draw from these alone, and write nothing.
+try these alone. Every verdict is kept in scripts/mutants.jsonl: a mutant that was noticed is not tried again while
+its module stays as it is, a survivor is.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import hashlib
+import importlib
+import json
+import multiprocessing
 import os
-import random
 import shutil
 import subprocess
 import sys
 import tempfile
 import tomllib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
 
+os.environ["OMP_NUM_THREADS"] = "1"
+for name in (
+    "accelerate",
+    "datasets",
+    "hypothesis",
+    "peft",
+    "safetensors.torch",
+    "scipy.special",
+    "torch",
+    "transformers",
+):
+    importlib.import_module(name)
+
 ROOT = Path(__file__).parents[1]
-PACKAGE, PAGE, REASONS = ROOT / "src/unmask", ROOT / "docs/mutants.md", ROOT / "scripts/mutants.toml"
+PACKAGE, PAGE = ROOT / "src/unmask", ROOT / "docs/mutants.md"
+REASONS, VERDICTS = ROOT / "scripts/mutants.toml", ROOT / "scripts/mutants.jsonl"
 CHAINS = [f"processes/test_{name}.py" for name in ("chain_noise", "progressive_stages", "progressive", "pool")]
 TESTS = {
     "batch": ["test_batch.py", "test_objectives.py"],
@@ -52,38 +72,46 @@ LEFT_OUT = ("core/Variable", "core/RemoveDecorator", "core/ExceptionReplacer")
 
 @dataclass(frozen=True)
 class Mutant:
-    """One changed line of a module."""
+    """One changed line of a module; `source` stands for the module without the change."""
 
     module: str
+    source: str
     line: int
     was: str
     now: str
     code: str
 
+    @property
+    def change(self) -> str:
+        """What it is called in the reasons and verdicts."""
+        return f"{self.was} -> {self.now}"
+
 
 def mutants(module: str, count: int, seed: int) -> list[Mutant]:
-    """At most so many, each at another place, drawn evenly from the module's."""
+    """At most so many, each at another place, drawn evenly from the module's.
+
+    The draw is a hash of the line and the operator: lines that stay keep their mutants when others change.
+    """
     source = (PACKAGE / f"{module}.py").read_text(encoding="utf-8")
-    silent = _silent(source)
-    places: dict[tuple[int, int], list[tuple[str, int]]] = {}
+    silent, lines, drawn, made = _silent(source), source.splitlines(), {}, []
     for name in operator_names():
         if not name.startswith(LEFT_OUT):
             operator = get_operator(name)()
             found = [start for node in ast_nodes(get_ast(source)) for start, _ in operator.mutation_positions(node)]
-            for occurrence, start in enumerate(found):
-                if start[0] not in silent:
-                    places.setdefault(start, []).append((name, occurrence))
-    draw, made = random.Random(f"{seed} {module}"), []
-    for place in draw.sample(sorted(places), len(places)):
+            for occurrence, (line, column) in enumerate(found):
+                if line not in silent:
+                    place = f"{seed} {module} {lines[line - 1].strip()} {column}"
+                    key = _digest(place), line, column
+                    drawn[key] = min(drawn.get(key, ("~",)), (_digest(f"{place} {name}"), name, occurrence))
+    for (_, line, _), (_, name, occurrence) in sorted(drawn.items()):
         if len(made) == count:
             break
-        name, occurrence = draw.choice(places[place])
         code = mutate_code(source, get_operator(name)(), occurrence)
-        changed = [
-            pair for pair in zip(source.splitlines(), (code or "").splitlines(), strict=False) if len({*pair}) > 1
-        ]
+        changed = [pair for pair in zip(lines, (code or "").splitlines(), strict=False) if len({*pair}) > 1]
         if code and changed and _dump(source) != _dump(code):
-            made.append(Mutant(module, place[0], changed[0][0].strip(), changed[0][1].strip(), code))
+            made.append(
+                Mutant(module, _digest(_dump(source)), line, changed[0][0].strip(), changed[0][1].strip(), code)
+            )
     return made
 
 
@@ -91,21 +119,36 @@ def survives(mutant: Mutant, copy: Path, seconds: float) -> bool:
     """Whether the module's tests pass with it, in a copy of the repository."""
     file = copy / "src/unmask" / f"{mutant.module}.py"
     original = file.read_text(encoding="utf-8")
-    tests = [f"tests/{name}" for name in TESTS[mutant.module]]
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not slow", "-p", "no:cacheprovider", *tests]
-    environment = os.environ | {
-        "PYTHONPATH": str(copy / "src"),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
     file.write_text(mutant.code, encoding="utf-8")
     try:
-        run = subprocess.run(command, cwd=copy, env=environment, capture_output=True, timeout=seconds, check=False)
-    except subprocess.TimeoutExpired:
-        return False
+        return passes(mutant.module, copy, seconds)
     finally:
         file.write_text(original, encoding="utf-8")
-    return run.returncode == 0
+
+
+def passes(module: str, copy: Path, seconds: float) -> bool:
+    """Whether the module's tests pass within so many seconds.
+
+    In a fork of this process, which has imported all that unmask imports: that takes longer than most tests.
+    """
+    run = multiprocessing.get_context("fork").Process(target=_test, args=(module, copy))
+    run.start()
+    run.join(seconds)
+    if run.is_alive():
+        run.kill()
+        run.join()
+    return run.exitcode == 0
+
+
+def _test(module: str, copy: Path) -> None:
+    os.chdir(copy)
+    os.environ["PYTHONPATH"] = str(copy / "src")  # for processes that tests start
+    sys.path.insert(0, str(copy / "src"))
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(quiet, stream)
+    tests = [f"tests/{name}" for name in TESTS[module]]
+    os._exit(pytest.main(["-q", "-x", "-m", "not slow", "-p", "no:cacheprovider", "--rootdir", str(copy), *tests]))
 
 
 def page(tried: dict[str, int], survivors: list[Mutant], reasons: dict[str, str]) -> str:
@@ -124,7 +167,7 @@ def page(tried: dict[str, int], survivors: list[Mutant], reasons: dict[str, str]
         "| survivor | was | became | why |",
         "|---|---|---|---|",
         *(
-            f"| {s.module}:{s.line} | {_cell(s.was)} | {_cell(s.now)} | {reasons.get(f'{s.was} -> {s.now}', '')} |"
+            f"| {s.module}:{s.line} | {_cell(s.was)} | {_cell(s.now)} | {reasons.get(s.change, '')} |"
             for s in survivors
         ),
         "",
@@ -138,6 +181,37 @@ def _cell(line: str) -> str:
 
 def _dump(source: str) -> str:
     return ast.dump(ast.parse(source))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Verdicts:
+    """Which mutants survived: a line of JSON for each, appended as it is found; the last one counts."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.found = path, {}
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+            verdict = json.loads(line)
+            self.found[verdict["module"], verdict["change"]] = verdict
+
+    def noticed(self, mutant: Mutant) -> bool:
+        """Whether it was noticed in the module as it is."""
+        verdict = self.found.get((mutant.module, mutant.change), {})
+        return verdict.get("source") == mutant.source and not verdict["survived"]
+
+    def add(self, mutant: Mutant, survived: bool) -> None:
+        """Keep a verdict."""
+        verdict = {"module": mutant.module, "source": mutant.source, "change": mutant.change, "survived": survived}
+        self.found[mutant.module, mutant.change] = verdict
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(verdict) + "\n")
+
+    def keep(self, tried: list[Mutant]) -> None:
+        """Forget the verdicts on all but these."""
+        kept = [json.dumps(self.found[mutant.module, mutant.change]) + "\n" for mutant in tried]
+        self.path.write_text("".join(kept), encoding="utf-8")
 
 
 def _silent(source: str) -> set[int]:
@@ -169,25 +243,33 @@ def main() -> None:
     unknown = set(options.modules) - set(TESTS)
     if unknown:
         parser.error(f"unknown modules {sorted(unknown)}")
-    tried, survivors = {}, []
+    tried: list[Mutant] = []
+    survivors: list[Mutant] = []
     reasons = tomllib.loads(REASONS.read_text(encoding="utf-8"))
+    verdicts = Verdicts(VERDICTS)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
-        keep_out = shutil.ignore_patterns(".git", ".venv", "runs", "__pycache__", ".*_cache")
-        shutil.copytree(ROOT, copy, ignore=keep_out)
+        tracked = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True)
+        for name in filter(None, tracked.split("\0")):
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, copy / name)
         for module in options.modules or TESTS:
             made = mutants(module, options.each, options.seed)
-            tried[module] = len(made)
-            for mutant in made:
-                alive = survives(mutant, copy, options.seconds)
-                survivors += [mutant] * alive
-                print(
-                    f"{'SURVIVED' if alive else 'noticed '} {module}:{mutant.line} {mutant.was} -> {mutant.now}",
-                    flush=True,
+            tried += made
+            left = [mutant for mutant in made if not verdicts.noticed(mutant)]
+            if left and not passes(module, copy, options.seconds):
+                raise SystemExit(
+                    f"the tests of {module} fail, or take over {options.seconds:g} s, without any change"
                 )
-    print(f"{len(survivors)} of {sum(tried.values())} survived")
+            for mutant in left:
+                alive = survives(mutant, copy, options.seconds)
+                verdicts.add(mutant, alive)
+                survivors += [mutant] * alive
+                print(f"{'SURVIVED' if alive else 'noticed '} {module}:{mutant.line} {mutant.change}", flush=True)
+    print(f"{len(survivors)} of {len(tried)} survived")
     if not options.modules:
-        PAGE.write_text(page(tried, survivors, reasons), encoding="utf-8")
+        verdicts.keep(tried)
+        PAGE.write_text(page(Counter(mutant.module for mutant in tried), survivors, reasons), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def masked_batch(token_batch):
 
     def build(tokens, masked, rate=None, density=None, **columns):
         clean = token_batch(tokens, **columns)
-        return MaskedBatch(clean, torch.as_tensor(masked), rate, density, group=clean.row)
+        return MaskedBatch(clean, torch.as_tensor(masked), rate, density)
 
     return build
 

@@ -10,7 +10,7 @@ from unmask import MaskedBatch, Scores, TokenBatch
 def _masked(stream, rows: int, **changes) -> MaskedBatch:
     clean = stream.take(rows)
     facts = {"rate": torch.rand(rows, 1).double(), "density": torch.rand(rows, 1).double()}
-    return MaskedBatch(clean, clean.maskable, group=torch.arange(rows), **(facts | changes))
+    return MaskedBatch(clean, clean.maskable, **(facts | changes))
 
 
 def test_concatenated_parts_of_a_batch_are_the_batch(stream_of):

@@ -91,7 +91,6 @@ def drawn():
         IndependentMasking().time,
         torch.rand(8, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64),
         None,
-        torch.arange(8),
     )
     return replace(batch, clean=replace(batch.clean, guide=torch.zeros(8, 3, dtype=torch.float64)))
 

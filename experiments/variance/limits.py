@@ -42,7 +42,7 @@ def moments(model, stream: RowStream, t: float, size: int, seed: int) -> list[fl
     row_sums, column_sums = [], [0.0] * size
     for r in range(size):
         own = clean[torch.full((size,), r)]
-        batches = [masking.assemble(own, rate, masking.time, u, None, index) for u in (field, 1 - field)]
+        batches = [masking.assemble(own, rate, masking.time, u, None) for u in (field, 1 - field)]
         total, mirrored, pair = 0.0, 0.0, 0.0
         for m in range(size):
             one, two = (loss_and_gradient(model, batch[m : m + 1], ELBO())[1] for batch in batches)

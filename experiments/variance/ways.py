@@ -21,10 +21,10 @@ class Tiled(IndependentMasking):
 
     tiles: int = 2
 
-    def assemble(self, clean: Any, t: Tensor, time: Any, uniform: Tensor, other: Any, group: Tensor) -> Any:
+    def assemble(self, clean: Any, t: Tensor, time: Any, uniform: Tensor, other: Any) -> Any:
         row = torch.arange(len(clean)).repeat_interleave(self.tiles)
         turn = torch.arange(self.tiles).repeat(len(clean))[:, None] / self.tiles
-        return super().assemble(clean[row], t[row], time, (uniform[row] + turn) % 1, None, group[row])
+        return super().assemble(clean[row], t[row], time, (uniform[row] + turn) % 1, None)
 
     def start(self, rows: RowStream, batch_size: int, *options: Any) -> Any:
         process = super().start(rows, batch_size, *options)
@@ -37,9 +37,9 @@ class Shared(IndependentMasking):
     """All rows of a batch read one field of uniforms, row i turned by i / rows: positions are masked evenly over
     the batch, but no row is trained twice."""
 
-    def assemble(self, clean: Any, t: Tensor, time: Any, uniform: Tensor, other: Any, group: Tensor) -> Any:
+    def assemble(self, clean: Any, t: Tensor, time: Any, uniform: Tensor, other: Any) -> Any:
         turn = torch.arange(len(clean))[:, None] / len(clean)
-        return super().assemble(clean, t, time, (uniform[:1] + turn) % 1, None, group)
+        return super().assemble(clean, t, time, (uniform[:1] + turn) % 1, None)
 
 
 RATES = PPOTS(optimum="stratified", moment="gradient", masks=2)
@@ -63,7 +63,7 @@ def uneven(model: MaskedDiffusionLM, dataset: Dataset, of: str, rows: int = 256,
     scales = []
     for m in range(masks):
         t = (m + noise.slot_uniforms(0, m, index, purpose=noise.Purpose.EVALUATION)) / masks
-        batch = masking.assemble(clean, t, masking.time, evaluation_field(1, clean, m), None, index)
+        batch = masking.assemble(clean, t, masking.time, evaluation_field(1, clean, m), None)
         if of == "loss":
             scales.append(row_losses(model, batch))
         else:

@@ -157,7 +157,6 @@ class MaskedBatch(Tensors):
             CPU, as the density is, wherever the rows are.
         density: same shape as `rate`: density of the drawn rate, see docs/estimators.md. None means
             intractable (PUMA and every mix with it): likelihoods and the ELBO refuse such a batch.
-        group: [B] int64, rows that share noise (mirrored pairs, strata); standard errors cluster on it.
         block: [B, L] int64 block of each position for blockwise processes, from 0 and below L, never decreasing
             along a row; else None.
     """
@@ -168,7 +167,6 @@ class MaskedBatch(Tensors):
     masked: Tensor
     rate: Tensor | None
     density: Tensor | None
-    group: Tensor
     block: Tensor | None = None
 
     def __len__(self) -> int:

@@ -77,7 +77,7 @@ def test_accepted_intervals_cover(time, rule):
     t = time.quantile(torch.rand(len(string), generator=generator, dtype=torch.float64))
     field = torch.rand(len(string), 3, generator=generator, dtype=torch.float64)
     clean = world.rows(strings[string])
-    batch = IndependentMasking(time, rule).assemble(clean, t, time, field, None, clean.row)
+    batch = IndependentMasking(time, rule).assemble(clean, t, time, field, None)
     masks = torch.cartesian_prod(*[torch.tensor([False, True])] * 3)
     table = torch.stack([world.nll(world.rows(row.expand(8, 3)), masks) for row in strings])
     nll = table[string, (batch.masked * torch.tensor([4, 2, 1])).sum(1)]

@@ -138,7 +138,7 @@ def test_beyond_hides_exactly_what_is_further(place, radius, code, shifted):
     clean = replace(clean, attention=torch.tensor([[True] * 6 + [False]]))
     masked = torch.tensor([[(code >> i) & 1 == 1 for i in range(7)]]) & clean.attention
     target = torch.arange(7)[None] == place
-    batch = MaskedBatch(clean, masked, None, None, clean.row)
+    batch = MaskedBatch(clean, masked, None, None)
     found = beyond(target, radius, batch, shifted).masked[0].tolist()
     for i in range(7):
         hidden = abs(i - place) > radius and i < 6 and not (shifted and i == 0)

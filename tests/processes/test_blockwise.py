@@ -164,14 +164,12 @@ def test_strata_are_over_the_blocks_of_the_batch(start, pair):
     assert len(orders) >= 2
 
 
-def test_antithetic_pairs_lie_within_a_group(start):
+def test_antithetic_pairs_are_blocks_next_to_one_another(start):
     process = start(Blockwise(IndependentMasking(coupling="antithetic"), 3), 4, lengths=[7, 8, 8, 8])
     for _ in range(3):
         batch = process.draw()
         rate = by_block(batch, batch.rate)[..., 0].flatten()
-        group = batch.group.repeat_interleave(len(rate) // len(batch))
         assert torch.allclose(rate[0::2] + rate[1::2], torch.ones(len(rate) // 2, dtype=torch.float64))
-        assert torch.equal(group[0::2], group[1::2])
 
 
 @pytest.mark.parametrize("rule", [Bernoulli(), ExactCount()], ids=str)
@@ -180,7 +178,6 @@ def test_mirrored_rows_share_the_rates_of_their_blocks_and_hide_as_little_as_the
     a, b = batch[0::2], batch[1::2]
     assert torch.equal(a.clean.row, b.clean.row)
     assert torch.equal(a.rate, b.rate)
-    assert torch.equal(a.group, b.group)
     twice, once, maskable = (by_block(a, x) for x in (a.masked & b.masked, a.masked | b.masked, a.clean.maskable))
     assert torch.equal(once[twice.any(2)], maskable[twice.any(2)])
     rates = by_block(a, a.rate)[..., 0]
@@ -285,41 +282,49 @@ def test_no_row_is_drawn_without_a_mask_whatever_sizes_follow_one_another(
         process.observe(random_scores(batch.masked.shape, generator))
 
 
-@pytest.mark.parametrize("pool", ["batch", 16])
-@pytest.mark.parametrize(
-    ("stages", "threshold", "time"),
-    [
-        (((0, 3), (4, 9)), None, Clipped(0.5, 1.0)),
-        (((0, 9), (8, 2)), None, Clipped(0.5, 1.0)),
-        (((0, 9), (4, 12), (7, 3)), 0.9, Clipped(0.3, 1.0)),
-    ],
-    ids=str,
-)
-def test_blocks_that_have_ended_stay_so_when_the_number_of_stages_changes(
-    start, random_scores, stages, threshold, time, pool
-):
-    """Some end with tokens masked; by their ratio alone they would be on their way again."""
-    inner = ProgressiveUnmasking(stages=stages, threshold=threshold, time=time, pool=pool)
-    process = start(Blockwise(inner, 5), lengths=[23, 9, 34, 1, 16, 21, 2, 28])
-    generator, seen = torch.Generator().manual_seed(0), 0
+def blocks_ended_before_a_change(start, random_scores, inner, size, seed=0, steps=12):
+    """Blocks that have ended stay so, at every step; how many a change of K met with tokens still masked, which their
+    ratio alone would revive."""
+    process = start(Blockwise(inner, size), 8, lengths=[23, 9, 34, 1, 16, 21, 2, 28], seed=seed)
+    generator, met = torch.Generator().manual_seed(seed), 0
 
     def ended():
         units = process.blocks.units(process.clean)
         return process.chain.ended(units, process.blocks.fold(process.revealed), process.stage.flatten())
 
-    for _ in range(12):
+    for _ in range(steps):
         before, rows, k = ended(), process.clean.map(torch.clone), process.chain.stages
         turn, batch = process.turn, process.draw()
         process.observe(random_scores(batch.masked.shape, generator))
-        stays = ((process.clean.row == rows.row) & (process.clean.draw == rows.draw)).repeat_interleave(
-            process.blocks.count
-        )
-        assert ended()[before & stays].all()
-        assert not batch.masked[process.blocks.unfold(before[:, None].expand(-1, 5))[turn]].any()
+        stays = (process.clean.row == rows.row) & (process.clean.draw == rows.draw)
+        kept = before & stays.repeat_interleave(process.blocks.count)
+        assert ended()[kept].all()
+        assert not batch.masked[process.blocks.unfold(before[:, None].expand(-1, size))[turn]].any()
         if process.chain.stages != k:
             maskable, revealed = (process.blocks.fold(x) for x in (process.clean.maskable, process.revealed))
-            seen += int((before & stays & (maskable & ~revealed).any(1)).sum())
-    assert seen > 0  # some of them had tokens that were masked when they ended
+            met += int((kept & (maskable & ~revealed).any(1)).sum())
+    return met
+
+
+@given(
+    stages=st.lists(st.integers(1, 12), min_size=2, max_size=6), every=st.integers(1, 4), size=st.integers(1, 12),
+    low=st.sampled_from([0.0, 0.3, 0.5, 0.8]), threshold=st.sampled_from([None, 0.4, 0.9]),
+    pool=st.sampled_from([8, 16]), seed=st.integers(0, 99),
+)  # fmt: skip
+@settings(max_examples=8, deadline=None)
+def test_blocks_that_have_ended_stay_so_under_any_schedule_of_the_number_of_stages(
+    start, random_scores, stages, every, size, low, threshold, pool, seed
+):
+    table = tuple((every * i, k) for i, k in enumerate(stages))
+    inner = ProgressiveUnmasking(stages=table, threshold=threshold, time=Clipped(low, 1.0), pool=pool)
+    blocks_ended_before_a_change(start, random_scores, inner, size, seed)
+
+
+@pytest.mark.parametrize("pool", ["batch", 16])
+@pytest.mark.parametrize("stages", [((0, 3), (4, 9)), ((0, 9), (8, 2))], ids=str)
+def test_blocks_that_have_ended_stay_so_with_tokens_still_masked(start, random_scores, stages, pool):
+    inner = ProgressiveUnmasking(stages=stages, time=Clipped(0.5, 1.0), pool=pool)
+    assert blocks_ended_before_a_change(start, random_scores, inner, 5) > 0
 
 
 @pytest.mark.parametrize("pool", [1, 2])

@@ -35,7 +35,7 @@ def model():
 
 
 def history(rank, world_size):
-    """Everything this rank draws, for each config: rows, draws, groups, masks and rates of each step."""
+    """Everything this rank draws, for each config: rows, draws, masks and rates of each step."""
     denoiser, found = model(), {}
     for number, config in enumerate(CONFIGS):
         process = config.start(RowStream(rows(), seed=3, rank=rank, world_size=world_size), BATCH, seed=3)
@@ -50,7 +50,7 @@ def history(rank, world_size):
                 names = [name for name in ("log_confidence", "margin", "nll") if getattr(parts[0], name) is not None]
                 joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
                 process.observe(type(parts[0])(**joined))
-            columns = [batch.clean.row[:, None], batch.clean.draw[:, None], batch.group[:, None]]
+            columns = [batch.clean.row[:, None], batch.clean.draw[:, None]]
             real = batch.clean.attention
             for values in (batch.masked, batch.rate * real, batch.block * real):
                 columns.append(torch.nn.functional.pad(values, (0, LENGTH - batch.clean.length)))

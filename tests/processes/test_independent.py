@@ -190,14 +190,13 @@ def test_a_complementary_pair_trains_every_token_once(ranks_of, seed, rule):
     assert torch.equal(a.masked ^ b.masked, a.clean.maskable)
     assert torch.equal(b.rate, 1 - a.rate)
     assert torch.equal(a.density, b.density)
-    assert torch.equal(a.group, b.group)
 
 
 def test_the_complement_of_a_row_that_is_wholly_masked_is_empty(token_batch):
     clean, t = token_batch([[1, 2, 3]]), torch.ones(1, dtype=torch.float64)
     masking = IndependentMasking(mask=ExactCount(), pair="complement")
     field = torch.full((1, 3), 0.5, dtype=torch.float64)
-    batch = masking.assemble(clean, t, masking.time, field, None, torch.zeros(1, dtype=torch.int64))
+    batch = masking.assemble(clean, t, masking.time, field, None)
     assert batch.masked.tolist() == [[True] * 3, [False] * 3]
     assert batch.rate.tolist() == [[1.0], [0.0]]
     weights = ELBO().weights(batch)
@@ -255,24 +254,6 @@ def test_draws_differ_by_step_and_by_seed(ranks_of):
     rates = [tuple(process.draw().rate.flatten().tolist()) for _ in range(3)]
     rates.append(tuple(ranks_of(masking, 1, 8, seed=1)[0].draw().rate.flatten().tolist()))
     assert len(set(itertools.chain(*rates))) == 32
-
-
-@pytest.mark.parametrize("coupling", COUPLINGS)
-@pytest.mark.parametrize("pair", PAIRS)
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_groups_join_exactly_the_rows_that_share_noise(ranks_of, coupling, pair, world_size):
-    masking = IndependentMasking(coupling=coupling, pair=pair)
-    processes = ranks_of(masking, world_size, 8)
-    seen = set()
-    for _ in range(2):
-        group = torch.cat([process.draw().group for process in processes])
-        size = {"independent": 1, "antithetic": 2, "stratified": 8}[coupling]
-        size = min(8, size * (2 if pair else 1))
-        blocks = group.view(-1, size)
-        assert (blocks == blocks[:, :1]).all()
-        assert len(group.unique()) == 8 // size
-        assert not seen & set(group.tolist())  # steps share nothing
-        seen |= set(group.tolist())
 
 
 @pytest.mark.parametrize(

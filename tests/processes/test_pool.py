@@ -307,7 +307,7 @@ def test_batches_are_on_the_device_asked_for_and_all_else_on_the_cpu(start, driv
     steps = 2 * here.turns + 1
     for (_, batch), (_, expected) in zip(drive(there, steps), drive(here, steps), strict=True):
         assert torch.equal(batch.rate, expected.rate)  # float64 stays on the host, see `Tensors.to`
-        found = [batch.masked, batch.group, *(v for v in vars(batch.clean).values() if v is not None)]
+        found = [batch.masked, *(v for v in vars(batch.clean).values() if v is not None)]
         found += [] if batch.block is None else [batch.block]
         assert {tensor.device.type for tensor in found} == {"meta"}
         assert batch.masked.shape == expected.masked.shape

@@ -45,9 +45,7 @@ def test_gradient_moments_are_those_of_the_rows_gradients(model, rows, rule):
     clean = RowStream(rows).rows(torch.arange(3).repeat(2), torch.tensor([0, 0, 0, 1, 1, 1]))
     for i, t in enumerate(wanted.rates):
         t = torch.full((6,), t, dtype=torch.float64)
-        batch = IndependentMasking(mask=rule).assemble(
-            clean, t, Uniform(), evaluation_field(0, clean, i), None, torch.arange(6)
-        )
+        batch = IndependentMasking(mask=rule).assemble(clean, t, Uniform(), evaluation_field(0, clean, i), None)
         weights = ELBO().weights(batch) / clean.effective_length[:, None]
         gradients = []
         for row in range(6):
@@ -70,7 +68,7 @@ def test_the_variance_within_rows_is_the_mean_of_the_rows_own(model, rows):
     for i, t in enumerate(wanted.rates):
         t = torch.full((12,), t, dtype=torch.float64)
         field = evaluation_field(0, clean, i)
-        batch = IndependentMasking().assemble(clean, t, Uniform(), field, None, torch.arange(12))
+        batch = IndependentMasking().assemble(clean, t, Uniform(), field, None)
         losses = row_losses(model, batch)
         own = torch.stack([losses[clean.row == row].var() for row in range(3)])
         assert float(found.variance[i]) == pytest.approx(float(own.mean()), rel=1e-5)
@@ -84,7 +82,7 @@ def test_the_gradients_variance_within_rows_is_the_mean_of_the_rows_own(model, r
     clean = RowStream(rows).rows(torch.arange(2).repeat(3), torch.arange(3).repeat_interleave(2))
     t = torch.full((6,), 0.5, dtype=torch.float64)
     field = evaluation_field(0, clean, 0)
-    batch = IndependentMasking(mask=ExactCount()).assemble(clean, t, Uniform(), field, None, torch.arange(6))
+    batch = IndependentMasking(mask=ExactCount()).assemble(clean, t, Uniform(), field, None)
     gradients = torch.stack([loss_and_gradient(model, batch[i : i + 1], ELBO())[1].double() for i in range(6)])
     own = [gradients[row::2].var(0).sum() for row in range(2)]
     assert float(found.variance[0]) == pytest.approx(float(sum(own)) / 2, rel=1e-4)
@@ -119,7 +117,7 @@ def test_a_batch_without_a_mask_has_a_zero_gradient(model, rows):
     masking, clean = IndependentMasking(), RowStream(rows).take(2)
     field = torch.ones(2, 81, dtype=torch.float64)
     t = torch.full((2,), 0.5, dtype=torch.float64)
-    batch = masking.assemble(clean, t, Uniform(), field, None, torch.arange(2))
+    batch = masking.assemble(clean, t, Uniform(), field, None)
     loss, gradient = loss_and_gradient(model, batch, ELBO())
     assert float(loss) == 0
     assert gradient.shape == (sum(p.numel() for p in model.parameters()),)

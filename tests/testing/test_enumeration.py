@@ -136,7 +136,7 @@ def test_the_biased_expectation_agrees_with_simulation(world, clean):
     u = torch.rand(n, generator=generator, dtype=torch.float64)
     t = masking.time.quantile(torch.stack([u, 1 - u], 1).flatten())
     field = torch.rand(2 * n, 3, generator=generator, dtype=torch.float64)
-    batch = masking.assemble(clean[torch.arange(2).repeat(n)], t, masking.time, field, None, torch.arange(2 * n))
+    batch = masking.assemble(clean[torch.arange(2).repeat(n)], t, masking.time, field, None)
     table = world.nll  # every mask of both rows, looked up
     masks = torch.tensor([[(m >> i) & 1 for i in range(3)] for m in range(8)], dtype=torch.bool)
     nll = torch.stack([table(clean[torch.full((8,), r)], masks) for r in range(2)])

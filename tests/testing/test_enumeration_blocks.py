@@ -118,8 +118,8 @@ def test_smaller_blocks_bound_the_likelihood_no_worse_where_the_truth_is_known()
 
 @dataclass(frozen=True)
 class DensityOfTheRow(Blockwise):
-    def assemble(self, clean, blocks, t, time, uniform, other, group):
-        batch = super().assemble(clean, blocks, t, time, uniform, other, group)
+    def assemble(self, clean, blocks, t, time, uniform, other):
+        batch = super().assemble(clean, blocks, t, time, uniform, other)
         by_block = [self.masking.mask.rate_and_density(x, clean, time)[1] for x in t.view(len(clean), -1).unbind(1)]
         return replace(batch, density=torch.cat(by_block, 1).repeat_interleave(blocks.size, 1))
 

@@ -136,7 +136,7 @@ def test_rows_of_one_rank_without_a_mask_still_run(llama, masked_batch):
     model = llama()
     empty = masked_batch([[1, 2, 3, 4]], [[False] * 4])
     block = torch.tensor([[0, 0, 1, 1]])
-    output = model(type(empty)(empty.clean, empty.masked, None, None, empty.group, block))
+    output = model(type(empty)(empty.clean, empty.masked, None, None, block))
     output.loss.backward()
     assert float(output.loss.detach()) == 0
     assert all(p.grad is not None and p.grad.abs().sum() == 0 for p in model.parameters())

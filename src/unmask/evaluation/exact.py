@@ -154,7 +154,7 @@ def _walk(
     while (rows := masked.any(1).nonzero()[:, 0]).numel():
         open_ = masked[rows]
         block = None if block_size is None else blocks.numbers(open_)
-        batch = MaskedBatch(clean[rows], open_, None, None, clean.row[rows], block).to(device)
+        batch = MaskedBatch(clean[rows], open_, None, None, block).to(device)
         found = model(batch, needs=needs_of(order)).scores.to("cpu")
         scores = replace(found, nll=None).map(blocks.fold)  # a policy must not peek
         units = blocks.fold(open_)
@@ -177,7 +177,7 @@ def _table(model: MaskedDiffusionLM, clean: TokenBatch, batch_size: int) -> Tens
     masked = torch.zeros(len(bits), clean.length, dtype=torch.bool)
     masked[:, places] = bits
     rows = clean[torch.zeros(len(bits), dtype=torch.int64)]
-    return masked_nll(model, MaskedBatch(rows, masked, None, None, rows.row), batch_size)[:, places]
+    return masked_nll(model, MaskedBatch(rows, masked, None, None), batch_size)[:, places]
 
 
 def _elbo(table: Tensor) -> Tensor:

@@ -167,7 +167,7 @@ def beyond(target: Tensor, radius: int, batch: MaskedBatch, shifted: bool = Fals
     hidden = ((place - centre).abs() > radius) & batch.clean.attention & target.any(1, keepdim=True)
     if shifted:
         hidden[:, 0] = False
-    return MaskedBatch(batch.clean, batch.masked | hidden, None, None, batch.group, batch.block)
+    return MaskedBatch(batch.clean, batch.masked | hidden, None, None, batch.block)
 
 
 def share_within(curve: Curve) -> list[tuple[str, float]]:

@@ -71,9 +71,7 @@ def chain_order(
     with evaluating(model):
         while len(running):
             clean, seen = batch[running], revealed[running]
-            scores = model(
-                MaskedBatch(clean, clean.maskable & ~seen, None, None, clean.row), needs=masking.needs
-            ).scores
+            scores = model(MaskedBatch(clean, clean.maskable & ~seen, None, None), needs=masking.needs).scores
             now, stage[running], _ = chain.advance(clean, seen, stage[running], scores)
             order[running] = order[running].masked_fill(now & ~seen, step)
             revealed[running] = now

@@ -125,7 +125,7 @@ def decompose(
                     salt = 2 * (step * nested.masks + m)
                     field = evaluation_field(seed, clean, salt)
                     other = evaluation_field(seed, clean, salt + 1) if masking.reads_second_field else None
-                    batch = masking.assemble(clean, t, time, field, other, unit)
+                    batch = masking.assemble(clean, t, time, field, other)
                     loss, gradient = loss_and_gradient(model, batch, objective)
                     losses.append(loss.cpu())
                     gradients.append(gradient.cpu())
@@ -216,7 +216,7 @@ def mirrored_covariance(
     with evaluating(model):
         for pair in range(pairs):
             field = evaluation_field(seed, clean, pair)
-            batch = masking.assemble(clean, t, Uniform(), field, None, torch.arange(rows))
+            batch = masking.assemble(clean, t, Uniform(), field, None)
             loss = row_losses(model, batch)
             first.append(loss[0::2])
             second.append(loss[1::2])

@@ -93,7 +93,6 @@ class Blockwise:
         time: TimeDistribution,
         uniform: Tensor,
         other: Tensor | None,
-        group: Tensor,
     ) -> MaskedBatch:
         """Make rows from clean rows and the rates and uniforms of their blocks: no randomness of its own.
 
@@ -104,14 +103,13 @@ class Blockwise:
             time: the distribution that they were drawn from.
             uniform: [U · blocks, size] field of each block.
             other: as `uniform`, second field, read with `mirror_below` alone.
-            group: [U] group of each row.
 
         Returns:
             The batch of U rows, or 2U in pairs. Blocks without a maskable position carry no mask.
         """
         assert isinstance(self.masking, IndependentMasking)
         units = blocks.units(clean)
-        batch = self.masking.assemble(units, t, time, uniform, other, torch.zeros(len(units), dtype=torch.int64))
+        batch = self.masking.assemble(units, t, time, uniform, other)
         each = len(batch) // len(units)
         assert batch.rate is not None
         assert batch.density is not None
@@ -119,7 +117,7 @@ class Blockwise:
         masked, rate, density = (
             blocks.unfold(x.expand(batch.masked.shape), each) for x in (batch.masked, batch.rate, batch.density)
         )
-        return MaskedBatch(clean[row], masked, rate, density, group.to(row.device)[row], blocks.numbers(masked))
+        return MaskedBatch(clean[row], masked, rate, density, blocks.numbers(masked))
 
     def start(
         self, rows: RowStream, batch_size: int, seed: int = 0, device: torch.device | str | None = None
@@ -162,12 +160,11 @@ class IndependentBlocks(IndependentProcess):
         units = blocks.units(clean)
         first = self.rows.rank * self.local_units
         quantile = self._quantiles(self.units * blocks.count)[first * blocks.count :][: len(units)]
-        group = self._groups(self.units)[first:][: len(clean)]
         uniform = self._uniforms(units, noise.Purpose.MASK)
         other = self._uniforms(units, noise.Purpose.MIRROR) if self.config.reads_second_field else None
         self.step += 1
         t = self.time.quantile(quantile)
-        batch = self.blockwise.assemble(clean, blocks, t, self.time, uniform, other, group)
+        batch = self.blockwise.assemble(clean, blocks, t, self.time, uniform, other)
         if self.blockwise.causal:
             # Evenly among the units of the global batch, so that it matters to none which rank draws them.
             passed = ((first + torch.arange(len(clean) + 1)) * self.blockwise.causal + 1e-9).floor()

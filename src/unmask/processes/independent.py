@@ -125,7 +125,6 @@ class IndependentMasking:
         time: TimeDistribution,
         uniform: Tensor,
         other: Tensor | None,
-        group: Tensor,
     ) -> MaskedBatch:
         """Make the rows of units from their clean rows, rates and uniforms: no randomness of its own.
 
@@ -135,7 +134,6 @@ class IndependentMasking:
             time: the distribution that they were drawn from.
             uniform: [U, L] field of each unit.
             other: [U, L] second field, read with `mirror_below` alone.
-            group: [U] group of each unit.
 
         Returns:
             The batch of U rows, or 2U in pairs, those of a unit next to one another.
@@ -145,7 +143,7 @@ class IndependentMasking:
         if self.pair == "complement":
             density = self.mask.complement_density(rate, near, time)
         device = clean.tokens.device
-        t, rate, density, group = (x.to(device) for x in (t, rate, density, group))
+        t, rate, density = (x.to(device) for x in (t, rate, density))
         masked = [self.mask.choose(uniform, rate, clean.maskable)]
         rates = [rate] * self.rows_per_unit
         if self.pair == "mirror":
@@ -155,7 +153,7 @@ class IndependentMasking:
             rates[1] = 1 - rate
         row = torch.arange(len(clean), device=device).repeat_interleave(self.rows_per_unit)
         masks, rate = (torch.stack(parts, 1).flatten(0, 1) for parts in (masked, rates))
-        return MaskedBatch(clean[row], masks, rate, density[row], group[row])
+        return MaskedBatch(clean[row], masks, rate, density[row])
 
     def start(
         self, rows: RowStream, batch_size: int, seed: int = 0, device: torch.device | str | None = None
@@ -200,11 +198,10 @@ class IndependentProcess:
         first = self.rows.rank * self.local_units
         here = slice(first, first + len(clean))
         t = self.time.quantile(self._quantiles(self.units)[here])
-        group = self._groups(self.units)[here]
         uniform = self._uniforms(clean, noise.Purpose.MASK)
         other = self._uniforms(clean, noise.Purpose.MIRROR) if config.reads_second_field else None
         self.step += 1
-        batch = config.assemble(clean, t, self.time, uniform, other, group)
+        batch = config.assemble(clean, t, self.time, uniform, other)
         self._last = batch if self.needs is not None else None
         return batch.to(self.device)
 
@@ -241,15 +238,6 @@ class IndependentProcess:
         uniform = noise.slot_uniforms(self.seed, self.step, torch.arange(units))
         order = noise.permutation(self.seed, self.step, units, purpose=noise.Purpose.STRATUM)
         return self.config.quantiles(uniform, order)
-
-    def _groups(self, units: int) -> Tensor:
-        """[units] groups of this step: units with coupled rates share one."""
-        unit = torch.arange(units)
-        return {
-            "independent": self.step * self.units + unit,
-            "antithetic": self.step * self.units + unit // 2,
-            "stratified": torch.full_like(unit, self.step),
-        }[self.config.coupling]
 
     def _uniforms(self, clean: TokenBatch, purpose: noise.Purpose) -> Tensor:
         return noise.uniforms(self.seed, clean.row, clean.draw, clean.length, purpose=purpose)

@@ -249,9 +249,9 @@ class ProgressiveProcess:
         masked = clean.maskable & ~self.revealed[turn] & ~blocks.unfold(ended[:, None].expand(-1, blocks.size))
         share = blocks.fold(masked).sum(1, keepdim=True).double() / units.effective_length.clamp(min=1)[:, None]
         if not self._is_cut:
-            return MaskedBatch(clean, masked, share, None, clean.row).to(self.device)
+            return MaskedBatch(clean, masked, share, None).to(self.device)
         rate = blocks.unfold(share.expand(-1, blocks.size))
-        return MaskedBatch(clean, masked, rate, None, clean.row, blocks.numbers(masked)).to(self.device)
+        return MaskedBatch(clean, masked, rate, None, blocks.numbers(masked)).to(self.device)
 
     def observe(self, scores: Scores | None) -> None:
         """Advance every chain of the last draw by one stage; replace the rows that end.

@@ -81,16 +81,12 @@ def measure_profile(
     count = min(wanted.rows, len(dataset))
     clean = RowStream(dataset).rows(torch.arange(count).repeat(wanted.masks))
     clean = replace(clean, draw=torch.arange(wanted.masks).repeat_interleave(count))
-    rates, masking, group = (
-        torch.tensor(wanted.rates).double(),
-        IndependentMasking(mask=rule),
-        torch.arange(len(clean)),
-    )
+    rates, masking = torch.tensor(wanted.rates).double(), IndependentMasking(mask=rule)
     moments, within = [], wanted.variance == "within"
     with evaluating(model):
         for i, t in enumerate(rates):
             field = evaluation_field(seed, clean, i)
-            batch = masking.assemble(clean, t.expand(len(clean)), Uniform(), field, None, group)
+            batch = masking.assemble(clean, t.expand(len(clean)), Uniform(), field, None)
             moments.append(
                 _gradient_moments(model, batch, wanted.masks, within)
                 if wanted.moment == "gradient"

@@ -182,11 +182,9 @@ def expectation(
             rates = torch.linspace(0.3, 0.6, blocks.count, dtype=torch.float64).repeat(len(t), 1)
             rates[:, unit % blocks.count] = t
             folded = None if other is None else blocks.fold(other)
-            batch = masking.assemble(
-                rows, blocks, rates.flatten(), time, blocks.fold(field), folded, torch.arange(len(t))
-            )
+            batch = masking.assemble(rows, blocks, rates.flatten(), time, blocks.fold(field), folded)
         else:
-            batch = masking.assemble(rows, t, time, field, other, torch.arange(len(t)))
+            batch = masking.assemble(rows, t, time, field, other)
         per_unit = len(batch) // len(t)
         code = (batch.masked[:, places[unit]] * 2 ** torch.arange(places.shape[1])).sum(1)
         total = (objective.weights(batch).double() * table[unit, code]).sum(1).view(-1, per_unit).sum(1)
@@ -231,7 +229,7 @@ def draws(masking: IndependentMasking, clean: TokenBatch, nodes: int = 24) -> tu
         rows.append(torch.full((len(fields[-1]),), row))
         weights.append((weight[:, None] * volume).flatten())
     field, t, row, weight = (torch.cat(parts) for parts in (fields, rates, rows, weights))
-    return single.assemble(clean[row], t, time, field, None, torch.arange(len(row))), row, weight
+    return single.assemble(clean[row], t, time, field, None), row, weight
 
 
 def _of_units(masking: IndependentMasking | Blockwise) -> IndependentMasking:
