@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import attention, blocks, decoding, harness, large, loading, masking, matmul, scaling, step
+from benchmarks import attention, blocks, decoding, harness, large, launches, loading, masking, matmul, scaling, step
 
 CASES = {
     "step": step,
@@ -22,6 +22,7 @@ CASES = {
     "blocks": blocks,
     "loading": loading,
     "masking": masking,
+    "launches": launches,
     "decoding": decoding,
 }
 """A case is a module: its first line is the question, `measure(repeats)` the answer, `REPEATS` the usual number."""
