@@ -1,6 +1,6 @@
 """Put the records of a finished `make demo` where the README shows them.
 
-    make demo && .venv/bin/python experiments/demo/publish.py
+    make demo && .venv/bin/python -m experiments.demo.publish
 
 Copies the records to experiments/demo, each arm under the name that its masking and objective have in
 `unmask.parts.maskings`, draws docs/demo.png from them, and writes the tables into the README between its markers. No
@@ -17,6 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
+from experiments.publish import ROOT, publish
 from unmask.config import from_json
 from unmask.evaluation.results import RECORDS, Results, read_records
 from unmask.parts.maskings import named_by
@@ -24,8 +25,6 @@ from unmask.report.curves import plot_results
 from unmask.report.study import costs, ends, seeds_of, verdicts
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-BEGIN, END = "<!-- demo:begin -->", "<!-- demo:end -->"
 
 
 def named(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -51,11 +50,8 @@ def main() -> None:
     console.print(*verdicts(results), sep="\n", soft_wrap=True)
     text = "\n".join(line.rstrip() for line in console.export_text().splitlines()).rstrip()
     picture = "![Unseen puzzles solved, against steps and seconds of training](docs/demo.png)"
-    readme = (ROOT / "README.md").read_text()
-    before, rest = readme.split(BEGIN)
-    after = rest.split(END)[1]
-    block = f"{BEGIN}\n{picture}\n\n```text\n{text}\n```\n\nOne seed: an indication, not a proof.\n{END}"
-    (ROOT / "README.md").write_text(before + block + after)
+    block = f"{picture}\n\n```text\n{text}\n```\n\nOne seed: an indication, not a proof."
+    publish(ROOT / "README.md", {"demo": block})
 
 
 if __name__ == "__main__":

@@ -13,9 +13,10 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.publish import ROOT, publish
 from unmask.evaluation.results import RECORDS
 
-HERE, DOCS = Path(__file__).parent, Path(__file__).parents[2] / "docs"
+HERE, DOCS = Path(__file__).parent, ROOT / "docs"
 POOLS = {"batch": "pool 16, the batch", "pool": "pool 512, the default", "large": "pool 1600"}
 KINDS = {"repeated": "rows that come back, fresh masks", "random-chain": "random chain", "chain": "PUMA (confidence)"}
 
@@ -70,16 +71,6 @@ def control_table(arms: dict[str, list[float]]) -> str:
         lines.append(f"| {label} | {cells} |")
     seeds = len(arms["uniform-count"])
     return "\n".join([*lines, "", f"Unseen puzzles solved after 800 steps, %; {seeds} seed{'s' * (seeds > 1)}."])
-
-
-def publish(page: Path, parts: dict[str, str]) -> None:
-    """Put each part between <!-- NAME:begin --> and <!-- NAME:end --> of a page."""
-    text = page.read_text(encoding="utf-8")
-    for name, part in parts.items():
-        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-        before, _, rest = text.partition(begin)
-        text = f"{before}{begin}\n{part}\n{end}{rest.partition(end)[2]}"
-    page.write_text(text, encoding="utf-8")
 
 
 def main() -> None:

@@ -173,6 +173,18 @@ def test_targets_lie_further_apart_than_evaluations_are_sure():
     assert wide == [0.25, 0.7]  # from the hardest down
 
 
+def test_targets_lie_further_apart_than_seeds_agree():
+    """Four seeds .04 apart: the mean's interval is 2 t(3) .04 sqrt(5 / 3) / sqrt(4) = .16 wide at each step.
+
+    Then levels .15 apart are one; of two seeds alone the interval would say nothing.
+    """
+    curve = [0.0, 0.3, 0.6, 0.75, 0.8, 0.8]
+    spread = [[0.0, *(x + 0.04 * (i - 1.5) for x in curve[1:])] for i in range(4)]
+    assert _study([curve] * 4, [curve] * 4).targets(40) == [0.25, 0.5, 0.7, 0.8]
+    assert _study(spread, spread).targets(40) == [0.25, 0.5, 0.8]
+    assert 0.7 in _study(spread[:2], spread[:2]).targets(40)
+
+
 def test_one_pair_has_no_interval_and_speaks_for_nobody():
     found = Paired(mean_of([0.3]), 1)
     assert (found.estimate.low, found.estimate.high) == (-math.inf, math.inf)

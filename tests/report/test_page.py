@@ -270,6 +270,14 @@ def test_advice_of_a_probe_comes_first(tmp_path):
         assert told in page.words
 
 
+def test_the_command_that_made_the_runs_is_shown(tmp_path):
+    command = "unmask compare sudoku --arms a 'b=Blockwise(size=4)' --out runs/it"
+    made = [r | {"provenance": {"torch": "9.9", "command": command}} for r in BARE]
+    page = Page(write_page(Results.of(made), tmp_path).read_text())
+    assert page.words.count(command) == 1
+    assert page.words.index("Made again by") < page.words.index(command) < page.words.index("unmask report")
+
+
 def test_commands_leave_the_page(command, tmp_path):
     (tmp_path / RECORDS).write_text("".join(json.dumps(r) + "\n" for r in BARE))
     code, out, _ = command("report", str(tmp_path), "--title", "mine & yours")

@@ -64,7 +64,9 @@ def test_costs_name_who_reached_a_target_and_who_did_not():
     rows = [list(row) for row in grid.rows]
     at = [row[0] for row in rows].index("50%")
     assert rows[at] == ["50%", "standard", "1 of 1", "167", "", "4", "", ""]
-    assert rows[at + 1] == ["", "puma", "1 of 1", "83", "2.00x", "2", "2.00x", "no verdict from one seed"]
+    assert rows[at + 1] == ["", "puma", "1 of 1", "83", "~2.00x", "2", "~2.00x", "no verdict from one seed"]
+    assert "~: of one seed" in grid.note
+    assert not any("~" in str(cell) for grid in costs(Results.of(FIVE)) for row in grid.rows for cell in row)
     assert [row[-1] for row in rows][-1] == "target not reached by the control"
     (empty,) = costs(Results.of([_record("standard", 1, 0.0, 0.0), _record("puma", 1, 0.0, 0.0)]))
     assert list(empty.rows) == []
@@ -74,7 +76,7 @@ def test_costs_name_who_reached_a_target_and_who_did_not():
 
 def test_verdicts_are_sentences():
     (one,) = verdicts(Results.of(ONE))
-    assert one == "puma, 300 steps, 1 seed: 2.00x fewer steps to 50%; at the end +30.0 points"
+    assert one == "puma, 300 steps, 1 seed: ~2.00x fewer steps to 50%; at the end +30.0 points"
     (stuck,) = verdicts(Results.of([ONE[0], _record("puma", 1, 0.0, 0.0, 0.1, 0.1)]))
     assert stuck == "puma, 300 steps, 1 seed: target not reached (25%); at the end -50.0 points"
     (five,) = verdicts(Results.of(FIVE))

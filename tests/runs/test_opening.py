@@ -120,7 +120,7 @@ def test_run_of_own_classes_opens_from_python(own_run, monkeypatch):
 def test_job_of_own_classes_is_read_with_the_modules_that_its_parent_names(own_run, monkeypatch, tmp_path):
     monkeypatch.chdir(own_run)
     config, _ = load_run("run", modules=["mine"])
-    job = Job("one", config, tmp_path / "out", {"again": config.evaluation})
+    job = Job("one", config, tmp_path / "out", {"again": config.evaluation}, command="unmask study it.py")
     job.save(tmp_path / "job.json")
     assert job.modules == ["mine"]
     assert Job.load(tmp_path / "job.json", job.modules) == job

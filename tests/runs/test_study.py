@@ -158,7 +158,7 @@ def test_runs_that_a_study_does_not_have_are_refused(asked, message):
 def whole(tmp_path_factory):
     """A study with one run done, in this process."""
     study, out = _study(finals=FINALS), tmp_path_factory.mktemp("study")
-    job = study.job(study.cells()[0], out)
+    job = replace(study.job(study.cells()[0], out), command="unmask study tiny.py")
     assert not job.is_whole
     job.check()
     job.run()
@@ -233,6 +233,7 @@ def test_records_are_gathered_from_what_is_whole_and_are_the_same_again(whole):
     assert record["training"]["steps"] == 4
     assert record["config"]["masking"]["type"] == "IndependentMasking"
     assert record["provenance"]["torch"] == torch.__version__
+    assert record["provenance"]["command"] == "unmask study tiny.py"
 
 
 def test_an_arm_starts_from_the_weights_of_another(tmp_path):

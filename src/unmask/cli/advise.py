@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from rich.console import Console
@@ -19,6 +20,7 @@ from unmask.runs.advise import advise as probe_arms
 
 def advise(words: list[str]) -> None:
     """Say in minutes which arm to try first, how sure that is: unmask advise RECIPE --out DIR [--arms A B ...]."""
+    command = shlex.join(["unmask", "advise", *words])
     recipe, words, settled = opened(*named_recipe("advise", words))
     arms, words = chosen_arms(recipe, "advise", words)
     own, default = differing(arms), ProbeConfig()
@@ -46,6 +48,7 @@ def advise(words: list[str]) -> None:
         ProbeConfig(options["minutes"], options["seeds"], options["probe_steps"], options["rows"]),
         workers=options["jobs"],
         devices=options["devices"],
+        command=command,
     )
     variances = load_variance(out / VARIANCE) if (out / VARIANCE).is_file() else None
     console = Console()

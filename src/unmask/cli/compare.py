@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from unmask.runs.study import Study
 
 def compare(words: list[str]) -> None:
     """Train several arms alike and compare them: unmask compare RECIPE --out DIR [--arms A B ...] [--seeds N]."""
+    command = shlex.join(["unmask", "compare", *words])
     recipe, words, settled = opened(*named_recipe("compare", words))
     arms, words = chosen_arms(recipe, "compare", words)
     names, own = list(arms), differing(arms)
@@ -56,5 +58,5 @@ def compare(words: list[str]) -> None:
         )
     for cell in study.cells() if options["overwrite"] else ():
         shutil.rmtree(out / cell.name, ignore_errors=True)
-    study.run(out, workers=options["jobs"], devices=options["devices"])
+    study.run(out, workers=options["jobs"], devices=options["devices"], command=command)
     show(out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,13 @@ def study(words: list[str]) -> None:
                 print(f"{out / cell.name}: {'whole' if one.job(cell, out).is_whole else 'to do'}")
             continue
         try:
-            one.run(out, cells, workers=options.jobs, devices=options.devices)
+            one.run(
+                out,
+                cells,
+                workers=options.jobs,
+                devices=options.devices,
+                command=shlex.join(["unmask", "study", *words]),
+            )
         except ValueError as error:  # the other studies of the file go on
             problems.append(f"{one.name}: {error}")
         print(f"Records: {out / RECORDS}")

@@ -15,6 +15,8 @@ from unmask.evaluation.estimate import mean_of
 from unmask.evaluation.speedup import MEASURES, Cost, Matched, Measure, Paired, Role, Run, Speed, measure_of
 
 RECORDS = "records.jsonl"
+COMMAND = "command"
+"""Key of a record's provenance: the command line that made the run."""
 TARGETS = (0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 
 
@@ -150,7 +152,7 @@ class Results:
         """Levels to compare at, the easiest first: none that a run begins with, none that no run holds.
 
         Of shares, `TARGETS`; else what all runs of the control held by a quarter, half, three quarters and the end of
-        their evaluations. Neighbours lie further apart than an evaluation's own interval is wide.
+        their evaluations. Neighbours lie further apart than a level is known (`_unsure`): one level counts once.
         """
         runs = [run for run in self.runs if run.steps == steps]
         key, good = self.measure.key, self.measure.good
@@ -161,19 +163,33 @@ class Results:
             last = min(map(len, held), default=0) - 1
             places = {round(last * part) for part in (0.25, 0.5, 0.75, 1.0)} if last >= 0 else ()
             levels = [min((values[i] for values in held), key=good) for i in places]
-        widths = [
-            point["interval"][1] - point["interval"][0]
-            for run in runs
-            for point in run.curve[1:]
-            if "interval" in point and measure_of(point) == self.measure
-        ]
-        apart, kept = float(np.mean(widths)) if widths else 0.0, []
+        apart, kept = self._unsure(steps), []
         for level in sorted(set(levels), key=good, reverse=True):
             begun = any(good(run.curve[0][key]) >= good(level) for run in runs)
             held = any(run.reached(self.measure, level, "step") is not None for run in runs)
             if held and not begun and (not kept or abs(kept[-1] - level) >= apart):
                 kept.append(level)
         return kept[::-1]
+
+    def _unsure(self, steps: int) -> float:
+        """Mean width of a level's interval along the curves of a budget: 0 where there is nothing to tell it from.
+
+        The wider of two: of an evaluation over its rows or puzzles, where it has an interval; of an arm's mean over
+        seeds, where there are three at least.
+        """
+        runs = [run for run in self.runs if run.steps == steps]
+        own = [
+            point["interval"][1] - point["interval"][0]
+            for run in runs
+            for point in run.curve[1:]
+            if "interval" in point and measure_of(point) == self.measure
+        ]
+        over = []
+        for curves in ([run.curve for run in self.of_seed(arm, steps).values()] for arm in self.arms):
+            for points in zip(*(curve[1:] for curve in curves), strict=False) if len(curves) > 2 else ():
+                found = mean_of([point[self.measure.key] for point in points])
+                over.append(found.high - found.low)
+        return max(float(np.mean(widths)) if widths else 0.0 for widths in (own, over))
 
     def speeds(self, steps: int, targets: Sequence[float] | None = None) -> list[Speed]:
         """Every arm's cost of every target, at one budget; the control's among them."""

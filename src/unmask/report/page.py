@@ -29,6 +29,7 @@ from unmask.report.steps import density_figure, norm_figure, rate_figure
 from unmask.report.study import (
     Finding,
     caution,
+    commands_of,
     costs,
     ends,
     findings,
@@ -287,7 +288,7 @@ class _Page:
             details.setdefault(f"Config of {run.arm}", text)
         largest = [run for run in self.results.runs if run.steps == self.largest]
         first = {run.arm: run for run in reversed(largest)}
-        commands = [f"unmask report {shlex.quote(str(self.out))}  # this page"]
+        commands = [*commands_of(self.results), f"unmask report {shlex.quote(str(self.out))}  # this page"]
         commands += [
             f"unmask train {shlex.quote(str(self._folder([run]) / 'config.json'))} --out again"
             for run in first.values()

@@ -11,7 +11,7 @@ import numpy as np
 
 from unmask.config import require
 from unmask.evaluation.estimate import Estimate, deviation_of, mean_of
-from unmask.evaluation.results import RECORDS, Results, is_number
+from unmask.evaluation.results import COMMAND, RECORDS, Results, is_number
 from unmask.evaluation.speedup import CLAIM, Measure, Paired, Speed, measure_of
 from unmask.report.curves import plot_results, written
 from unmask.report.grid import Grid
@@ -151,6 +151,8 @@ def costs(results: Results) -> list[Grid]:
             rows.append([*row, cells[0], "" if seconds is None else f"{seconds:.0f}", cells[1], verdict])
         head = ["target", "arm", "reached", "steps", "ratio", "seconds", "ratio", "verdict, in steps"]
         note = f"Ratio: {results.control}'s cost over the arm's. A target is reached where two evaluations hold it."
+        if any(row[4].startswith("~") for row in rows):
+            note += " ~: of one seed, so that nothing tells it from chance."
         if not rows:
             note = "No run held any target that it did not begin with, so there is no time to compare."
         grids.append(Grid(f"Cost to reach a target, {steps} steps", head, rows, note))
@@ -173,6 +175,12 @@ def matched(results: Results, final: str | None = None) -> list[Grid]:
     at = "last evaluation" if final is None else final
     note = "Every run's learning rate is annealed over its own steps."
     return [Grid(f"Matched horizons: {measure.label}, {at}", head, rows, note)] if rows else []
+
+
+def commands_of(results: Results) -> list[str]:
+    """The command lines that made the runs, where they were kept."""
+    found = (run.record.get("provenance", {}).get(COMMAND) for run in results.runs)
+    return list(dict.fromkeys(command for command in found if command))
 
 
 def spread(results: Results) -> list[Grid]:
@@ -219,7 +227,8 @@ def protocol(results: Results) -> list[Grid]:
     """What the runs were made with; a line for each value where they differ."""
     rows: dict[tuple[str, str], None] = {}
     for run in results.runs:
-        made = {**run.record.get("provenance", {}), "parameters": run.record.get("parameters")}
+        made = {k: v for k, v in run.record.get("provenance", {}).items() if k != COMMAND}
+        made["parameters"] = run.record.get("parameters")
         training = run.record.get("training", {})
         made |= {name: training[name] for name in ("batch_size", "learning_rate", "schedule") if name in training}
         rows |= dict.fromkeys(
@@ -308,7 +317,10 @@ def _difference(paired: Paired, measure: Measure) -> str:
 
 
 def _ratio(paired: Paired) -> str:
+    """With its interval; of one seed there is none, and that is marked."""
     found = paired.estimate
+    if paired.pairs == 1:
+        return f"~{found.value:.2f}x"
     return f"{found.value:.2f}x" + (f" ({found.low:.2f}–{found.high:.2f})" if math.isfinite(found.high) else "")
 
 

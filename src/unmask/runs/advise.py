@@ -82,6 +82,7 @@ def advise(
     workers: int | None = None,
     devices: Sequence[int] | None = None,
     console: Console | None = None,
+    command: str = "",
 ) -> Probe:
     """Say which arm to try first on these data, from short runs of all of them.
 
@@ -94,6 +95,7 @@ def advise(
         workers: runs at a time, as `run_jobs`.
         devices: numbers of the GPUs to use, as `run_jobs`.
         console: where time and progress are told; standard error by default.
+        command: the command line that does it, kept in the records' provenance.
 
     Raises:
         ValueError: for fewer than two arms, or anything that a run refuses, before anything is trained.
@@ -108,7 +110,7 @@ def advise(
     steps = probe.steps or _steps(probe, costs, devices, config.training.steps)
     study = _study(config, arms, probe, steps)
     _say(len(study.cells()), steps, costs, probe, devices, config.training.steps, console)
-    study.run(out, workers=workers, devices=devices, console=console)
+    study.run(out, workers=workers, devices=devices, console=console, command=command)
     first, seed = next(iter(arms)), config.training.seed
     model = load_model(study.job(study.cells([first], [seed])[0], out).last)
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from unmask.config import completed, differences, from_json, modules_of, to_json
+from unmask.evaluation.results import COMMAND
 from unmask.runs.config import EvaluationConfig, ReadsText, RunConfig, load_model, started, tokenizer_of
 from unmask.store import checkpoint
 from unmask.store.folder import replace_text
@@ -44,6 +45,7 @@ class Job:
         finals: by name, what is evaluated once, on the model of the last step.
         after: folder of a run that must be whole before this one starts.
         reduce: once all is there, keep only the last checkpoint, and of it only the weights.
+        command: the command line that makes it, for its provenance.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Job:
     finals: Mapping[str, EvaluationConfig | ReadsText] = field(default_factory=dict)
     after: Path | None = None
     reduce: bool = False
+    command: str = ""
 
     @property
     def modules(self) -> list[str]:
@@ -99,7 +102,7 @@ class Job:
         """Do what is left."""
         if not self.is_trained:
             self.config.train(self.out, name=self.name, resume=True)
-            replace_text(self.out / PROVENANCE, json.dumps(provenance(self.config), indent=2) + "\n")
+            replace_text(self.out / PROVENANCE, json.dumps(self._provenance(), indent=2) + "\n")
         for name, final in self.finals.items():
             if not self.final_path(name).is_file():
                 result = {"config": to_json(final), "result": to_json(self._evaluate(final))}
@@ -110,6 +113,9 @@ class Job:
             for folder in self.last.parent.glob("step-*"):
                 if folder != self.last:
                     shutil.rmtree(folder)
+
+    def _provenance(self) -> dict[str, Any]:
+        return {**({COMMAND: self.command} if self.command else {}), **provenance(self.config)}
 
     def _evaluate(self, final: EvaluationConfig | ReadsText) -> dict[str, Any]:
         """In the precision of the training steps."""
@@ -123,6 +129,7 @@ class Job:
     def save(self, path: Path) -> None:
         """Write what `load` reads."""
         plain = {"name": self.name, "config": to_json(self.config), "out": str(self.out), "reduce": self.reduce}
+        plain["command"] = self.command
         plain |= {"finals": to_json(self.finals), "after": None if self.after is None else str(self.after)}
         replace_text(path, json.dumps(plain, indent=2) + "\n")
 
@@ -132,7 +139,7 @@ class Job:
         saved = json.loads(path.read_text())
         after = None if saved["after"] is None else Path(saved["after"])
         config, finals = (from_json(saved[part], modules) for part in ("config", "finals"))
-        return cls(saved["name"], config, Path(saved["out"]), finals, after, saved["reduce"])
+        return cls(saved["name"], config, Path(saved["out"]), finals, after, saved["reduce"], saved["command"])
 
 
 def provenance(config: RunConfig) -> dict[str, Any]:

@@ -206,8 +206,17 @@ class Study:
         workers: int | None = None,
         devices: Sequence[int] | None = None,
         console: Console | None = None,
+        command: str = "",
     ) -> list[dict[str, Any]]:
         """Do what is left of the study, and gather the records: see `run_jobs` and `gather`.
+
+        Args:
+            out: the study's folder.
+            cells: those to do; by default all that are compared.
+            workers: runs at a time.
+            devices: numbers of the GPUs to use.
+            console: of the display.
+            command: the command line that does it, kept in the records' provenance.
 
         Raises:
             ValueError: where a folder holds another run, before anything starts; or where runs failed, once the
@@ -215,7 +224,10 @@ class Study:
         """
         cells = self.cells() if cells is None else cells
         failed = run_jobs(
-            [self.job(cell, Path(out)) for cell in cells], workers=workers, devices=devices, console=console
+            [replace(self.job(cell, Path(out)), command=command) for cell in cells],
+            workers=workers,
+            devices=devices,
+            console=console,
         )
         records = self.gather(out)
         if failed:
