@@ -6,12 +6,13 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
 
-from unmask.cli import main
+from unmask.cli import COMMANDS, main
 from unmask.cli.options import masked_as
 from unmask.config import to_json
 from unmask.recipes import RunConfig, sudoku
@@ -190,6 +191,27 @@ def test_own_messages_are_one_line(capsys, tmp_path):
     with pytest.raises(SystemExit):
         main(["train", "sudoku", "--masking", "pume", "--out", str(tmp_path)])
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_warnings_are_lines_without_their_source(capsys, monkeypatch):
+    """Whoever raises them; from Python they stay warnings."""
+    text = "rows [bold]were[/]\n cut: --data.length"
+
+    def warned(words):
+        for _ in range(2):
+            warnings.warn(text, stacklevel=2)
+        warnings.warn("late", UserWarning, stacklevel=2)
+
+    monkeypatch.setitem(COMMANDS, "train", warned)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        main(["train"])
+        assert capsys.readouterr().err.splitlines() == [
+            "warning: rows [bold]were[/] cut: --data.length",
+            "warning: late",
+        ]
+    with pytest.warns(UserWarning, match="were"):
+        warned([])
 
 
 def test_messages_keep_brackets_in_names(command, tmp_path):

@@ -17,6 +17,7 @@ import torch
 from unmask import Clipped, IndependentMasking, ProgressiveUnmasking
 from unmask.cli.study import load_studies
 from unmask.evaluation.tasks import SudokuTask
+from unmask.parts import NoEvaluation
 from unmask.recipes import SudokuData, SudokuModel, sudoku
 from unmask.runs.config import RunConfig, load_model
 from unmask.runs.study import Arm, Study, changed
@@ -252,6 +253,14 @@ def test_an_arm_starts_from_the_weights_of_another(tmp_path):
     assert records["standard"]["config"]["start"] == "first/seed-0/steps-2"
     assert records["first"]["role"] == "start"
     assert ended["step"] == 2
+
+
+def test_evaluating_nothing_now_and_then_is_refused(tmp_path):
+    config = replace(BASE, evaluation=NoEvaluation())
+    with pytest.raises(ValueError, match="evaluate_every is 2, and this run evaluates nothing"):
+        config.train(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    replace(config, training=replace(BASE.training, evaluate_every=None)).check(tmp_path / "run")
 
 
 def test_weights_of_another_model_are_refused(whole, tmp_path):

@@ -21,6 +21,7 @@ from unmask.cli.train import train
 from unmask.cli.variance import variance
 from unmask.config import nearest
 from unmask.training.ending import RankError
+from unmask.training.warned import told_as_lines
 
 COMMANDS = {
     command.__name__: command for command in (train, advise, compare, study, report, evaluate, sample, variance)
@@ -39,7 +40,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         if words[0] not in COMMANDS:
             raise ValueError(f"unknown command '{words[0]}'{nearest(words[0], COMMANDS)}")
-        COMMANDS[words[0]](words[1:])
+        with told_as_lines():
+            COMMANDS[words[0]](words[1:])
     except (ValueError, OSError, FloatingPointError, RankError) as error:
         message = escape(" ".join(str(error).split()))
         Console(stderr=True, soft_wrap=True).print(f"[bold red]unmask:[/] {message}", highlight=False)

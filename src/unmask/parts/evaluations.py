@@ -201,7 +201,7 @@ class HeldOutSequences:
 
 @dataclass(frozen=True)
 class NoEvaluation:
-    """Nothing is evaluated along the way."""
+    """Nothing is evaluated along the way; a run that says how often to evaluate is refused."""
 
     def start(self, held_out: Dataset) -> Evaluate:
         """Return a function that gives no figure."""

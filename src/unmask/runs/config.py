@@ -190,6 +190,11 @@ class RunConfig:
         """Raise ValueError for what can be refused without building anything: see `train`."""
         check_launch()
         self.objective.check(self.masking)
+        require(
+            self.training.evaluate_every is None or not isinstance(self.evaluation, NoEvaluation),
+            f"evaluate_every is {self.training.evaluate_every}, and this run evaluates nothing (NoEvaluation): "
+            "--evaluate-every None, or give it an evaluation",
+        )
         length, positions = getattr(self.data, "length", None), getattr(self.model, "positions", None)
         require(
             length is None or positions is None or length <= positions,

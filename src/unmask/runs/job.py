@@ -30,6 +30,7 @@ from unmask.runs.config import EvaluationConfig, ReadsText, RunConfig, load_mode
 from unmask.store import checkpoint
 from unmask.store.folder import replace_text
 from unmask.training.platform import autocast_dtype
+from unmask.training.warned import told_as_lines
 
 FINALS, PROVENANCE = "finals", "provenance.json"
 
@@ -180,7 +181,8 @@ def _end_with_parent() -> None:
 if __name__ == "__main__":
     _end_with_parent()
     try:
-        Job.load(Path(sys.argv[1]), sys.argv[2:]).run()
+        with told_as_lines():
+            Job.load(Path(sys.argv[1]), sys.argv[2:]).run()
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"unmask: {error}", file=sys.stderr)
         raise SystemExit(2) from None
