@@ -17,6 +17,7 @@ from rich.console import Console
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from unmask.config import from_json, nearest, parse, to_json
+from unmask.data.importance import RowImportance
 from unmask.data.sequences import is_fasta
 from unmask.data.tables import is_table
 from unmask.masks import MaskRule
@@ -48,6 +49,14 @@ def _printed_configs(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None
             metavar="NAME(...)",
             instance_from_str=lambda words: parse(words[0], base),
             is_instance=lambda value: isinstance(value, base),
+            str_from_instance=lambda value: [repr(value)],
+        )
+    if info.type == RowImportance | None:
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="RowImportance(...)|None",
+            instance_from_str=lambda words: None if words[0] == "None" else parse(words[0], RowImportance),
+            is_instance=lambda value: value is None or isinstance(value, RowImportance),
             str_from_instance=lambda value: [repr(value)],
         )
     if info.type == Schedule:

@@ -220,7 +220,8 @@ class IndependentProcess:
         loss = (scores.nll.cpu().double() / batch.rate.clamp(min=1e-12)).sum(1) / batch.clean.effective_length
         if self.time.learns:
             drawn = batch.rate[:, 0] > 0
-            self.time.observe(batch.rate[drawn, 0], loss[drawn], self.rows.world_size)
+            weighted = loss * batch.clean.weight  # as it is trained
+            self.time.observe(batch.rate[drawn, 0], weighted[drawn], self.rows.world_size)
         self.rows.observe(batch.clean.row, loss)
 
     def state_dict(self) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from torch.nn.functional import pad
 from unmask import noise
 from unmask.batch import MaskedBatch, Scores, TokenBatch
 from unmask.config import positive_int, require
+from unmask.data.importance import RowImportance
 from unmask.data.stream import RowStream
 from unmask.distributed import gather_counts
 from unmask.policies import Policy, needs_of, resolve, stored
@@ -151,6 +152,15 @@ def scores_of(scores: Scores | None, positions: Tensor) -> Scores:
     return scores
 
 
+def refuse_importance(masking: Any, importance: RowImportance | None) -> None:
+    """Raise ValueError where rows are drawn by importance for chains, or blocks of chains."""
+    require(
+        importance is None or not isinstance(getattr(masking, "masking", masking), ProgressiveUnmasking),
+        "ProgressiveUnmasking keeps rows for as many steps as their chains have: what a row weighs does not follow "
+        "from how it was drawn. Leave importance at None, or use IndependentMasking",
+    )
+
+
 Cut = Callable[[int, int], Blocks]
 """(length, step) -> how rows of so many positions are cut at a step."""
 
@@ -200,8 +210,7 @@ class ProgressiveProcess:
         cut: Cut | None = None,
     ) -> None:
         self.slots = local_size(batch_size, rows.world_size)
-        if rows.importance is not None:
-            raise ValueError("progressive unmasking keeps rows for many steps: its stream cannot draw by importance")
+        refuse_importance(config, rows.importance)
         self.config, self.rows, self.seed, self.device = config, rows, seed, device
         self.pool = config.pool_size(batch_size, len(rows.dataset))
         self.turns = self.pool // batch_size

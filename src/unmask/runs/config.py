@@ -23,6 +23,7 @@ from unmask.models.pretrained import load_adapted
 from unmask.objectives import Objective
 from unmask.parts import NoEvaluation, RowsOnDisk, SavedModel, TextModel
 from unmask.processes import Masking
+from unmask.processes.progressive import refuse_importance
 from unmask.report.figures import draw_rates
 from unmask.store import checkpoint
 from unmask.store.folder import CONFIG_FILE, check_folder, read_config
@@ -195,6 +196,7 @@ class RunConfig:
             f"evaluate_every is {self.training.evaluate_every}, and this run evaluates nothing (NoEvaluation): "
             "--evaluate-every None, or give it an evaluation",
         )
+        refuse_importance(self.masking, self.training.importance)
         length, positions = getattr(self.data, "length", None), getattr(self.model, "positions", None)
         require(
             length is None or positions is None or length <= positions,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from unmask.config import differences, from_json, ours, positive_int, require, to_json
+from unmask.data.importance import RowImportance
 
 Schedule = Literal["cosine", "linear", "constant", "warmup_stable_decay"]
 
@@ -20,6 +21,9 @@ class TrainingConfig:
     """Optimiser steps."""
     batch_size: int = 64
     """Rows of one step, over all ranks together."""
+    importance: RowImportance | None = None
+    """Draw rows in proportion to their loss and weigh them back: RowImportance(uniform=0.3), say. Not with
+    ProgressiveUnmasking, which keeps rows for many steps. None: every row once an epoch."""
     micro_batch_size: int | None = None
     """Rows of one forward on one rank; gradients are accumulated over a step. None: all at once."""
     learning_rate: float = 1e-3
@@ -82,6 +86,9 @@ class TrainingConfig:
                 positive_int(name, getattr(self, name))
         for name in ("warmup_steps", "seed", "anneal_from"):
             positive_int(name, getattr(self, name), least=0)
+        importance = self.importance
+        known = importance is None or isinstance(importance, RowImportance)
+        require(known, f"importance must be a RowImportance(...) or None, got {importance!r}")
         choices = {
             "schedule": get_args(Schedule),
             "precision": ("auto", "bf16", "fp16", "fp32"),

@@ -123,7 +123,8 @@ class Trainer:
         if self.loss_scale is not None:
             self.loss_scale.check(model.parameters())
         platform.set_attention(model, config.attention, device, self.dtype, longest)
-        rows = RowStream(dataset, config.seed, self.accelerator.process_index, self.accelerator.num_processes)
+        ranks = self.accelerator.process_index, self.accelerator.num_processes
+        rows = RowStream(dataset, config.seed, *ranks, importance=config.importance)
         self.process = masking.start(rows, config.batch_size, config.seed)
         self.held_out, self.masking = held_out, masking
         wanted = time_of(self.process).measures
