@@ -85,6 +85,11 @@ class MaskedDiffusionTrainer(Trainer):
             cast(Any, model), args, train_dataset=cast(Any, train_dataset), eval_dataset=eval_dataset, **options
         )
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        require(
+            not args.fp16 or self.accelerator.scaler is not None,
+            "TrainingArguments(fp16=True): accelerate has no loss scale on this device, and would compute in fp32 "
+            'without a word. Use bf16=True, or `unmask.Trainer`, whose precision="fp16" works here too',
+        )
         require(not sharded, "FSDP and DeepSpeed need `unmask.Trainer`: their checkpoints lack the process")
         self.model_accepts_loss_kwargs = True  # the loss is divided by Z already, not to be by the micro-batches too
         rows = RowStream(train_dataset, args.seed, args.process_index, args.world_size)
