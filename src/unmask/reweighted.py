@@ -172,15 +172,19 @@ class CART(Reweighted):
 class SyRM(Reweighted):
     """alpha · the response's loss + (1 - alpha) · that of the prompt's syntax (SyRM, arXiv 2511.18159).
 
-    For rows of `unmask.data.with_syntax`: there the prompt's syntax tokens are maskable too, and the column `guide`
-    is 1 at them. A masked position of the prompt is then known to hold syntax, which biases what is predicted there;
-    the response's conditionals, given prompts that lack some of their syntax, are the data's.
+    For rows of `unmask.data.with_syntax`, which a run makes by itself: there the prompt's syntax tokens are maskable
+    too, and the column `guide` is 1 at them. A masked position of the prompt is then known to hold syntax, which
+    biases what is predicted there; the response's conditionals, given prompts that lack some of their syntax, are the
+    data's.
 
     Attributes:
         alpha: in (0, 1].
+        tokens: the syntax of a run's prompts: ids, or texts ("def", "<p>") whose tokens are looked up. They are not
+            read where the rows have a column `guide` already.
     """
 
     alpha: float = 0.9
+    tokens: tuple[int | str, ...] = ()
 
     def __post_init__(self) -> None:
         require(0 < self.alpha <= 1, f"alpha must be in (0, 1], got {self.alpha}")

@@ -13,7 +13,7 @@ is no bound. They are allowed, and `ELBO` refuses them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,17 @@ from unmask.batch import TokenBatch
 from unmask.config import ours, require
 from unmask.masks import MaskRule
 from unmask.times import TimeDistribution
+
+
+def known_tokens(part: Any) -> list[int]:
+    """The ids that a rule's or objective's `tokens` lists; ValueError while it names a text."""
+    found = [token for token in part.tokens if isinstance(token, int)]
+    if len(found) < len(part.tokens):
+        raise ValueError(
+            f"{part} names tokens by their text: a run looks them up in its tokenizer; elsewhere give "
+            "tokenizer.named(tokens)"
+        )
+    return found
 
 
 class TokenRates(MaskRule):
@@ -110,18 +121,18 @@ class Delimiters(MaskRule):
     `unmask.testing.stationary` shows by how much.
 
     Attributes:
-        tokens: ids of the delimiters ("####", "\\boxed").
+        tokens: the delimiters: ids, or texts ("####", "\\boxed") whose tokens a run looks up in its tokenizer.
         shift: Δ, in (0, 1).
     """
 
     peeks: ClassVar[bool] = True
     by_token: ClassVar[bool] = True
 
-    tokens: tuple[int, ...]
+    tokens: tuple[int | str, ...]
     shift: float = 0.2
 
     def __post_init__(self) -> None:
-        require(len(self.tokens) > 0, "Delimiters needs the ids of at least one token")
+        require(len(self.tokens) > 0, "Delimiters needs at least one token")
         require(0 < self.shift < 1, f"shift is a rate in (0, 1), got {self.shift}")
 
     @property
@@ -131,7 +142,8 @@ class Delimiters(MaskRule):
 
     def rate_and_density(self, t: Tensor, clean: TokenBatch, time: TimeDistribution) -> tuple[Tensor, Tensor]:
         """rate = q_i(t); density = p(t), the paper's weight 1 / q_i under uniform rates."""
-        listed = torch.isin(clean.tokens, torch.tensor(self.tokens, device=clean.tokens.device))
+        known = torch.tensor(known_tokens(self), device=t.device)
+        listed = torch.isin(clean.tokens, known)
         rate = (t[:, None] + self.shift * listed).clamp(max=1)
         return rate, time.density(t)[:, None].expand_as(rate)
 

@@ -1,7 +1,7 @@
 """The decomposition A + B + C: unbiased estimators on draws whose variances are known, and on a real model."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -19,6 +19,7 @@ from unmask.evaluation.variance import (
 from unmask.masks import Bernoulli
 from unmask.parts.maskings import MEASURED
 from unmask.recipes import SudokuModel
+from unmask.token_rates import Delimiters
 
 INDEPENDENT = MEASURED["independent"].masking
 
@@ -125,7 +126,8 @@ def test_rows_may_come_from_an_uneven_stream(model, rows):
 @pytest.mark.parametrize("name", ["standard", "complement", "half-life", "gift", "isad", "papl", "cap"])
 def test_every_method_has_a_line(model, rows, name):
     named = MEASURED[name]
-    found = compare_variance(model, rows, {name: (named.masking, named.objective)}, 4, Nested(3, 2, 2), seed=0)[name]
+    masking = replace(named.masking, mask=Delimiters((1,))) if name == "isad" else named.masking
+    found = compare_variance(model, rows, {name: (masking, named.objective)}, 4, Nested(3, 2, 2), seed=0)[name]
     assert found["gradient"].signal != 0
     assert found["loss"].total.value > 0
 

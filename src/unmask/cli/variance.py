@@ -18,7 +18,8 @@ from unmask.processes import IndependentMasking
 from unmask.recipes import RECIPES
 from unmask.report.figures import plot_variance
 from unmask.report.tables import variance_table
-from unmask.runs.config import load_model, load_run
+from unmask.runs.config import Tokenized, load_model, load_run, tokenizer_of
+from unmask.runs.prepare import looked_up
 
 ARMS = {
     name: (named.masking, named.objective)
@@ -34,7 +35,7 @@ class VarianceOptions:
 
     run: tyro.conf.Positional[str]
     """A run's folder, one of its checkpoints, or a recipe's name (then with random weights)."""
-    arms: tuple[str, ...] = tuple(ESTIMATES)
+    arms: tuple[str, ...] = ()
     """Which maskings, by the names that recipes have; the first is the unit of the table. By default those that
     estimate the ELBO. Others weigh tokens otherwise, so their loss is another one."""
     batch_size: int = 16
@@ -63,15 +64,23 @@ def variance(words: list[str]) -> None:
     if options.run in RECIPES:
         config, title = RECIPES[options.run](), f"{options.run}, random weights"
         model, out = config.model.build(), options.out or Path("runs") / f"variance-{options.run}"
+        tokenizer = config.data.tokenizer() if isinstance(config.data, Tokenized) else None
     else:
         config, folder = load_run(options.run, options.module)
         model, out = load_model(folder, options.module), options.out or Path(options.run) / "variance"
-        title = f"{config.recipe}: {folder.parent.parent.name}, {folder.name}"
+        title, tokenizer = f"{config.recipe}: {folder.parent.parent.name}, {folder.name}", tokenizer_of(folder)
     data = config.data if options.rows is None else RowsOnDisk(options.rows)
     if data == RowsOnDisk():
         raise ValueError(f"the run in {options.run} was trained from Python and names no rows: name them with --rows")
     console = Console()
-    chosen = {name: ARMS[name] for name in options.arms}
+    chosen = {}
+    for name in options.arms or ESTIMATES:
+        try:
+            chosen[name] = looked_up(ARMS[name], tokenizer)
+        except ValueError as error:
+            if options.arms:
+                raise
+            console.print(f"without {name}: {error}")
     arms = compare_variance(
         model.to(device), data.load(), chosen, options.batch_size, options.nested, options.seed, console
     )

@@ -121,6 +121,21 @@ class TextTokenizer:
             raise ValueError(f"the tokenizer cannot write these texts: {error}") from None
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 
+    def named(self, tokens: Iterable[int | str]) -> tuple[int, ...]:
+        """Ids of tokens that are named by id, or by a text: then all that it is written with.
+
+        Raises:
+            ValueError: for a text that holds what the tokenizer does not know, or an id that it has not.
+        """
+        found: dict[int, None] = {}
+        for token in tokens:
+            ids = [token] if isinstance(token, int) else self.encode(token).tolist()
+            lost = isinstance(token, str) and (not token.strip() or self.unwritten(token))
+            if lost or not all(0 <= i < self.vocab_size for i in ids):
+                raise ValueError(f"the tokenizer of these rows has no token for {token!r}")
+            found |= dict.fromkeys(ids)
+        return tuple(found)
+
     def decode(self, tokens: Iterable[int]) -> str:
         """Return the text of tokens [n], NumPy, torch or a list. Special tokens are spelt out."""
         return self.tokenizer.decode([int(token) for token in tokens], skip_special_tokens=False)

@@ -69,6 +69,14 @@ MASKINGS: dict[str, Named] = {
     "complement": Named(replace(EVEN, pair="complement"), ELBO(), "pairs of a mask and its complement, ELBO"),
     "ppots": Named(replace(EVEN, time=RATES), ELBO(), "rates fitted to the model's variance (P-POTS), ELBO"),
     "ppots-mirror": Named(replace(EVEN, time=RATES, pair="mirror"), ELBO(), "ppots in mirrored pairs"),
+    "gift": Named(
+        replace(EVEN, mask=GIFT(floor=0.6)), ELBO(), "rates by the entropies of wholly masked rows, before training"
+    ),
+    "isad": Named(
+        replace(EVEN, mask=Delimiters(("####", "\\boxed"))),
+        InverseRate(),
+        "delimiters of answers at higher rates",
+    ),
     "half-life": Named(replace(EVEN, mask=HalfLife()), MaskedMean(), "as unweighted, with rates by position"),
     "papl": Named(EVEN, PAPL(), "as unweighted, likely tokens count more"),
     "papl-top": Named(EVEN, PAPL(of="top"), "as unweighted, confident positions count more"),
@@ -88,8 +96,6 @@ MASKINGS: dict[str, Named] = {
 """What can be trained by name."""
 
 MEASURED: dict[str, Named] = MASKINGS | {
-    "gift": Named(replace(EVEN, mask=GIFT(floor=0.6)), ELBO(), "rates by the entropy of a wholly masked row"),
-    "isad": Named(replace(EVEN, mask=Delimiters((1,))), InverseRate(), "ISAD, with token 1 as the delimiter"),
     "ppots-independent": Named(IndependentMasking(PPOTS()), ELBO(), "P-POTS for independent rates"),
     "ppots-within": Named(IndependentMasking(PPOTS(variance="within")), ELBO(), "the paper's variance within rows"),
     "ppots-gradient": Named(replace(EVEN, time=GRADIENT), ELBO(), "P-POTS of the gradient"),
@@ -100,7 +106,7 @@ MEASURED: dict[str, Named] = MASKINGS | {
         replace(EVEN, time=RATES, mask=ExactCount(), pair="mirror"), ELBO(), "ppots-mirror with exact counts"
     ),
 }
-"""What `unmask variance` can measure besides: methods that need a column or a delimiter, and variants of P-POTS."""
+"""What `unmask variance` can measure besides: variants of P-POTS."""
 
 
 def named_masking(name: str, puma: ProgressiveUnmasking | None = None) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from unmask.parts import NoEvaluation, RowsOnDisk, SavedModel, TextModel
 from unmask.processes import Masking
 from unmask.processes.progressive import refuse_importance
 from unmask.report.figures import draw_rates
+from unmask.runs.prepare import looked_up, with_guide
 from unmask.store import checkpoint
 from unmask.store.folder import CONFIG_FILE, check_folder, read_config
 from unmask.training import Trainer, TrainingConfig
@@ -208,8 +209,10 @@ class RunConfig:
             self.data.check()
             tokenizer = self.data.tokenizer().fingerprint if resume else None
         check_folder(Path(out), to_json(self.described), self.training.changes_from, resume, overwrite, tokenizer)
-        if isinstance(self.data, Tokenized) and isinstance(self.model, TextModel):
-            self.data.tokenizer().check_model(self.model.mask, self.model.vocab_size)
+        tokenizer = self.data.tokenizer() if isinstance(self.data, Tokenized) else None
+        if tokenizer is not None and isinstance(self.model, TextModel):
+            tokenizer.check_model(self.model.mask, self.model.vocab_size)
+        looked_up((self.masking, self.objective), tokenizer)
 
     def train(
         self, out: str | Path, *, name: str | None = None, resume: bool = False, overwrite: bool = False
@@ -231,12 +234,14 @@ class RunConfig:
         if isinstance(self.data, Tokenized):
             tokenizer = self.data.tokenizer()
             model.check_tokenizer(tokenizer)
+        masking, objective = looked_up(self.masking, tokenizer), looked_up(self.objective, tokenizer)
         held_out, rows = self.data.held_out(), self.data.load()
+        rows = with_guide(masking, objective, rows, model)
         trainer = Trainer(
             model,
-            self.masking,
+            masking,
             rows,
-            self.objective,
+            objective,
             self.training,
             out=out,
             held_out=_drawn(rows, self.training.seed),

@@ -1,0 +1,75 @@
+"""What some methods need of a run before it starts: the ids of tokens that they name, numbers that its rows carry.
+
+`Delimiters` and `SyRM` may name tokens by their text, which the run's tokenizer knows. `GIFT` reads entropies of the
+model that training starts from, `SyRM` the mark of its prompts' syntax: each from the column `guide`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, TypeVar
+
+from accelerate import PartialState
+from datasets import Dataset
+
+from unmask.data import with_syntax
+from unmask.data.tokenizers import TextTokenizer
+from unmask.models.denoiser import MaskedDiffusionLM
+from unmask.objectives import Objective
+from unmask.processes import Masking
+from unmask.processes.guides import add_entropies
+from unmask.reweighted import SyRM
+from unmask.token_rates import GIFT, Delimiters, known_tokens
+
+Part = TypeVar("Part")
+
+
+def parts_of(part: Any) -> Iterator[Any]:
+    """A config and all configs inside it."""
+    if is_dataclass(part) and not isinstance(part, type):
+        yield part
+        for field in fields(part):
+            yield from parts_of(getattr(part, field.name))
+
+
+def looked_up(part: Part, tokenizer: TextTokenizer | None) -> Part:
+    """A masking or objective, or a tuple of some, with the ids of the tokens that they name by their text.
+
+    Raises:
+        ValueError: for rows that are no text, or a text that their tokenizer has no token for.
+    """
+    if type(part) is tuple:
+        return type(part)(looked_up(each, tokenizer) for each in part)
+    if not is_dataclass(part) or isinstance(part, type):
+        return part
+    changes = {f.name: looked_up(getattr(part, f.name), tokenizer) for f in fields(part) if f.init}
+    if isinstance(part, Delimiters | SyRM) and not all(isinstance(token, int) for token in part.tokens):
+        if tokenizer is None:
+            raise ValueError(f"{part} names tokens by their text, and the run's rows are no text: give ids")
+        changes["tokens"] = tokenizer.named(part.tokens)
+    return replace(part, **changes)
+
+
+def with_guide(masking: Masking, objective: Objective, rows: Dataset, model: MaskedDiffusionLM) -> Dataset:
+    """The rows with the column `guide` that masking or objective read, where they read one and the rows have none.
+
+    Args:
+        masking: with the ids of all tokens.
+        objective: the same.
+        rows: to train on.
+        model: the one that training starts from; for entropies it is moved to the process's device.
+
+    Raises:
+        ValueError: where two want the column, or no prompt holds any syntax.
+    """
+    parts = [*parts_of(masking), *parts_of(objective)]
+    gift = any(isinstance(part, GIFT) for part in parts)
+    syntax = [part for part in parts if isinstance(part, SyRM)]
+    if gift and syntax:
+        raise ValueError("GIFT and SyRM both read the column `guide`, and a data set has one")
+    if "guide" in rows.column_names or not (gift or syntax):
+        return rows
+    if gift:
+        return add_entropies(model.to(PartialState().device), rows)
+    return with_syntax(rows, known_tokens(syntax[0]))
