@@ -293,7 +293,7 @@ def test_compare_trains_arms_alike_and_keeps_tables_and_figure(command, tmp_path
     standard, blocks = map(_config, folders)
     assert standard["training"] == blocks["training"]
     differing = {name for name in standard["run"] if standard["run"][name] != blocks["run"][name]}
-    assert differing == {"masking"}
+    assert differing == {"masking", "objective"}  # each with its own
     assert blocks["run"]["masking"]["size"] == 9
     loss = [read_metrics(folder, "evaluation")[0]["loss"] for folder in folders]
     assert loss[0] == loss[1], "the arms must start from one model under one validation noise"
