@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from unmask import noise
 from unmask.batch import TokenBatch
+from unmask.data.ahead import Ahead
 from unmask.data.importance import RowImportance, RowScales
 from unmask.distributed import gather_rows
 
@@ -47,16 +48,16 @@ class RowStream:
         world_size: int = 1,
         importance: RowImportance | None = None,
     ) -> None:
-        missing = {"tokens", "maskable"} - set(dataset.column_names)
-        if missing:
+        if isinstance(dataset, datasets.IterableDataset):
             raise ValueError(
-                f"the data set lacks the column {' and '.join(sorted(missing))}; it has {dataset.column_names}"
+                "these rows are needed in any order and more than once, and a streamed data set is read from its "
+                "beginning on: take some of its rows into memory (Dataset.from_list(list(stream.take(1000)))), or "
+                "make a data set on disk of it (unmask.data.tokenize with a cache)"
             )
+        columns = columns_of(dataset.column_names)
         if len(dataset) == 0:
             raise ValueError("the data set is empty")
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank must be at least 0 and below world_size={world_size}, got {rank}")
-        columns = ["tokens", "maskable", *(["guide"] if "guide" in dataset.column_names else [])]
+        check_rank(rank, world_size)
         self.dataset = dataset.select_columns(columns).with_format("numpy")
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.position = 0  # rows dealt so far, by all ranks together
@@ -64,6 +65,12 @@ class RowStream:
         self._scales = RowScales(importance, len(dataset)) if importance else None
         self._mean_length = _mean_effective_length(self.dataset) if importance else 0.0
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
+        self._ahead: tuple[int, int, Ahead[TokenBatch]] | None = None
+
+    @property
+    def size(self) -> int | None:
+        """Rows of the data set; None where it is streamed: nobody knows how many, and none comes back."""
+        return len(self.dataset)
 
     @property
     def epoch(self) -> float:
@@ -80,11 +87,9 @@ class RowStream:
         Raises:
             ValueError: for a negative n, counts that disagree with n, or a row without a maskable position.
         """
-        counts = [n] * self.world_size if counts is None else list(counts)
-        if n < 0 or len(counts) != self.world_size or counts[self.rank] != n:
-            raise ValueError(f"rank {self.rank} of {self.world_size} cannot take {n} rows with counts {counts}")
-        offset, start = sum(counts[: self.rank]), self.position
-        self.position += sum(counts)
+        offset, total = self._share(n, counts)
+        start, ahead, self._ahead = self.position, self._ahead, None
+        self.position += total
         if self._scales is not None:  # every rank follows the draws of all, and keeps its own
             sequence = torch.arange(start, self.position)
             chosen = self._scales.choose(noise.slot_uniforms(self.seed, 0, sequence, purpose=noise.Purpose.ORDER))
@@ -92,42 +97,42 @@ class RowStream:
             length = torch.full((n,), self._mean_length, dtype=torch.float64)
             return replace(self.rows(row, draw), weight=weight.float(), expected_length=length)
         start += offset
+        if ahead is not None and ahead[:2] == (start, n):
+            return ahead[2].result()
+        return self.rows(*self._numbers(start, n))
+
+    def expect(self, n: int) -> None:
+        """Fetch in a thread what the next `take(n)` will return, if all ranks take n and rows have no importance.
+
+        It costs nothing to be wrong: whatever is taken then is fetched then. Errors are those of `take`, and come
+        there.
+        """
+        if self._scales is None:
+            start = self.position + self.rank * n
+            numbers = self._numbers(start, n)
+            self._ahead = start, n, Ahead(lambda: self.rows(*numbers))
+
+    def _share(self, n: int, counts: Sequence[int] | None) -> tuple[int, int]:
+        """How many rows go to earlier ranks in a `take`, and to all together."""
+        counts = [n] * self.world_size if counts is None else list(counts)
+        if n < 0 or len(counts) != self.world_size or counts[self.rank] != n:
+            raise ValueError(f"rank {self.rank} of {self.world_size} cannot take {n} rows with counts {counts}")
+        return sum(counts[: self.rank]), sum(counts)
+
+    def _numbers(self, start: int, n: int) -> tuple[Tensor, Tensor]:
+        """Numbers of the n rows from a place of the global sequence on, and how often each was drawn before."""
         sequence = torch.arange(start, start + n)
         draw = sequence // len(self.dataset)
         row = torch.empty_like(sequence)
         for epoch in draw.unique().tolist():
             here = draw == epoch
             row[here] = self._epoch_order(epoch)[sequence[here] % len(self.dataset)]
-        return self.rows(row, draw)
+        return row, draw
 
     def rows(self, row: Tensor, draw: Tensor | None = None) -> TokenBatch:
         """Return the rows with the given numbers, [B] int64, whatever the stream's position."""
         columns = self.dataset[row.numpy()] if len(row) else {name: [] for name in self.dataset.column_names}
-        tokens, attention = _pad(columns["tokens"], np.int64)
-        maskable, flagged = _pad(columns["maskable"], np.bool_)
-        if not torch.equal(attention, flagged):
-            raise ValueError(f"`tokens` and `maskable` differ in length in a row among {row.tolist()[:8]}")
-        maskable &= attention
-        guide = None
-        if "guide" in columns:
-            guide, flagged = _pad(columns["guide"], np.float64)
-            if not torch.equal(attention, flagged):
-                raise ValueError(f"`tokens` and `guide` differ in length in a row among {row.tolist()[:8]}")
-        empty = ~maskable.any(1)
-        if empty.any():
-            raise ValueError(
-                f"row {int(row[empty][0])} of the data set has no maskable position, so nothing can be learnt "
-                "from it; drop such rows"
-            )
-        return TokenBatch(
-            tokens=tokens,
-            maskable=maskable,
-            attention=attention,
-            row=row,
-            draw=torch.zeros_like(row) if draw is None else draw,
-            weight=torch.ones(len(row)),
-            guide=guide,
-        )
+        return batch_of(columns, row, torch.zeros_like(row) if draw is None else draw)
 
     def observe(self, row: Tensor, loss: Tensor) -> None:
         """Take this rank's rows [B] and their losses [B], as drawn; looked at where rows are drawn by importance."""
@@ -145,6 +150,8 @@ class RowStream:
         Raises:
             ValueError: where the state belongs to another data set or seed.
         """
+        if "place" in state:
+            raise ValueError("the saved run read its rows from a stream: give it the same streamed data set again")
         own = self.state_dict()
         for name in ("seed", "size"):
             if state[name] != own[name]:
@@ -160,6 +167,58 @@ class RowStream:
         if epoch != self._epoch:
             self._epoch, self._order = epoch, noise.permutation(self.seed, epoch, len(self.dataset))
         return self._order
+
+
+def columns_of(names: Sequence[str]) -> list[str]:
+    """The columns of a data set that make rows; ValueError where some are missing."""
+    missing = {"tokens", "maskable"} - set(names)
+    if missing:
+        raise ValueError(f"the data set lacks the column {' and '.join(sorted(missing))}; it has {list(names)}")
+    return ["tokens", "maskable", *(["guide"] if "guide" in names else [])]
+
+
+def check_rank(rank: int, world_size: int) -> None:
+    """Raise ValueError for a rank outside the world."""
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank must be at least 0 and below world_size={world_size}, got {rank}")
+
+
+def batch_of(columns: Mapping[str, Any], row: Tensor, draw: Tensor) -> TokenBatch:
+    """Rows of any length as a batch, padded on the right.
+
+    Args:
+        columns: `tokens`, `maskable` and perhaps `guide`, each a list with an array for each row.
+        row: [B] their numbers.
+        draw: [B] how often each was drawn before.
+
+    Raises:
+        ValueError: for columns of different length in a row, or a row without a maskable position.
+    """
+    tokens, attention = _pad(columns["tokens"], np.int64)
+    maskable, flagged = _pad(columns["maskable"], np.bool_)
+    if not torch.equal(attention, flagged):
+        raise ValueError(f"`tokens` and `maskable` differ in length in a row among {row.tolist()[:8]}")
+    maskable &= attention
+    guide = None
+    if "guide" in columns:
+        guide, flagged = _pad(columns["guide"], np.float64)
+        if not torch.equal(attention, flagged):
+            raise ValueError(f"`tokens` and `guide` differ in length in a row among {row.tolist()[:8]}")
+    empty = ~maskable.any(1)
+    if empty.any():
+        raise ValueError(
+            f"row {int(row[empty][0])} of the data set has no maskable position, so nothing can be learnt "
+            "from it; drop such rows"
+        )
+    return TokenBatch(
+        tokens=tokens,
+        maskable=maskable,
+        attention=attention,
+        row=row,
+        draw=draw,
+        weight=torch.ones(len(row)),
+        guide=guide,
+    )
 
 
 def _mean_effective_length(dataset: datasets.Dataset, chunk: int = 10_000) -> float:
@@ -191,8 +250,19 @@ def check_rows(
     longest: int | None = None,
     unused: Tensor | None = None,
     chunk: int = 10_000,
+    first: int = 0,
 ) -> tuple[int, int]:
     """Look through a whole data set before training: every row must be trainable.
+
+    Args:
+        dataset: with `tokens` and `maskable`.
+        mask_token_id: of the model.
+        vocab_size: of the model.
+        shifted: the model's first position cannot be predicted.
+        longest: the model's positions, if it has so many.
+        unused: ids that no token has.
+        chunk: rows looked at together.
+        first: number of the data set's first row, where it is a part of another.
 
     Returns:
         The number of tokens of the shortest row and of the longest.
@@ -230,6 +300,6 @@ def check_rows(
         for what, where in problems.items():
             where = where.any(1) if where.dim() == 2 else where
             if where.any():
-                raise ValueError(f"row {start + int(where.nonzero()[0])} of the data set {what}")
+                raise ValueError(f"row {first + start + int(where.nonzero()[0])} of the data set {what}")
         lengths += [int(real.sum(1).min()), tokens.shape[1]]
     return min(lengths), max(lengths)

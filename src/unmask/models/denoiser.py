@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from unmask.batch import MaskedBatch, Scores, Tensors
-from unmask.data.stream import check_rows
+from unmask.data.stream import check_rows, columns_of
 from unmask.data.tokenizers import TextTokenizer
 from unmask.models.asked import AnswersTrainers
 from unmask.models.families import auto_class, longest_row, make_bidirectional, quiet, spans, text_config, unspanned
@@ -28,6 +28,9 @@ from unmask.models.lora import has_adapters, load_adapters, save_adapters
 from unmask.models.readout import ReadOut
 from unmask.models.verify import find_backbone, freeze_unreached, verify
 from unmask.objectives import Objective
+
+STREAM_LOOKED_AT = 100
+"""Rows of a streamed data set that are looked at before training; the others are as they are read."""
 
 
 @dataclass(frozen=True)
@@ -181,10 +184,17 @@ class MaskedDiffusionLM(AnswersTrainers):
         tokenizer.check_model(self.mask_token_id, self.head.vocab_size)
         self.rule_out(tokenizer.missing(self.head.vocab_size))
 
-    def check_rows(self, dataset: Dataset) -> tuple[int, int]:
-        """Look through a whole data set before training; see `unmask.data.stream.check_rows`."""
+    def check_rows(self, dataset: Dataset | IterableDataset, first: int = 0) -> tuple[int, int]:
+        """Look through a whole data set before training; see `unmask.data.stream.check_rows`.
+
+        Of one that is streamed the beginning is looked at, and rows may be as short as one token.
+        """
+        if isinstance(dataset, IterableDataset):
+            some = Dataset.from_list(list(dataset.take(STREAM_LOOKED_AT)))
+            columns_of(some.column_names)
+            return 1, self.check_rows(some)[1]
         vocabulary = self.mask_token_id, self.head.vocab_size
-        return check_rows(dataset, *vocabulary, self.shifted, self.longest_row, self.head.unused)
+        return check_rows(dataset, *vocabulary, self.shifted, self.longest_row, self.head.unused, first=first)
 
     def save_pretrained(self, folder: str | Path, state: dict[str, Tensor] | None = None) -> None:
         """Write a Hugging Face folder (safetensors and config.json) that opens without this library.

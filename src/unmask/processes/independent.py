@@ -202,6 +202,7 @@ class IndependentProcess:
         other = self._uniforms(clean, noise.Purpose.MIRROR) if config.reads_second_field else None
         self.step += 1
         batch = config.assemble(clean, t, self.time, uniform, other)
+        self.rows.expect(self.local_units)
         self._last = batch if self.needs is not None else None
         return batch.to(self.device)
 

@@ -103,8 +103,8 @@ class ProgressiveUnmasking:
             wanted = ("log_confidence", *wanted)
         return wanted
 
-    def pool_size(self, batch_size: int, rows: int) -> int:
-        """Chains over all ranks, for a batch and a data set of so many rows.
+    def pool_size(self, batch_size: int, rows: int | None) -> int:
+        """Chains over all ranks, for a batch and a data set of so many rows; None: it is streamed.
 
         Where `pool` is None: as many that 32 steps lie between two visits to a chain, but no more than the data set
         has rows. What matters is this distance: gradients of one row should not meet again within the memory of the
@@ -116,7 +116,8 @@ class ProgressiveUnmasking:
         if self.pool == "batch":
             return batch_size
         if self.pool is None:
-            return batch_size * max(1, min(STEPS_BETWEEN_VISITS, rows // batch_size))
+            most = STEPS_BETWEEN_VISITS if rows is None else rows // batch_size
+            return batch_size * max(1, min(STEPS_BETWEEN_VISITS, most))
         if self.pool % batch_size:
             near = max(1, round(self.pool / batch_size)) * batch_size
             raise ValueError(
@@ -212,7 +213,7 @@ class ProgressiveProcess:
         self.slots = local_size(batch_size, rows.world_size)
         refuse_importance(config, rows.importance)
         self.config, self.rows, self.seed, self.device = config, rows, seed, device
-        self.pool = config.pool_size(batch_size, len(rows.dataset))
+        self.pool = config.pool_size(batch_size, rows.size)
         self.turns = self.pool // batch_size
         self.step, self.metrics = 0, {}
         self._cut, self._is_cut = cut or whole_rows, cut is not None
@@ -308,8 +309,9 @@ class ProgressiveProcess:
     def state_dict(self) -> dict[str, Any]:
         """Which rows the pool holds, what is revealed of them, their stages, the steps done, the stream's position.
 
-        The tokens come back from the stream. What lies under "pool" is row by row, in the order of the ranks'
-        slots; so the parts of all ranks, joined, can be dealt to any number of ranks (`processes.base.dealt_anew`).
+        The tokens come back from the stream, or are kept here where it does not go back. What lies under "pool" is
+        row by row, in the order of the ranks' slots; so the parts of all ranks, joined, can be dealt to any number of
+        ranks (`processes.base.dealt_anew`).
         """
         return {
             "rows": self.rows.state_dict(),
@@ -320,6 +322,7 @@ class ProgressiveProcess:
                 "tokens": _fingerprint(self.clean),
                 "revealed": self.revealed.clone(),
                 "stage": self.stage.clone(),
+                **({} if self.rows.size is not None else _kept(self.clean)),
             },
         }
 
@@ -336,7 +339,8 @@ class ProgressiveProcess:
                 "resume with the same batch size and pool"
             )
         self.rows.load_state_dict(state["rows"])
-        clean = self.rows.rows(pool["row"].clone(), pool["draw"].clone())
+        numbers = {name: pool[name].clone() for name in ("row", "draw")}
+        clean = self.rows.rows(**numbers) if self.rows.size is not None else _came_back(pool, **numbers)
         if not torch.equal(_fingerprint(clean), pool["tokens"]):
             raise ValueError("the rows of the saved pool have other tokens in this data set: it has changed since")
         clean = clean.padded(pool["revealed"].shape[1])
@@ -392,6 +396,19 @@ class ProgressiveProcess:
         units, revealed = blocks.units(self.clean), blocks.fold(self.revealed)
         nobody = torch.zeros(len(units), dtype=torch.bool)
         self.stage = self.chain.restaged(units, revealed, nobody).view(len(self.clean), -1)
+
+
+def _kept(clean: TokenBatch) -> dict[str, Tensor]:
+    """What a state holds of rows that do not come back."""
+    return {f"kept_{name}": value.clone() for name in _COLUMNS if (value := getattr(clean, name)) is not None}
+
+
+def _came_back(pool: dict[str, Tensor], row: Tensor, draw: Tensor) -> TokenBatch:
+    columns = {name: pool[f"kept_{name}"].clone() for name in _COLUMNS if f"kept_{name}" in pool}
+    return TokenBatch(row=row, draw=draw, weight=torch.ones(len(row)), **columns)
+
+
+_COLUMNS = ("tokens", "maskable", "attention", "guide")
 
 
 def _fingerprint(clean: TokenBatch) -> Tensor:

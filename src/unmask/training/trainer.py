@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from torch import Tensor
 from torch.distributed.fsdp import register_fsdp_forward_method
 
@@ -23,6 +23,7 @@ from unmask import noise
 from unmask.batch import MaskedBatch
 from unmask.config import to_json
 from unmask.data.stream import RowStream
+from unmask.data.streamed import rows_of
 from unmask.data.tokenizers import TextTokenizer
 from unmask.distributed import gather_rows, is_sharded, sum_over_ranks, whole
 from unmask.models.denoiser import MaskedDiffusionLM
@@ -59,7 +60,7 @@ class Trainer:
     Args:
         model: the denoiser.
         masking: config of the forward process.
-        dataset: rows with `tokens` and `maskable`.
+        dataset: rows with `tokens` and `maskable`; it may be streamed.
         objective: weights of the masked tokens' losses.
         config: the loop's settings.
         out: folder of the run.
@@ -82,7 +83,7 @@ class Trainer:
         self,
         model: MaskedDiffusionLM,
         masking: Masking,
-        dataset: Dataset,
+        dataset: Dataset | IterableDataset,
         objective: Objective | None = None,
         config: TrainingConfig | None = None,
         *,
@@ -124,7 +125,7 @@ class Trainer:
             self.loss_scale.check(model.parameters())
         platform.set_attention(model, config.attention, device, self.dtype, longest)
         ranks = self.accelerator.process_index, self.accelerator.num_processes
-        rows = RowStream(dataset, config.seed, *ranks, importance=config.importance)
+        rows = rows_of(dataset, config.seed, *ranks, config.importance, model.check_rows)
         self.process = masking.start(rows, config.batch_size, config.seed)
         self.held_out, self.masking = held_out, masking
         wanted = time_of(self.process).measures
