@@ -199,8 +199,8 @@ def rows_of(
         return RowStream(dataset, seed, rank, world_size, importance)
     require(
         importance is None,
-        "importance draws rows again and again by their loss, and a streamed data set gives each once an epoch: train "
-        "without importance, or on rows on disk (unmask.data.tokenize with a cache)",
+        "importance draws rows again and again by their loss, and a streamed data set gives each once an epoch: "
+        "train without importance, or on rows on disk (unmask.data.tokenize with a cache)",
     )
     return StreamedRows(dataset, seed, rank, world_size, check)
 
