@@ -6,9 +6,9 @@ A pair whose carry runs through all its digits needs the sum's digits from right
 its own confidence may never practise that (The Confidence Shortcut, arXiv 2605.29123).
 """
 
-from experiments.parts.addition import AdditionData, AdditionModel
 from unmask import Beta, ExactCount, IndependentMasking, ProgressiveUnmasking, RowMean, TrainingConfig
 from unmask.evaluation.tasks import AdditionTask
+from unmask.parts import AdditionData, AdditionModel
 from unmask.runs.config import RunConfig
 from unmask.runs.study import Arm, Study
 from unmask.sampling import Decoding

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from experiments.parts.text import Likelihood, OrderLikelihood
 from unmask import Blockwise, ExactCount, IndependentMasking, LikelihoodConfig, ProgressiveUnmasking, RowMean
+from unmask.parts import LikelihoodBy, OrderLikelihood
 from unmask.processes import Masking
 from unmask.recipes import TextData, TextModel, sotu
 from unmask.runs.config import RunConfig
@@ -38,7 +38,7 @@ study = Study(
         data=TextData(first_given=True),
         model=TextModel(shifted=True),
         objective=RowMean(),
-        evaluation=Likelihood(NOISE),
+        evaluation=LikelihoodBy(NOISE),
     ),
     arms={
         "fixed": {"masking": Blockwise(INDEPENDENT, BLOCK)},

@@ -10,7 +10,7 @@ with the batch as the pool, with 32 times the batch (the default) and with 100 t
 
 from dataclasses import replace
 
-from experiments.parts.repeated import RepeatedRows
+from experiments.pool.repeated import RepeatedRows
 from unmask import ExactCount, IndependentMasking, ProgressiveUnmasking
 from unmask.evaluation.tasks import SudokuTask
 from unmask.parts.sudoku import CLUES

@@ -3,20 +3,21 @@
 unmask study experiments/puma_text/study.py --out runs/puma_text
 """
 
-from experiments.parts import questions
-from experiments.parts.answers import SumsTask, WorkedSums
 from unmask import Beta, ExactCount, IndependentMasking, ProgressiveUnmasking, RowMean, TrainingConfig
+from unmask.data.sums import sums_lengths, sums_tokenizer
+from unmask.evaluation.tasks import SumsTask
+from unmask.parts import WorkedSums
 from unmask.recipes import TextModel
 from unmask.runs.config import RunConfig
 from unmask.runs.study import Arm, Study
 from unmask.sampling import Decoding
 
 TERMS = 4
-tokenizer = questions.alphabet()
+tokenizer = sums_tokenizer()
 base = RunConfig(
     recipe="worked-sums",
     data=WorkedSums(TERMS),
-    model=TextModel(tokenizer.vocab_size, tokenizer.mask_token_id, positions=sum(questions.lengths(TERMS)) + 1),
+    model=TextModel(tokenizer.vocab_size, tokenizer.mask_token_id, positions=sum(sums_lengths(TERMS)) + 1),
     masking=IndependentMasking(mask=ExactCount()),
     objective=RowMean(),
     training=TrainingConfig(batch_size=64, learning_rate=2e-3, threads=1),

@@ -8,8 +8,7 @@ Learning curves are of held-out rows of the validation addresses, the final like
 
 from __future__ import annotations
 
-from experiments.parts.text import GeneratedLetters, TextLikelihood
-from unmask.parts import named_masking
+from unmask.parts import GeneratedTexts, TextLikelihood, named_masking
 from unmask.recipes import sotu
 from unmask.runs.study import Arm, Study, changed
 
@@ -29,7 +28,7 @@ study = Study(
     seeds=(1, 2, 3),
     budgets=(500, 1000),
     screening=(0,),
-    finals={"test": TextLikelihood(), "generated": GeneratedLetters()},
+    finals={"test": TextLikelihood(), "generated": GeneratedTexts()},
     warmup=0.05,
     evaluate=0.1,
 )

@@ -7,9 +7,10 @@ from unmask.evaluation.tasks.base import DecodingTask, Task, shares, wilson
 from unmask.evaluation.tasks.choice import ChoiceTask
 from unmask.evaluation.tasks.reasoning import ReasoningTask
 from unmask.evaluation.tasks.sudoku import SudokuTask
+from unmask.evaluation.tasks.sums import SumsTask
 from unmask.evaluation.tasks.text import TextTask
 
-ours(AdditionTask, AnswerTask, ChoiceTask, ReasoningTask, SudokuTask)
+ours(AdditionTask, AnswerTask, ChoiceTask, ReasoningTask, SudokuTask, SumsTask)
 
 __all__ = [
     "AdditionTask",
@@ -18,6 +19,7 @@ __all__ = [
     "DecodingTask",
     "ReasoningTask",
     "SudokuTask",
+    "SumsTask",
     "Task",
     "TextTask",
     "final_answer",

@@ -9,8 +9,8 @@ import torch
 from datasets import Dataset
 from torch import nn
 
-from unmask import MaskedDiffusionLM
 from unmask.data.arithmetic import MASK_TOKEN, VOCAB_SIZE, load_addition
+from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.parts.models import gpt2_config
 
 
@@ -18,8 +18,10 @@ from unmask.parts.models import gpt2_config
 class AdditionData:
     """Pairs of numbers, half of them drawn to have a given carry chain."""
 
-    digits: int
+    digits: int = 8
+    """Of both numbers."""
     rows: int = 200_000
+    """Pairs to train on."""
 
     def load(self) -> Dataset:
         """The training pairs."""
@@ -38,8 +40,10 @@ class AdditionModel:
     mod 10 in it: without these, thousands of steps go by before the first digit is added.
     """
 
-    digits: int
+    digits: int = 8
+    """Of both numbers, as in the data."""
     width: int = 128
+    """Size of the hidden states."""
 
     def build(self) -> MaskedDiffusionLM:
         """The model with random weights."""
@@ -49,7 +53,7 @@ class AdditionModel:
         last = torch.tensor([self.digits - 1, self.digits, 2 * self.digits, 2 * self.digits + 1, length - 1])
         part = torch.searchsorted(last, torch.arange(length))  # of a, +, b, = and c
         place = last[part] - torch.arange(length)
-        start = 0.6 * torch.randn(2, self.digits + 1, self.width)
+        start = 0.6 * torch.randn(2, max(len(last), self.digits + 1), self.width)  # of parts, and of places in them
         angle = 2 * torch.pi * torch.outer(torch.arange(10), torch.arange(1, 6)) / 10
         waves = torch.cat([angle.cos(), angle.sin()], dim=1) @ torch.randn(10, self.width) / 10**0.5
         tokens, places = (cast(nn.Embedding, model.backbone.get_submodule(name)) for name in ("wte", "wpe"))
