@@ -1,10 +1,16 @@
 """Documents and tokenizers that the tests of text data share."""
 
 import pytest
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from unmask.data import bpe_tokenizer, character_tokenizer, load_documents
 
 DOCUMENTS = ["One is here. Is two? Yes!", "Mr. Fox had $3.50.\n\nThen \u2013 naïve 🦊 \u201cgone.\u201d The end"]
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +31,18 @@ def tokenizers():
 @pytest.fixture(params=["27", "characters", "bpe"])
 def tokenizer(request, tokenizers):
     return tokenizers[request.param]
+
+
+@pytest.fixture(scope="session")
+def chat_tokenizer(tokenizers):
+    """A small tokenizer of transformers that knows ChatML's tokens; `template` as given, or ChatML."""
+
+    def make(template="chatml", eos="<|im_end|>", **special):
+        backend = Tokenizer.from_str(tokenizers["bpe"].tokenizer.to_str())
+        backend.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+        names = {"eos_token": eos, "mask_token": "<|mask|>"} | special
+        made = PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+        made.chat_template = CHATML if template == "chatml" else template
+        return made
+
+    return make
