@@ -1,4 +1,4 @@
-"""What the loop says when numbers are not what they should be."""
+"""What the loop says when numbers are not what they should be, or cannot be had."""
 
 from __future__ import annotations
 
@@ -7,12 +7,38 @@ import warnings
 from pathlib import Path
 
 import torch
+from datasets import Dataset
 from torch import Tensor
 
 from unmask.batch import MaskedBatch
+from unmask.config import require
 from unmask.distributed import is_sharded
 from unmask.models.denoiser import MaskedDiffusionLM
+from unmask.processes import Masking
 from unmask.store.checkpoint import newest
+from unmask.times import Measurement
+
+
+def check_measured(masking: Masking, wanted: Measurement | None, held_out: Dataset | None, sharded: bool) -> None:
+    """Refuse rates that learn from what cannot be measured here.
+
+    Args:
+        masking: of the run.
+        wanted: what its time distribution measures of the model.
+        held_out: rows to measure it on.
+        sharded: whether a rank has only a part of each weight.
+
+    Raises:
+        ValueError: where rows are lacking, or gradients of single rows are wanted of a sharded model.
+    """
+    if wanted is None:
+        return
+    require(held_out is not None, f"{masking} measures the model during training: give the trainer held_out rows")
+    require(
+        not (sharded and wanted.moment == "gradient"),
+        f"{masking} measures gradients row by row, and under FSDP a rank has only a part of each: use DDP, or "
+        "PPOTS(moment='loss')",
+    )
 
 
 def check_start(nll: float, choices: int) -> None:

@@ -21,7 +21,7 @@ from torch.distributed.fsdp import register_fsdp_forward_method
 
 from unmask import noise
 from unmask.batch import MaskedBatch
-from unmask.config import to_json
+from unmask.config import require, to_json
 from unmask.data.stream import RowStream
 from unmask.data.streamed import rows_of
 from unmask.data.tokenizers import TextTokenizer
@@ -34,7 +34,7 @@ from unmask.store import checkpoint
 from unmask.store.metrics import MetricsLog
 from unmask.training import platform
 from unmask.training.callbacks import Callback
-from unmask.training.checks import check_start, not_finite
+from unmask.training.checks import check_measured, check_start, not_finite
 from unmask.training.claim import Description, claimed_folder
 from unmask.training.config import TrainingConfig
 from unmask.training.diagnostics import Diagnostics
@@ -98,10 +98,10 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
     ) -> None:
         self.config = config = config or TrainingConfig()
-        if config.evaluate_every is not None and evaluate is None:
-            raise ValueError(
-                "evaluate_every says how often to evaluate: give the trainer evaluate too, or leave it out"
-            )
+        nothing = config.evaluate_every is not None and evaluate is None
+        require(
+            not nothing, "evaluate_every says how often to evaluate: give the trainer evaluate too, or leave it out"
+        )
         self.learning_rate = learning_rate or config.learning_rate_at
         self.callbacks = list(callbacks)
         given = {"optimizer": optimizer, "learning_rate": learning_rate}
@@ -124,13 +124,9 @@ class Trainer:
         if self.loss_scale is not None:
             self.loss_scale.check(model.parameters())
         platform.set_attention(model, config.attention, device, self.dtype, longest)
-        ranks = self.accelerator.process_index, self.accelerator.num_processes
-        rows = rows_of(dataset, config.seed, *ranks, config.importance, model.check_rows)
+        rows = rows_of(dataset, config.seed, *self.ranks, config.importance, model.check_rows)
         self.process = masking.start(rows, config.batch_size, config.seed)
         self.held_out, self.masking = held_out, masking
-        wanted = time_of(self.process).measures
-        if wanted is not None and held_out is None:
-            raise ValueError(f"{masking} measures the model during training: give the trainer held_out rows")
         made = optimizer(parameter_groups(model, config.weight_decay)) if optimizer else adamw(model, config, device)
         self.wrapped, self.optimizer = self.accelerator.prepare(model, made)
         self.model: MaskedDiffusionLM = self.accelerator.unwrap_model(self.wrapped)
@@ -138,11 +134,7 @@ class Trainer:
         tokens = config.steps * config.batch_size * longest // self.accelerator.num_processes
         self.compiled = platform.should_compile(config.compile, self.model, device, self.dtype, tokens)
         self.one_shape = shortest == longest and not isinstance(masking, Blockwise)
-        if wanted is not None and wanted.moment == "gradient" and is_sharded(self.model):
-            raise ValueError(
-                f"{masking} measures gradients row by row, and under FSDP a rank has only "
-                "a part of each: use DDP, or PPOTS(moment='loss')"
-            )
+        check_measured(masking, time_of(self.process).measures, held_out, is_sharded(self.model))
         self.average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
         self.diagnostics, self.counters = Diagnostics(), Counters()
         self._unread: tuple[Figures, dict[str, Any], dict[str, Any]] | None = None
@@ -153,11 +145,15 @@ class Trainer:
         return self.counters.step
 
     @property
+    def ranks(self) -> tuple[int, int]:
+        """This rank's number, and how many ranks there are."""
+        return self.accelerator.process_index, self.accelerator.num_processes
+
+    @property
     def parts(self) -> Parts:
         """What changes from step to step."""
-        accelerator = self.accelerator
-        ranks = accelerator.process_index, accelerator.num_processes
-        return Parts(self.model, self.optimizer, self.process, self.average, self.loss_scale, self.callbacks, *ranks)
+        changing = self.model, self.optimizer, self.process, self.average, self.loss_scale, self.callbacks
+        return Parts(*changing, *self.ranks)
 
     @property
     def checkpoints(self) -> Path:
@@ -410,10 +406,8 @@ class Trainer:
         """Hold the folder against other writers; refuse one that holds something else; write the config."""
         parameters = sum(p.numel() for p in self.model.parameters())
         description = Description(self.run, self.config, self.given, self.tokenizer, parameters)
-        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
-        return claimed_folder(
-            self.out, description, resume, overwrite, rank, ranks, self.accelerator.wait_for_everyone
-        )
+        together = *self.ranks, self.accelerator.wait_for_everyone
+        return claimed_folder(self.out, description, resume, overwrite, *together)
 
 
 def _due(step: int, every: int | None, last: int) -> bool:
