@@ -219,6 +219,9 @@ class _Copies:
         self.position += n
         return replace(self.row[torch.zeros(n, dtype=torch.int64)], draw=draw)
 
+    def expect(self, n: int) -> None:
+        """Nothing is to be fetched."""
+
 
 def _samples(row: TokenBatch, config: LikelihoodConfig) -> MaskedBatch:
     """All draws of one row, by a process of its own."""
