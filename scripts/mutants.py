@@ -4,8 +4,8 @@
 
 draws places in the modules below evenly, changes each by one of cosmic-ray's operators, runs the module's own tests,
 and writes what survived to docs/mutants.md, with the reasons of scripts/mutants.toml. Names of modules as arguments
-try these alone. Every verdict is kept in scripts/mutants.jsonl: a mutant that was noticed is not tried again while
-its module stays as it is, a survivor is.
+try these alone. Every verdict is kept in scripts/mutants.jsonl, of which the page is made: a mutant that was noticed
+is not tried again while its module stays as it is, a survivor is, unless it has a reason.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cosmic_ray.ast import ast_nodes, get_ast
@@ -93,7 +93,7 @@ def mutants(module: str, count: int, seed: int) -> list[Mutant]:
 
     The draw is a hash of the line and the operator: lines that stay keep their mutants when others change.
     """
-    source = (PACKAGE / f"{module}.py").read_text(encoding="utf-8")
+    source, state = _source(module), _state(module)
     silent, lines, drawn, made = _silent(source), source.splitlines(), {}, []
     for name in operator_names():
         if not name.startswith(LEFT_OUT):
@@ -110,9 +110,7 @@ def mutants(module: str, count: int, seed: int) -> list[Mutant]:
         code = mutate_code(source, get_operator(name)(), occurrence)
         changed = [pair for pair in zip(lines, (code or "").splitlines(), strict=False) if len({*pair}) > 1]
         if code and changed and _dump(source) != _dump(code):
-            made.append(
-                Mutant(module, _digest(_dump(source)), line, changed[0][0].strip(), changed[0][1].strip(), code)
-            )
+            made.append(Mutant(module, state, line, changed[0][0].strip(), changed[0][1].strip(), code))
     return made
 
 
@@ -153,28 +151,29 @@ def _test(module: str, copy: Path, seconds: int) -> None:
     os._exit(pytest.main(["-q", "-x", "-m", "not slow", "-p", "no:cacheprovider", "--rootdir", str(copy), *tests]))
 
 
-def page(tried: dict[str, int], survivors: list[Mutant], reasons: dict[str, str]) -> str:
+def page(verdicts: list[dict[str, Any]], reasons: dict[str, str]) -> str:
     """What docs/mutants.md says."""
-    every = sum(tried.values())
+    alive = [verdict for verdict in verdicts if verdict["survived"]]
     lines = [
         "# Mutants that no test sees",
         "",
         "`make mutants` changes the mathematics at places drawn evenly from each module, one at a time, and runs the",
-        f"module's own tests. Of {every} mutants {len(survivors)} survived ({len(survivors) / every:.0%}).",
+        f"module's own tests. Of {len(verdicts)} mutants {len(alive)} survived ({len(alive) / len(verdicts):.0%}).",
         "",
-        "| module | mutants | survived |",
-        "|---|---|---|",
-        *(f"| {name} | {n} | {sum(s.module == name for s in survivors)} |" for name, n in tried.items()),
-        "",
-        "| survivor | was | became | why |",
+        "| module | mutants | survived | |",
         "|---|---|---|---|",
-        *(
-            f"| {s.module}:{s.line} | {_cell(s.was)} | {_cell(s.now)} | {reasons.get(s.change, '')} |"
-            for s in survivors
-        ),
-        "",
     ]
-    return "\n".join(lines)
+    for name in TESTS:
+        own = [verdict for verdict in verdicts if verdict["module"] == name]
+        states = {verdict["source"] == _state(name) for verdict in own}
+        remark = "not tried yet" if not own else "" if states == {True} else "the module has changed since"
+        lines.append(f"| {name} | {len(own)} | {sum(verdict['survived'] for verdict in own)} | {remark} |")
+    lines += ["", "| survivor | was | became | why |", "|---|---|---|---|"]
+    for verdict in alive:
+        was, _, now = verdict["change"].partition(" -> ")
+        place = f"{verdict['module']}:{verdict['line']}"
+        lines.append(f"| {place} | {_cell(was)} | {_cell(now)} | {reasons.get(verdict['change'], '')} |")
+    return "\n".join([*lines, ""])
 
 
 def _cell(line: str) -> str:
@@ -189,31 +188,49 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def _source(module: str) -> str:
+    return (PACKAGE / f"{module}.py").read_text(encoding="utf-8")
+
+
+def _state(module: str) -> str:
+    """Stands for what a module does: comments and layout leave it."""
+    return _digest(_dump(_source(module)))
+
+
 class Verdicts:
-    """Which mutants survived: a line of JSON for each, appended as it is found; the last one counts."""
+    """Which mutants survived, in a file of one line of JSON for each.
+
+    Attributes:
+        found: verdicts by module and change.
+    """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.found = path, {}
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-            verdict = json.loads(line)
-            self.found[verdict["module"], verdict["change"]] = verdict
+        self.path = path
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        self.found = {(v["module"], v["change"]): v for v in map(json.loads, lines)}
 
-    def noticed(self, mutant: Mutant) -> bool:
-        """Whether it was noticed in the module as it is."""
+    def settled(self, mutant: Mutant, reasons: dict[str, str]) -> bool:
+        """Whether it was noticed, or survived for a known reason, in the module as it is."""
         verdict = self.found.get((mutant.module, mutant.change), {})
-        return verdict.get("source") == mutant.source and not verdict["survived"]
+        same = verdict.get("source") == mutant.source
+        return same and (not verdict["survived"] or mutant.change in reasons)
 
     def add(self, mutant: Mutant, survived: bool) -> None:
         """Keep a verdict."""
-        verdict = {"module": mutant.module, "source": mutant.source, "change": mutant.change, "survived": survived}
-        self.found[mutant.module, mutant.change] = verdict
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(verdict) + "\n")
+        what = {"module": mutant.module, "source": mutant.source, "line": mutant.line, "change": mutant.change}
+        self.found[mutant.module, mutant.change] = what | {"survived": survived}
+        self.save()
 
-    def keep(self, tried: list[Mutant]) -> None:
-        """Forget the verdicts on all but these."""
-        kept = [json.dumps(self.found[mutant.module, mutant.change]) + "\n" for mutant in tried]
-        self.path.write_text("".join(kept), encoding="utf-8")
+    def keep(self, module: str, made: list[Mutant]) -> None:
+        """Forget a module's mutants but these."""
+        names = {mutant.change for mutant in made}
+        self.found = {key: v for key, v in self.found.items() if key[0] != module or key[1] in names}
+        self.save()
+
+    def save(self) -> None:
+        """Write the file."""
+        ordered = sorted(self.found.values(), key=lambda v: (v["module"], v["line"], v["change"]))
+        self.path.write_text("".join(json.dumps(verdict) + "\n" for verdict in ordered), encoding="utf-8")
 
 
 def _silent(source: str) -> set[int]:
@@ -226,7 +243,7 @@ def _silent(source: str) -> set[int]:
             spans = [a.annotation for a in (*arguments.args, *arguments.kwonlyargs)] + [node.returns]
         elif isinstance(node, ast.AnnAssign) and node.value is None:
             spans = [node.annotation]
-        elif isinstance(node, ast.Raise | ast.JoinedStr):
+        elif isinstance(node, ast.Raise | ast.JoinedStr | ast.Assert):
             spans = [node]
         for span in spans:
             if span is not None and hasattr(span, "lineno"):
@@ -247,8 +264,6 @@ def main() -> None:
     unknown = set(options.modules) - set(TESTS)
     if unknown:
         parser.error(f"unknown modules {sorted(unknown)}")
-    tried: list[Mutant] = []
-    survivors: list[Mutant] = []
     reasons = tomllib.loads(REASONS.read_text(encoding="utf-8"))
     verdicts = Verdicts(VERDICTS)
     with tempfile.TemporaryDirectory() as folder:
@@ -259,8 +274,8 @@ def main() -> None:
             shutil.copy2(ROOT / name, copy / name)
         for module in options.modules or TESTS:
             made = mutants(module, options.each, options.seed)
-            tried += made
-            left = [mutant for mutant in made if not verdicts.noticed(mutant)]
+            verdicts.keep(module, made)
+            left = [mutant for mutant in made if not verdicts.settled(mutant, reasons)]
             if left and not passes(module, copy, options.seconds):
                 raise SystemExit(
                     f"the tests of {module} fail, or take over {options.seconds:g} s of a core, without any change"
@@ -268,12 +283,8 @@ def main() -> None:
             for mutant in left:
                 alive = survives(mutant, copy, options.seconds)
                 verdicts.add(mutant, alive)
-                survivors += [mutant] * alive
                 print(f"{'SURVIVED' if alive else 'noticed '} {module}:{mutant.line} {mutant.change}", flush=True)
-    print(f"{len(survivors)} of {len(tried)} survived")
-    if not options.modules:
-        verdicts.keep(tried)
-        PAGE.write_text(page(Counter(mutant.module for mutant in tried), survivors, reasons), encoding="utf-8")
+            PAGE.write_text(page(list(verdicts.found.values()), reasons), encoding="utf-8")
 
 
 if __name__ == "__main__":
