@@ -101,9 +101,11 @@ class TokenBatch(Tensors):
         expected_length: [B] float64, the data set's mean L_eff where rows are drawn unevenly, else None. On the CPU.
         guide: [B, L] float64, the data set's column `guide`, or None where it has none: a number for each position
             that a mask rule (`GIFT`), a reveal policy (`stored`) or an objective (`SyRM`) reads. On the CPU.
+        document: [B, L] int64, the data set's column `document`: positions of another document of the row are not
+            seen, and positions count from its beginning. None: rows are documents. On the CPU.
     """
 
-    _host_only = ("expected_length", "guide")
+    _host_only = ("expected_length", "guide", "document")
 
     tokens: Tensor
     maskable: Tensor
@@ -113,6 +115,7 @@ class TokenBatch(Tensors):
     weight: Tensor
     expected_length: Tensor | None = None
     guide: Tensor | None = None
+    document: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -192,3 +192,25 @@ def test_rows_go_through_the_stream(tokenizer):
     batch = RowStream(rows).rows(torch.tensor([0, len(rows) - 1]))
     assert batch.attention.sum(dim=1).tolist() == [4096, len(rows[-1]["tokens"])]
     assert torch.equal(batch.maskable, batch.attention)
+
+
+@pytest.mark.parametrize("ending", ["trained", "untrained"])
+def test_documents_kept_apart_are_whole_in_their_rows_and_numbered(ending, tmp_path):
+    texts = ["abc", "de", "fghijklmnop", "q", "rs"]
+    tokenizer = character_tokenizer(texts)
+    data = datasets.Dataset.from_dict({"text": texts})
+    rows = tokenize(data, "text", tokenizer, length=8, packing="apart", ending=ending)
+    cached = tokenize(data, "text", tokenizer, length=8, packing="apart", ending=ending, cache=tmp_path)
+    assert rows.to_list() == cached.to_list()
+    found = []
+    for row in rows:
+        assert len(row["tokens"]) == len(row["maskable"]) == len(row["document"]) <= 8
+        for number in sorted(set(row["document"])):
+            found.append([t for t, d in zip(row["tokens"], row["document"], strict=True) if d == number])
+    eos = tokenizer.eos_token_id
+    flags = [flag for row in rows for flag, token in zip(row["maskable"], row["tokens"], strict=True) if token == eos]
+    assert flags == [ending == "trained"] * len(texts)
+    assert "".join(tokenizer.decode([t for t in piece if t != eos]) for piece in found) == "".join(texts)
+    assert [len(row["tokens"]) for row in rows] == [7, 8, 4 + 2, 3]
+    with pytest.raises(ValueError, match="packing 'apart' has no padding to learn"):
+        tokenize(data, "text", tokenizer, length=8, packing="apart", ending="eos_as_padding")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
+    BitsAndBytesConfig,
     DistilBertConfig,
     GPT2Config,
     LlamaConfig,
@@ -259,3 +261,30 @@ def test_an_update_is_the_product_of_its_adapters_times_alpha_over_rank(rank, al
     expected = weight + alpha / rank * b.detach() @ a.detach()
     lora.merge_adapters(model.hugging_face)
     torch.testing.assert_close(model.hugging_face.model.layers[0].mlp.up_proj.weight.detach(), expected)
+
+
+FOUR_BITS = BitsAndBytesConfig(load_in_4bit=True)
+
+
+def test_a_base_in_four_bits_without_lora_is_refused(base):
+    with pytest.raises(ValueError, match=r"weights in few bits.*give lora=unmask.LoRA"):
+        from_pretrained(base, quantization_config=FOUR_BITS)
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is there")
+def test_a_base_in_four_bits_without_bitsandbytes_is_refused(base):
+    with pytest.raises(ValueError, match="4 or 8 bits need bitsandbytes: pip install bitsandbytes"):
+        from_pretrained(base, quantization_config=FOUR_BITS, lora=LoRA(rank=4))
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
+def test_adapters_on_a_base_in_four_bits_train_and_are_saved_alone(base, rows, tmp_path):
+    torch.manual_seed(1)
+    model, _ = from_pretrained(base, quantization_config=FOUR_BITS, lora=LoRA(rank=4))
+    quantised = {name: p.detach().clone() for name, p in model.named_parameters() if p.dtype == torch.uint8}
+    assert quantised
+    trained(model, rows, tmp_path / "run")
+    assert all(torch.equal(dict(model.named_parameters())[name], value) for name, value in quantised.items())
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    losses = [line["loss"] for line in map(json.loads, lines) if line["kind"] == "train"]
+    assert sum(losses[-5:]) < 0.95 * sum(losses[:5])

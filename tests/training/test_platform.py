@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import importlib.util
 import math
 import shutil
 
@@ -63,8 +65,8 @@ def test_a_named_kernel_is_used_whatever_the_row_length(build, setting):
 def test_auto_leaves_a_kernel_of_another_kind_alone():
     config = LlamaConfig(vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
     model = MaskedDiffusionLM.from_config(config, 8)
-    model.backbone.set_attn_implementation("flex_attention")  # not run: on a CPU its results are not the same twice
-    set_attention(model, "auto", CPU, torch.bfloat16, 8)
+    model.backbone.set_attn_implementation("flex_attention")
+    set_attention(model, "auto", torch.device("cuda"), torch.bfloat16, 8)
     assert _used(model) == "flex_attention"
 
 
@@ -101,7 +103,7 @@ def test_the_trainer_trains_the_same_weights_with_either_kernel(trainer, build, 
 
 
 def test_a_kernel_that_does_not_exist_is_refused_by_name():
-    with pytest.raises(ValueError, match="attention must be one of auto, plain, eager, sdpa, got 'flash'"):
+    with pytest.raises(ValueError, match="attention must be one of auto, .*, flash_attention_2, got 'flash'"):
         TrainingConfig(attention="flash")  # type: ignore[arg-type]
 
 
@@ -210,3 +212,34 @@ def test_a_compiled_run_resumes_to_the_same_bits(lengths, trainer, build, weight
     found = weights_in(trainer("part", model=build(n_layer=2), **shared).train(resume=True))
     for name, weight in expected.items():
         assert torch.equal(found[name], weight), name
+
+
+LLAMA = LlamaConfig(vocab_size=20, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
+
+
+@pytest.mark.parametrize("kernel", ["flex_attention", "flash_attention_2"])
+def test_kernels_of_gpus_are_refused_in_words_where_they_cannot_run(kernel):
+    model = MaskedDiffusionLM.from_config(LLAMA, 19)
+    with pytest.raises(ValueError, match=f"'{kernel}' runs on CUDA alone.*use attention 'sdpa'"):
+        set_attention(model, kernel, CPU, None, 8)
+    cuda = torch.device("cuda")
+    if kernel.startswith("flash"):
+        with pytest.raises(ValueError, match="has no fp32"):
+            set_attention(model, kernel, cuda, None, 8)
+        if importlib.util.find_spec("flash_attn") is None:
+            with pytest.raises(ValueError, match=r"(?i)flash.*installed"):
+                set_attention(model, kernel, cuda, torch.bfloat16, 8)
+    else:
+        set_attention(model, kernel, cuda, None, 8)
+        assert _used(model) == kernel
+
+
+def test_a_model_that_names_a_gpus_kernel_is_wrapped_on_a_cpu_and_keeps_it():
+    config = copy.deepcopy(LLAMA)
+    config._attn_implementation = "flex_attention"
+    model = MaskedDiffusionLM.from_config(config, 19)
+    assert _used(model) == "flex_attention"
+    with pytest.raises(ValueError, match="'flex_attention' runs on CUDA alone"):
+        set_attention(model, "auto", CPU, None, 8)
+    set_attention(model, "sdpa", CPU, None, 8)
+    assert _used(model) == "sdpa"

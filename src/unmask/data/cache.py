@@ -47,11 +47,13 @@ class Rows(NamedTuple):
         tokens: [n] integers.
         maskable: [n] bool.
         lengths: [R] integers, that add up to n.
+        document: [n] integers, which document of its row a token is of; None where a row is one.
     """
 
     tokens: np.ndarray
     maskable: np.ndarray
     lengths: np.ndarray
+    document: np.ndarray | None = None
 
     @classmethod
     def of(cls, rows: list[tuple[np.ndarray, np.ndarray]]) -> Rows:
@@ -67,6 +69,7 @@ def as_dataset(
     cache: PathLike | None,
     settings: Mapping[str, Any],
     data: Callable[[], str],
+    documents: bool = False,
 ) -> Dataset:
     """Collect rows as a data set.
 
@@ -77,13 +80,15 @@ def as_dataset(
         settings: JSON values, by names that tell one maker of rows from another: all that the rows depend on besides
             tokenizer and data.
         data: tells what the rows were made of, such as `data_key`; called only for a cache.
+        documents: the rows say which document each token is of.
 
     Returns:
         Rows with the columns ``tokens`` (int16 or, for more than 32,768 tokens, int32) and ``maskable`` (bool), of
-        the same length in each row.
+        the same length in each row; with `documents` also ``document`` (int32).
     """
     kind = pa.int16() if tokenizer.vocab_size <= 2**15 else pa.int32()
-    schema = pa.schema({"tokens": pa.list_(kind), "maskable": pa.list_(pa.bool_())})
+    columns = {"tokens": kind, "maskable": pa.bool_(), **({"document": pa.int32()} if documents else {})}
+    schema = pa.schema({name: pa.list_(values) for name, values in columns.items()})
     if cache is None:
         return Dataset(pa.Table.from_batches(_arrow(rows, schema), schema))
     key = {"format": FORMAT, "data": data(), "tokenizer": tokenizer.fingerprint, **settings}
@@ -138,9 +143,10 @@ def _arrow(rows: Iterator[Rows], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
 
 
 def _arrow_batch(rows: list[Rows], schema: pa.Schema) -> pa.RecordBatch:
-    tokens, maskable, lengths = (np.concatenate(parts) for parts in zip(*rows, strict=True))
+    lengths = np.concatenate([part.lengths for part in rows])
     ends = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
-    values = pa.array(tokens, schema.field("tokens").type.value_type), pa.array(maskable, pa.bool_())
+    columns = [np.concatenate([getattr(part, field.name) for part in rows]) for field in schema]
+    values = [pa.array(found, field.type.value_type) for found, field in zip(columns, schema, strict=True)]
     return pa.record_batch([pa.ListArray.from_arrays(ends, column) for column in values], schema=schema)
 
 

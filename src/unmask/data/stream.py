@@ -27,8 +27,8 @@ class RowStream:
 
     Args:
         dataset: a Hugging Face data set with columns `tokens` (integers) and `maskable` (booleans) of
-            equal length in each row; a column `guide` of a number for each
-            position is carried along (`TokenBatch.guide`); others are ignored. Rows may differ in length: they are
+            equal length in each row; columns `guide` and `document` of a number for each
+            position are carried along (see `TokenBatch`); others are ignored. Rows may differ in length: they are
             padded on the right, and padding is neither attended to nor masked.
         seed: seed of the order.
         rank: this process's number, 0 ≤ rank < world_size.
@@ -169,12 +169,16 @@ class RowStream:
         return self._order
 
 
+CARRIED = {"guide": np.float64, "document": np.int64}
+"""Columns of a number for each position that are carried along where a data set has them."""
+
+
 def columns_of(names: Sequence[str]) -> list[str]:
     """The columns of a data set that make rows; ValueError where some are missing."""
     missing = {"tokens", "maskable"} - set(names)
     if missing:
         raise ValueError(f"the data set lacks the column {' and '.join(sorted(missing))}; it has {list(names)}")
-    return ["tokens", "maskable", *(["guide"] if "guide" in names else [])]
+    return ["tokens", "maskable", *(name for name in CARRIED if name in names)]
 
 
 def check_rank(rank: int, world_size: int) -> None:
@@ -187,7 +191,7 @@ def batch_of(columns: Mapping[str, Any], row: Tensor, draw: Tensor) -> TokenBatc
     """Rows of any length as a batch, padded on the right.
 
     Args:
-        columns: `tokens`, `maskable` and perhaps `guide`, each a list with an array for each row.
+        columns: `tokens`, `maskable` and perhaps `guide` and `document`, each a list with an array for each row.
         row: [B] their numbers.
         draw: [B] how often each was drawn before.
 
@@ -199,11 +203,11 @@ def batch_of(columns: Mapping[str, Any], row: Tensor, draw: Tensor) -> TokenBatc
     if not torch.equal(attention, flagged):
         raise ValueError(f"`tokens` and `maskable` differ in length in a row among {row.tolist()[:8]}")
     maskable &= attention
-    guide = None
-    if "guide" in columns:
-        guide, flagged = _pad(columns["guide"], np.float64)
+    carried = {}
+    for name in CARRIED.keys() & columns.keys():
+        carried[name], flagged = _pad(columns[name], CARRIED[name])
         if not torch.equal(attention, flagged):
-            raise ValueError(f"`tokens` and `guide` differ in length in a row among {row.tolist()[:8]}")
+            raise ValueError(f"`tokens` and `{name}` differ in length in a row among {row.tolist()[:8]}")
     empty = ~maskable.any(1)
     if empty.any():
         raise ValueError(
@@ -217,7 +221,7 @@ def batch_of(columns: Mapping[str, Any], row: Tensor, draw: Tensor) -> TokenBatc
         row=row,
         draw=draw,
         weight=torch.ones(len(row)),
-        guide=guide,
+        **carried,
     )
 
 
@@ -272,7 +276,8 @@ def check_rows(
             the vocabulary or one of `unused`, is longer than the model's positions, or, for a shifted model, has a
             maskable first position.
     """
-    view = dataset.select_columns(["tokens", "maskable"]).with_format("numpy")
+    documents = ["document"] if shifted and "document" in dataset.column_names else []
+    view = dataset.select_columns(["tokens", "maskable", *documents]).with_format("numpy")
     lengths = []
     for start in range(0, len(view), chunk):
         columns = view[start : start + chunk]
@@ -297,6 +302,10 @@ def check_rows(
             what = "has a maskable first position, which a shifted model cannot predict: "
             what += "prepend a BOS token, or --data.first-given"
             problems[what] = maskable[:, 0]
+            if documents:
+                begins = _pad(columns["document"], np.int64)[0].diff(dim=1) != 0
+                what = "has a document whose first token is maskable, which a shifted model cannot predict: "
+                problems[what + "let the tokenizer begin texts with a BOS token"] = begins & maskable[:, 1:]
         for what, where in problems.items():
             where = where.any(1) if where.dim() == 2 else where
             if where.any():

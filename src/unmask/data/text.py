@@ -29,7 +29,7 @@ from unmask.data.documents import Source, Split, batches, load_documents, source
 from unmask.data.endings import Ending, Rainbow, check_ending, with_ending
 from unmask.data.tokenizers import TextTokenizer
 
-Packing = Literal["packed", "sentence", "document"]
+Packing = Literal["packed", "apart", "sentence", "document"]
 
 # White space after . ! or ? (perhaps in quotes or brackets) and before a capital, unless it follows an initial
 # or a title; and blank lines.
@@ -84,7 +84,10 @@ def tokenize(
         tokenizer: what makes the tokens.
         length: L, the length of a full row in tokens.
         packing: "packed" joins the documents, in order, with an end-of-text token between two, and cuts the
-            whole into rows of L tokens. No token is lost: the last row is kept and may be shorter. "document" makes a
+            whole into rows of L tokens. No token is lost: the last row is kept and may be shorter. "apart" puts whole
+            documents into a row as long as there is room, each begun and ended as a row of its own would be; none
+            sees another, and positions count from its beginning. One that is longer than a row is cut into several;
+            no token is lost. "document" makes a
             row of each document, "sentence" one of each (English) sentence, in which white space is collapsed. These
             two keep the first L tokens and warn with a count, and where there is room the row ends as `ending` says.
             Each row begins with the tokenizer's prefix, given (see `unmask.data.beginnings`); within packed rows it
@@ -100,7 +103,7 @@ def tokenize(
     Returns:
         Rows with the columns ``tokens`` (int16 or, for more than 32,768 tokens, int32; up to L a row) and
         ``maskable`` (bool, of the same length; False only for the tokenizer's prefix and for end-of-text tokens that
-        are not trained).
+        are not trained); with packing "apart" also ``document`` (int32), the number of a token's document in its row.
 
     Raises:
         TypeError: for a tokenizer of transformers (see `TextTokenizer.from_hugging_face`), a dictionary of splits,
@@ -111,14 +114,21 @@ def tokenize(
     TextTokenizer.check(tokenizer)
     check_name("packing", packing, get_args(Packing))
     check_ending(ending)
+    require(
+        packing != "apart" or ending in ("trained", "untrained"),
+        "packing 'apart' has no padding to learn: use ending 'trained' or 'untrained'",
+    )
     least = 2 if ending == "untrained" else 1  # a row of one end-of-text token alone has nothing to learn
     least += len(tokenizer.prefix)
     require(length >= least, f"length must be at least {least}, got {length}")
 
     texts = _encoded(dataset, column, tokenizer, _sentences if packing == "sentence" else _whole)
-    rows = (_packed if packing == "packed" else _one_a_row)(texts, tokenizer, length, ending)
+    make = {"packed": _packed, "apart": _apart}.get(packing, _one_a_row)
+    rows = make(texts, tokenizer, length, ending)
     settings = {"column": column, "length": length, "packing": packing, "ending": check_ending(ending)}
-    return as_dataset(rows, tokenizer, cache, settings, lambda: data_key(dataset, [column], version))
+    return as_dataset(
+        rows, tokenizer, cache, settings, lambda: data_key(dataset, [column], version), documents=packing == "apart"
+    )
 
 
 def _packed(
@@ -131,7 +141,7 @@ def _packed(
     rest, started = (np.empty(0, dtype=np.int32), np.empty(0, dtype=bool)), False
     for batch in texts:
         pieces = [piece for tokens in batch for piece in (separator, (tokens, np.ones(len(tokens), dtype=bool)))]
-        tokens, maskable, _ = Rows.of([rest, *pieces[not started :]])
+        tokens, maskable = Rows.of([rest, *pieces[not started :]])[:2]
         started = started or len(batch) > 0
         count = len(tokens) // room
         cut = count * room
@@ -142,6 +152,35 @@ def _packed(
     if len(rest[0]):
         last = with_ending(*with_prefix(tokenizer.prefix, *rest), ending, eos, length, ended=True)
         yield Rows.of([last] if last else [])
+
+
+def _apart(
+    texts: Iterator[list[np.ndarray]], tokenizer: TextTokenizer, length: int, ending: Ending | Rainbow
+) -> Iterator[Rows]:
+    """Fill rows with whole documents; what has no room begins the next row."""
+    room = length - len(tokenizer.prefix)
+    eos = np.array([tokenizer.eos_token_id], dtype=np.int32), np.array([ending != "untrained"])
+    row: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def made() -> Rows:
+        joined = Rows.of(row)
+        number = np.repeat(np.arange(len(row), dtype=np.int32), joined.lengths)
+        row.clear()
+        return joined._replace(lengths=np.array([len(joined.tokens)]), document=number)
+
+    for batch in texts:
+        for text in batch:
+            tokens, maskable = Rows.of([(text, np.ones(len(text), dtype=bool)), eos])[:2]
+            for start in range(0, len(tokens), room):
+                part = slice(start, start + room)
+                if not maskable[part].any():  # an untrained end alone
+                    continue
+                piece = with_prefix(tokenizer.prefix, tokens[part], maskable[part])
+                if sum(len(other) for other, _ in row) + len(piece[0]) > length:
+                    yield made()
+                row.append(piece)
+    if row:
+        yield made()
 
 
 def _one_a_row(

@@ -6,13 +6,15 @@ the noisy positions of its own block and the clean ones of earlier blocks; a cle
 its own and earlier blocks. Padding is seen by nobody. Only the parts of the copies that some prediction reads are
 run: with one block that is the noisy row alone, with blocks of one token and a shifted read-out the clean row
 alone, under a causal mask.
+
+Rows may also hold several documents, none of which sees another (`DocumentLayout`).
 """
 
 from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -91,8 +93,97 @@ AttentionInterface.register("plain", plain_attention)
 AttentionMaskInterface.register("plain", _plain_mask)
 
 
+class Layout(Tensors):
+    """Who sees whom in one forward, and how a backbone is told. A subclass says it as `sees`, and `use` in words."""
+
+    use: ClassVar[str]
+
+    @property
+    def run(self) -> Tensor:
+        """[B, N], any of its tensors: tells the shape of what is run, and where."""
+        raise NotImplementedError
+
+    def sees(self, row: Any, query: Any, key: Any, window: int | None = None) -> Tensor:
+        """Whether token `query` of row `row` sees token `key`; index tensors that broadcast.
+
+        With a window, nothing further away than so many positions is seen.
+        """
+        raise NotImplementedError
+
+    def visible(self, window: int | None = None) -> Tensor:
+        """[B, N, N] bool: query, key."""
+        row, token = (torch.arange(count, device=self.run.device) for count in self.run.shape)
+        return self.sees(row[:, None, None], token[:, None], token, window)
+
+    def attention_mask(self, backbone: nn.Module) -> Any:
+        """The mask as the backbone's attention takes it: a flex attention `BlockMask`, bool or additive [B, 1, N, N].
+
+        A dict of them where its layers differ.
+
+        Raises:
+            ValueError: for a backbone that cannot be told who sees whom.
+        """
+        config = getattr(backbone, "config", None)
+        kinds = _layer_kinds(backbone, config, self.use)
+        kernel = getattr(config, "_attn_implementation", "sdpa")
+        window = getattr(config, "sliding_window", None)
+
+        def make(window: int | None) -> Any:
+            if kernel == "flex_attention":
+                rows, count = self.run.shape
+                return create_block_mask(
+                    lambda b, h, q, k: self.sees(b, q, k, window), rows, None, count, count, self.run.device.type
+                )
+            seen = self.visible(window)[:, None]
+            if kernel in ("sdpa", "plain"):
+                return seen
+            return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, torch.finfo(torch.float32).min)
+
+        if "sliding_attention" in kinds:
+            return {kind: make(window if kind == "sliding_attention" else None) for kind in LAYERS}
+        return make(None if kinds else window)
+
+
 @dataclass(frozen=True)
-class BlockLayout(Tensors):
+class DocumentLayout(Layout):
+    """Rows of several documents, none of which sees another.
+
+    Attributes:
+        document: [B, L] int64, of each position.
+        real: [B, L] bool, no padding.
+        position: [B, L] int64, from the beginning of the document on.
+    """
+
+    use: ClassVar[str] = "documents that are kept apart"
+
+    document: Tensor
+    real: Tensor
+    position: Tensor
+
+    @classmethod
+    def of(cls, document: Tensor, real: Tensor) -> DocumentLayout | None:
+        """As `TokenBatch.document` and `attention` say; None where each row is a single document."""
+        begins = torch.ones_like(real)
+        begins[:, 1:] = document.diff(dim=1) != 0
+        if not bool((begins & real)[:, 1:].any()):
+            return None
+        place = torch.arange(document.shape[1], device=document.device).expand_as(document)
+        first = torch.where(begins, place, 0).cummax(1).values
+        return cls(begins.cumsum(1), real, place - first)
+
+    @property
+    def run(self) -> Tensor:
+        """[B, L]."""
+        return self.document
+
+    def sees(self, row: Any, query: Any, key: Any, window: int | None = None) -> Tensor:
+        """The real tokens of its own document; padding sees itself, so that no row of the softmax is empty."""
+        seen = (self.document[row, query] == self.document[row, key]) & self.real[row, key] | (query == key)
+        return seen if window is None else seen & ((query - key).abs() <= window)
+
+
+@dataclass(frozen=True)
+class BlockLayout(Layout):
     """The tokens of one forward, and where each position's prediction is read.
 
     Attributes:
@@ -103,6 +194,8 @@ class BlockLayout(Tensors):
         source: [B, L] int64 which of the N hidden states predicts a position. Where nothing is predicted it
             points anywhere.
     """
+
+    use: ClassVar[str] = "blocks"
 
     position: Tensor
     noisy: Tensor
@@ -154,11 +247,13 @@ class BlockLayout(Tensors):
         """[B, L, d] states that predict each position, out of those of the tokens run [B, N, d]."""
         return hidden.gather(1, self.source[..., None].expand(-1, -1, hidden.shape[-1]))
 
-    def sees(self, row: Any, query: Any, key: Any, window: int | None = None) -> Tensor:
-        """Whether token `query` of row `row` sees token `key`; index tensors that broadcast.
+    @property
+    def run(self) -> Tensor:
+        """[B, N]."""
+        return self.block
 
-        With a window, nothing further away than so many positions is seen.
-        """
+    def sees(self, row: Any, query: Any, key: Any, window: int | None = None) -> Tensor:
+        """As the page says at its top."""
         query_block, key_block = self.block[row, query], self.block[row, key]
         query_noisy, key_noisy = self.noisy[query], self.noisy[key]
         of_clean = ~key_noisy & (key_block + query_noisy <= query_block)
@@ -169,43 +264,9 @@ class BlockLayout(Tensors):
             seen = seen & ((self.position[query] - self.position[key]).abs() <= window)
         return seen
 
-    def visible(self, window: int | None = None) -> Tensor:
-        """[B, N, N] bool: query, key."""
-        token = torch.arange(len(self.position), device=self.position.device)
-        row = torch.arange(len(self.block), device=self.position.device)
-        return self.sees(row[:, None, None], token[:, None], token, window)
 
-    def attention_mask(self, backbone: nn.Module) -> Any:
-        """The mask as the backbone's attention takes it: a flex attention `BlockMask`, bool or additive [B, 1, N, N].
-
-        A dict of them where its layers differ.
-
-        Raises:
-            ValueError: for a backbone that cannot be told who sees whom.
-        """
-        config = getattr(backbone, "config", None)
-        kinds = _layer_kinds(backbone, config)
-        kernel = getattr(config, "_attn_implementation", "sdpa")
-        window = getattr(config, "sliding_window", None)
-
-        def make(window: int | None) -> Any:
-            if kernel == "flex_attention":
-                rows, count = self.block.shape
-                return create_block_mask(
-                    lambda b, h, q, k: self.sees(b, q, k, window), rows, None, count, count, self.block.device.type
-                )
-            seen = self.visible(window)[:, None]
-            if kernel in ("sdpa", "plain"):
-                return seen
-            return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, torch.finfo(torch.float32).min)
-
-        if "sliding_attention" in kinds:
-            return {kind: make(window if kind == "sliding_attention" else None) for kind in LAYERS}
-        return make(None if kinds else window)
-
-
-def _layer_kinds(backbone: nn.Module, config: Any) -> set[str]:
-    """Kinds of attention among the backbone's layers; empty where all are alike."""
+def _layer_kinds(backbone: nn.Module, config: Any, use: str) -> set[str]:
+    """Kinds of attention among the backbone's layers; empty where all are alike. `use`: of the mask, in words."""
     kinds: set[str] = set(getattr(config, "layer_types", None) or ())
     kernel = getattr(config, "_attn_implementation", "sdpa")
     problem = None
@@ -217,7 +278,7 @@ def _layer_kinds(backbone: nn.Module, config: Any) -> set[str]:
             f"it has layers of kind {', '.join(sorted(kinds - LAYERS))}, which pass information on by themselves"
         )
     elif "position_ids" not in inspect.signature(backbone.forward).parameters or getattr(config, "alibi", False):
-        problem = "it takes no position_ids, so two copies of a row cannot share their positions"
+        problem = "it takes no position_ids, so positions cannot be counted as that needs"
     if problem:
-        raise ValueError(f"{type(backbone).__name__} cannot be used with blocks: {problem}")
+        raise ValueError(f"{type(backbone).__name__} cannot be used with {use}: {problem}")
     return kinds

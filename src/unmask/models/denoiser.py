@@ -20,7 +20,16 @@ from unmask.batch import MaskedBatch, Scores, Tensors
 from unmask.data.stream import check_rows, columns_of
 from unmask.data.tokenizers import TextTokenizer
 from unmask.models.asked import AnswersTrainers
-from unmask.models.families import auto_class, longest_row, make_bidirectional, quiet, spans, text_config, unspanned
+from unmask.models.families import (
+    auto_class,
+    longest_row,
+    make_bidirectional,
+    quiet,
+    run_on_host,
+    spans,
+    text_config,
+    unspanned,
+)
 from unmask.models.head import MaskedHead
 from unmask.models.inputs import Inputs, Prepared
 from unmask.models.lora import WEIGHTS_FILE as ADAPTERS_FILE
@@ -115,14 +124,15 @@ class MaskedDiffusionLM(AnswersTrainers):
         if not 0 <= mask_token_id < len(output.weight):
             raise ValueError(f"mask_token_id {mask_token_id} is outside the vocabulary of {len(output.weight)}")
         make_bidirectional(model)
-        backbone, example = find_backbone(model, {mask_token_id, *unused})
-        denoiser = cls(backbone, MaskedHead(output, ReadOut(model, backbone, example)), mask_token_id, shifted)
-        denoiser._container = (model,)
-        denoiser.rule_out(unused)
-        if getattr(text_config(model.config), "output_router_logits", False):
-            denoiser._options = {"output_router_logits": True}
-        verify(denoiser)
-        freeze_unreached(denoiser)
+        with run_on_host(model):
+            backbone, example = find_backbone(model, {mask_token_id, *unused})
+            denoiser = cls(backbone, MaskedHead(output, ReadOut(model, backbone, example)), mask_token_id, shifted)
+            denoiser._container = (model,)
+            denoiser.rule_out(unused)
+            if getattr(text_config(model.config), "output_router_logits", False):
+                denoiser._options = {"output_router_logits": True}
+            verify(denoiser)
+            freeze_unreached(denoiser)
         model.config.mask_token_id = mask_token_id
         model.config.unmask_shifted = shifted
         return denoiser
@@ -295,8 +305,11 @@ class MaskedDiffusionLM(AnswersTrainers):
             ValueError: for masks that the model cannot predict.
         """
         masked, attention = batch.masked, batch.clean.attention
-        self._check_masked(masked, attention)
-        inputs = Inputs.of(batch.noisy(self.mask_token_id), attention, self.shifted, batch.block, batch.clean.tokens)
+        document = batch.clean.document
+        self._check_masked(masked, attention, document)
+        noisy = batch.noisy(self.mask_token_id)
+        document = None if document is None else document.to(noisy.device)
+        inputs = Inputs.of(noisy, attention, self.shifted, batch.block, batch.clean.tokens, document)
         place = masked.flatten().nonzero()[:, 0]
         if weights is None:
             weight = torch.full((len(place),), 1 / max(1, len(place)), device=masked.device)
@@ -359,8 +372,13 @@ class MaskedDiffusionLM(AnswersTrainers):
         hidden = self.hidden(noisy, attention, block).flatten(0, 1)
         return self.head.logits(hidden[masked.flatten()], self.mask_token_id)
 
-    def _check_masked(self, masked: Tensor, attention: Tensor) -> None:
+    def _check_masked(self, masked: Tensor, attention: Tensor, document: Tensor | None = None) -> None:
         """Raise ValueError for masks that the model cannot predict."""
+        if self.shifted and document is not None and bool((masked[:, 1:].to(document) * document.diff(dim=1)).any()):
+            raise ValueError(
+                "a shifted model cannot predict the first token of a document that sees no other: begin each with a "
+                "BOS token that is not maskable"
+            )
         if self.shifted and bool((masked[:, 0] | (masked[:, 1:] & ~attention[:, :-1]).any(1)).any()):
             raise ValueError(
                 "a shifted model cannot predict position 0: prepend a BOS token, or make position 0 unmaskable"

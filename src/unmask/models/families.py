@@ -64,6 +64,24 @@ def make_bidirectional(model: PreTrainedModel) -> None:
             module.config.use_cache = False
 
 
+ON_GPU = ("flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4")
+"""Attention kernels that a CPU does not run, or not twice alike."""
+
+
+@contextmanager
+def run_on_host(model: PreTrainedModel) -> Iterator[None]:
+    """Let a model that lies on the CPU and names a GPU's attention kernel be run there, by sdpa or plain products."""
+    kernel = model.config._attn_implementation
+    if kernel not in ON_GPU or model.device.type != "cpu":
+        yield
+        return
+    model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(kernel)
+
+
 def spans(ids: Sequence[int]) -> list[list[int]]:
     """Ascending ids as spans [first, last + 1], which a config has room for."""
     starts = [i for k, i in enumerate(ids) if k == 0 or ids[k - 1] != i - 1]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from unmask.batch import MaskedBatch, Tensors
-from unmask.models.attention import BlockLayout
+from unmask.models.attention import BlockLayout, DocumentLayout
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Inputs(Tensors):
         predictor: [L] int64, the position whose state predicts position i; None where each predicts itself.
         order: [B, L] int64, the order in which padding comes last, where it did not; else None.
         layout: where blocks are run in two copies; else None.
+        documents: where rows hold several; else None.
     """
 
     tokens: Tensor
@@ -33,14 +34,29 @@ class Inputs(Tensors):
     predictor: Tensor | None
     order: Tensor | None
     layout: BlockLayout | None
+    documents: DocumentLayout | None = None
 
     @classmethod
     def of(
-        cls, noisy: Tensor, attention: Tensor, shifted: bool, block: Tensor | None = None, clean: Tensor | None = None
+        cls,
+        noisy: Tensor,
+        attention: Tensor,
+        shifted: bool,
+        block: Tensor | None = None,
+        clean: Tensor | None = None,
+        document: Tensor | None = None,
     ) -> Inputs:
         """As for `MaskedDiffusionLM.hidden`."""
+        documents = None if document is None else DocumentLayout.of(document, attention)
         # The shift, once: which position's state predicts position i.
         predictor = (torch.arange(noisy.shape[1], device=noisy.device) - int(shifted)).clamp(min=0)
+        if documents is not None:
+            if block is not None and bool(block.any()):
+                raise ValueError(
+                    "documents that are kept apart within a row cannot be cut into blocks: use rows of "
+                    "one document each (packing 'document'), or a masking without blocks"
+                )
+            return cls(noisy, None, predictor if shifted else None, None, None, documents)
         if block is None or not block.any():
             whole, order = _padding(attention)
             if order is not None:
@@ -57,6 +73,12 @@ class Inputs(Tensors):
 
     def arguments(self, backbone: nn.Module) -> dict[str, Tensor | None]:
         """What the backbone is called with."""
+        if self.documents is not None:
+            return {
+                "input_ids": self.tokens,
+                "attention_mask": self.documents.attention_mask(backbone),
+                "position_ids": self.documents.position,
+            }
         if self.layout is None:
             return {"input_ids": self.tokens, "attention_mask": self.real}
         return {

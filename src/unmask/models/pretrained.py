@@ -21,12 +21,14 @@ from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoTokenizer,
+    BitsAndBytesConfig,
     GgufConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
+from unmask.config import require
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.models.families import auto_class, unspanned
 from unmask.models.layouts import Layout, known_layout
@@ -65,7 +67,8 @@ def from_pretrained(
         lora: train low-rank updates, and the mask token's embedding, instead of all weights.
         options: to Hugging Face's `from_pretrained` of the model; what says where it lies (`revision`, `cache_dir`,
             `local_files_only`, `gguf_file`, ...) goes to config and tokenizer too. `dtype` is "float32" unless
-            given: updates of weights in half precision round away.
+            given: updates of weights in half precision round away. With LoRA the rest may lie in 4 bits:
+            `quantization_config=BitsAndBytesConfig(load_in_4bit=True)` of transformers.
 
     Returns:
         The model, verified as `MaskedDiffusionLM.from_hf` says, and its tokenizer, which knows the mask token. Ids
@@ -73,11 +76,13 @@ def from_pretrained(
 
     Raises:
         ValueError: for an architecture that transformers does not know, a tokenizer that cannot be loaded or has
-            more tokens than the model, or a model that `MaskedDiffusionLM.from_hf` refuses.
+            more tokens than the model, a model that `MaskedDiffusionLM.from_hf` refuses, or 4 bits without LoRA or
+            bitsandbytes.
     """
     shared: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     shared |= {key: options[key] for key in WHERE if key in options}
     options = {"dtype": "float32", **options}
+    check_quantised(options, lora)
     layout = _layout(name, shared)
     tokenizer = _tokenizer(name, shared)
     if layout is not None:
@@ -96,6 +101,25 @@ def from_pretrained(
     unused = set(range(rows)).difference(tokenizer.get_vocab().values())
     model = MaskedDiffusionLM.from_hf(hf, mask_token_id, bool(shifted), sorted(unused))
     return Pretrained(model if lora is None else add_lora(model, lora), tokenizer)
+
+
+def check_quantised(options: dict[str, Any], lora: LoRA | None) -> None:
+    """Refuse weights in few bits without LoRA, which alone can train them, or without what reads them.
+
+    Raises:
+        ValueError: naming what is missing.
+    """
+    wanted = options.get("quantization_config")
+    if wanted is None or isinstance(wanted, GgufConfig):
+        return
+    require(
+        lora is not None,
+        "weights in few bits (quantization_config) stay as they are: give lora=unmask.LoRA(...), or leave it out",
+    )
+    if isinstance(wanted, BitsAndBytesConfig) and importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError(
+            "weights in 4 or 8 bits need bitsandbytes: pip install bitsandbytes, or leave quantization_config out"
+        )
 
 
 def located(name: str) -> tuple[str, dict[str, Any]]:

@@ -62,7 +62,8 @@ class TextData:
     length: int = 128
     """Tokens of a row."""
     packing: Packing = "packed"
-    """packed: texts joined and cut; sentence, document: a row of each."""
+    """packed: texts joined and cut; apart: whole texts in a row, none of which sees another; sentence, document: a
+    row of each."""
     beginning: Beginning = "tokenizer"
     """What stands before every text, given: as a pretrained tokenizer does itself, none, or its bos token."""
     ending: Ending = "trained"

@@ -408,7 +408,7 @@ def _came_back(pool: dict[str, Tensor], row: Tensor, draw: Tensor) -> TokenBatch
     return TokenBatch(row=row, draw=draw, weight=torch.ones(len(row)), **columns)
 
 
-_COLUMNS = ("tokens", "maskable", "attention", "guide")
+_COLUMNS = ("tokens", "maskable", "attention", "guide", "document")
 
 
 def _fingerprint(clean: TokenBatch) -> Tensor:

@@ -52,8 +52,9 @@ class TrainingConfig:
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Matrix products in bf16 or fp16 (weights and statistics stay fp32; fp16 with a loss scale), or everything in
     fp32. auto: bf16 where the processor or the GPU has it, fp16 on a GPU without, fp32 elsewhere."""
-    attention: Literal["auto", "plain", "eager", "sdpa"] = "auto"
-    """Attention kernel: plain products (eager: the backbone's own version of them) or torch's fused kernels. auto:
+    attention: Literal["auto", "plain", "eager", "sdpa", "flex_attention", "flash_attention_2"] = "auto"
+    """Attention kernel: plain products (eager: the backbone's own version of them) or torch's fused kernels; on CUDA
+    also flex attention, or flash attention where its package is installed. auto:
     plain where it is faster for device and precision and rows are short, else sdpa."""
     compile: bool | None = None
     """Compile the backbone's layers (torch.compile) for training steps. The first steps take up to a minute longer,
@@ -92,7 +93,7 @@ class TrainingConfig:
         choices = {
             "schedule": get_args(Schedule),
             "precision": ("auto", "bf16", "fp16", "fp32"),
-            "attention": ("auto", "plain", "eager", "sdpa"),
+            "attention": ("auto", "plain", "eager", "sdpa", "flex_attention", "flash_attention_2"),
         }
         for name, known in choices.items():
             value = getattr(self, name)

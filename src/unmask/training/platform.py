@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from unmask.distributed import is_sharded, reshard
 from unmask.models.denoiser import MaskedDiffusionLM
+from unmask.models.families import ON_GPU
 
 FUSED_ATTENTION_FROM = 512
 """Row length from which SDPA's CPU kernel is used in bf16. Plain products may still be faster there, but keep
@@ -79,15 +80,15 @@ def set_attention(
 
     Args:
         model: the denoiser. One that is not a Hugging Face model has no kernel to choose.
-        setting: "plain", "eager", "sdpa", or "auto": "plain" where it is faster and rows are short, else "sdpa".
-            "auto" leaves a model alone that came with another kernel (flash attention), or that does not take a
-            kernel from outside.
+        setting: "plain", "eager", "sdpa", "flex_attention", "flash_attention_2", or "auto": "plain" where it is
+            faster and rows are short, else "sdpa". "auto" leaves a model alone that came with another kernel (flash
+            attention), or that does not take a kernel from outside.
         device: where it will run.
         dtype: that of matrix products under autocast; None for none.
         length: longest row.
 
     Raises:
-        ValueError: where a kernel is named that the model does not have.
+        ValueError: where a kernel is named that the model, the device or the precision does not have.
     """
     backbone = model.backbone
     if not isinstance(backbone, PreTrainedModel):
@@ -96,12 +97,28 @@ def set_attention(
         return
     takes_kernels = backbone._supports_sdpa and backbone._supports_attention_backend
     if setting == "auto":
-        if not takes_kernels or backbone.config._attn_implementation not in ("eager", "plain", "sdpa"):
+        own = backbone.config._attn_implementation
+        if own in ON_GPU:
+            _check_on_gpu(own, device, dtype)
+        if not takes_kernels or own not in ("eager", "plain", "sdpa"):
             return
         setting = attention_kernel(device, dtype, length)
     if setting == "plain" and not takes_kernels:
         raise ValueError(f"{type(backbone).__name__} does not take attention 'plain'; use attention 'eager'")
-    backbone.set_attn_implementation(setting)
+    if setting in ON_GPU:
+        _check_on_gpu(setting, device, dtype)
+    try:
+        backbone.set_attn_implementation(setting)
+    except (ImportError, ValueError) as error:  # its package is missing, or the family does not take it
+        raise ValueError(f"attention '{setting}': {error}") from None
+
+
+def _check_on_gpu(kernel: str, device: torch.device, dtype: torch.dtype | None) -> None:
+    """Raise ValueError where a kernel cannot run."""
+    if device.type != "cuda":
+        raise ValueError(f"attention '{kernel}' runs on CUDA alone, and this is {device.type}: use attention 'sdpa'")
+    if kernel.startswith("flash") and dtype is None:
+        raise ValueError(f"attention '{kernel}' has no fp32: use precision bf16 or fp16, or attention 'sdpa'")
 
 
 def should_compile(

@@ -1,0 +1,138 @@
+"""Documents that share a row and do not see one another: as if each had a row of its own."""
+
+from __future__ import annotations
+
+import copy
+from itertools import chain
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import LlamaConfig, MistralConfig, ModernBertConfig
+
+from unmask import (
+    Blockwise,
+    IndependentMasking,
+    MaskedBatch,
+    MaskedDiffusionLM,
+    MaskedMean,
+    ProgressiveUnmasking,
+    RowStream,
+)
+from unmask.data.stream import check_rows
+from unmask.models.attention import DocumentLayout
+
+MASK, V = 19, 20
+SIZE = {"vocab_size": V, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+CONFIGS = {
+    "llama": LlamaConfig(**SIZE),
+    "mistral": MistralConfig(**SIZE, num_key_value_heads=1, sliding_window=2),
+    "modernbert": ModernBertConfig(**SIZE, local_attention=4, global_attn_every_n_layers=2, pad_token_id=0),
+}
+DOCUMENTS = [[4, 3], [2, 5, 2], [6]]
+"""Lengths of the documents of each row."""
+
+
+def _model(name: str, kernel: str, shifted: bool = False, spread: float = 0.3) -> MaskedDiffusionLM:
+    torch.manual_seed(0)
+    config = copy.deepcopy(CONFIGS[name])
+    config._attn_implementation, config.initializer_range = kernel, spread
+    return MaskedDiffusionLM.from_config(config, MASK, shifted)
+
+
+def _rows(first_given: bool = False) -> tuple[Dataset, Dataset]:
+    """Packed rows, and the same documents in rows of their own."""
+    generator = torch.Generator().manual_seed(1)
+    alone = [
+        {
+            "tokens": torch.randint(MASK, (n,), generator=generator).tolist(),
+            "maskable": [not first_given] + [True] * (n - 1),
+        }
+        for lengths in DOCUMENTS
+        for n in lengths
+    ]
+    waiting, packed = iter(alone), []
+    for lengths in DOCUMENTS:
+        parts = [next(waiting) for _ in lengths]
+        row = {name: list(chain(*(part[name] for part in parts))) for name in ("tokens", "maskable")}
+        packed.append(row | {"document": [i for i, n in enumerate(lengths) for _ in range(n)]})
+    return Dataset.from_list(packed), Dataset.from_list(alone)
+
+
+def _found(model, dataset, masked, weights):
+    """Loss, gradients and the nll of masked tokens, of rows whose masks and weights are laid end to end."""
+    clean = RowStream(dataset).rows(torch.arange(len(dataset)))
+    spread = torch.zeros(clean.tokens.shape).masked_scatter(clean.attention, weights)
+    where = torch.zeros_like(clean.attention).masked_scatter(clean.attention, masked)
+    output = model(MaskedBatch(clean, where, None, None), spread)
+    model.zero_grad()
+    output.loss.backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return output.loss, gradients, output.nll[where]
+
+
+@pytest.mark.parametrize("kernel", ["plain", "sdpa", "eager"])
+@pytest.mark.parametrize(
+    ("name", "shifted"), [("llama", False), ("llama", True), ("mistral", False), ("modernbert", False)]
+)
+def test_loss_and_gradients_are_those_of_documents_in_rows_of_their_own(name, shifted, kernel):
+    if (name, kernel) == ("modernbert", "plain"):
+        pytest.skip("takes its kernels by name")
+    packed, alone = _rows(first_given=shifted)
+    maskable = torch.tensor([flag for row in alone["maskable"] for flag in row])
+    generator = torch.Generator().manual_seed(2)
+    masked = (torch.rand(len(maskable), generator=generator) < 0.6) & maskable
+    weights = torch.rand(len(maskable), generator=generator)
+    model = _model(name, kernel, shifted)
+    (loss, gradients, nll), (wanted, theirs, own) = (_found(model, rows, masked, weights) for rows in (packed, alone))
+    torch.testing.assert_close(loss, wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(nll, own, rtol=1e-5, atol=1e-5)
+    assert gradients.keys() == theirs.keys()
+    for weight, gradient in gradients.items():
+        assert (gradient - theirs[weight]).norm() <= 1e-5 * theirs[weight].norm(), weight
+    joined = packed.remove_columns("document")
+    assert abs(float(_found(model, joined, masked, weights)[0] - loss)) > 1e-3  # it matters
+
+
+def test_positions_begin_anew_and_only_the_own_document_is_seen():
+    document = torch.tensor([[3, 3, 5, 5, 5, 0], [1, 1, 1, 1, 1, 1]])
+    real = torch.tensor([[True] * 5 + [False], [True] * 6])
+    layout = DocumentLayout.of(document, real)
+    assert layout.position.tolist() == [[0, 1, 0, 1, 2, 0], [0, 1, 2, 3, 4, 5]]
+    wanted = torch.block_diag(torch.ones(2, 2), torch.ones(3, 3), torch.ones(1, 1)).bool()
+    assert torch.equal(layout.visible()[0], wanted)
+    assert layout.visible()[1].all()
+    assert DocumentLayout.of(document[1:], real[1:]) is None
+
+
+@pytest.mark.parametrize(
+    "masking", [IndependentMasking(), ProgressiveUnmasking(stages=3, pool="batch")], ids=["standard", "puma"]
+)
+def test_a_run_trains_on_packed_documents(trainer, masking):
+    packed, _ = _rows()
+    rows = Dataset.from_list(packed.to_list() * 4)
+    run = trainer(
+        model=_model("llama", "sdpa", spread=0.02),
+        dataset=rows,
+        masking=masking,
+        objective=MaskedMean(),
+        batch_size=4,
+        steps=2,
+    )
+    run.train()
+    assert run.process.draw().clean.document is not None
+
+
+def test_what_cannot_keep_documents_apart_says_so(trainer):
+    packed, _ = _rows()
+    with pytest.raises(ValueError, match=r"first token is maskable.*begin texts with a BOS"):
+        check_rows(packed.map(lambda row: {"maskable": [False, *row["maskable"][1:]]}), MASK, V, shifted=True)
+    masking = Blockwise(IndependentMasking(), size=2)
+    with pytest.raises(ValueError, match="cannot be cut into blocks"):
+        trainer(model=_model("llama", "sdpa"), dataset=packed, masking=masking, batch_size=1).train()
+    torch.manual_seed(0)
+    model = _model("llama", "sdpa")
+    model.backbone.config._attn_implementation = "flash_attention_2"
+    batch = IndependentMasking().start(RowStream(packed), 3).draw()
+    with pytest.raises(ValueError, match=r"documents that are kept apart.*takes no mask.*flex_attention"):
+        model(batch)
