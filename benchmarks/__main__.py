@@ -11,12 +11,26 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import attention, blocks, decoding, harness, large, launches, loading, masking, matmul, scaling, step
+from benchmarks import (
+    attention,
+    blocks,
+    decoding,
+    harness,
+    large,
+    launches,
+    loading,
+    masking,
+    matmul,
+    processes,
+    scaling,
+    step,
+)
 
 CASES = {
     "step": step,
     "large": large,
     "scaling": scaling,
+    "processes": processes,
     "matmul": matmul,
     "attention": attention,
     "blocks": blocks,

@@ -100,7 +100,7 @@ class _Reader:
         kind = self._type(str(value["type"]))
         try:
             return kind(**items)
-        except TypeError as error:
+        except (TypeError, AttributeError, LookupError, ArithmeticError) as error:  # a part of another kind
             raise ValueError(f"the saved {kind.__name__} does not fit this version of it: {error}") from None
 
     def _type(self, name: str) -> type:

@@ -152,6 +152,7 @@ class RowStream:
         """
         if "place" in state:
             raise ValueError("the saved run read its rows from a stream: give it the same streamed data set again")
+        check_state(state, ("position", "seed", "size"))
         own = self.state_dict()
         for name in ("seed", "size"):
             if state[name] != own[name]:
@@ -185,6 +186,20 @@ def check_rank(rank: int, world_size: int) -> None:
     """Raise ValueError for a rank outside the world."""
     if not 0 <= rank < world_size:
         raise ValueError(f"rank must be at least 0 and below world_size={world_size}, got {rank}")
+
+
+def check_state(state: Mapping[str, Any], numbers: Sequence[str], texts: Sequence[str] = ()) -> None:
+    """Raise ValueError where a saved stream lacks a number below 2^53 or a text of these names."""
+    for name in (*numbers, *texts):
+        value = state.get(name)
+        fits = isinstance(value, str)
+        if name not in texts:
+            fits = type(value) is int and (name == "seed" or 0 <= value < 2**53)
+        if not fits:
+            raise ValueError(
+                f"the saved stream has no {name} that can be one: it was altered, or another version wrote it; "
+                "resume from an earlier checkpoint"
+            )
 
 
 def batch_of(columns: Mapping[str, Any], row: Tensor, draw: Tensor) -> TokenBatch:
@@ -301,7 +316,7 @@ def check_rows(
         if shifted:
             what = "has a maskable first position, which a shifted model cannot predict: "
             what += "prepend a BOS token, or --data.first-given"
-            problems[what] = maskable[:, 0]
+            problems[what] = maskable[:, :1].any(1)
             if documents:
                 begins = _pad(columns["document"], np.int64)[0].diff(dim=1) != 0
                 what = "has a document whose first token is maskable, which a shifted model cannot predict: "

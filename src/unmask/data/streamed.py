@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -18,7 +19,7 @@ from unmask.batch import TokenBatch
 from unmask.config import require
 from unmask.data.ahead import Ahead
 from unmask.data.importance import RowImportance
-from unmask.data.stream import RowStream, batch_of, check_rank, columns_of
+from unmask.data.stream import RowStream, batch_of, check_rank, check_state, columns_of
 
 BLOCK = 1024
 """Rows read together, and dealt in an order of their own."""
@@ -116,21 +117,27 @@ class StreamedRows(RowStream):
         """
         if "place" not in state:
             raise ValueError("the saved run had a data set on disk, this one is streamed: give it the same one again")
-        if state["seed"] != self.seed:
-            raise ValueError(f"the saved stream had seed {state['seed']}, this one has {self.seed}")
-        epoch, first = int(state["epoch"]), int(state["first"])
-        for at, skipped in ((json.loads(state["at"]), 0), ({}, first)):
-            self._go_to(epoch, first, at, skipped)
-            if int(state["place"]) or first:
-                self._read()
-            if _fingerprint(self._block) == state["block"]:
-                break
-        else:
+        if state.get("seed") != self.seed:
+            raise ValueError(f"the saved stream had seed {state.get('seed')}, this one has {self.seed}")
+        check_state(state, ("position", "seed", "epoch", "first", "place"), ("at", "block"))
+        place = state["place"]
+        # Where its own state is of no use to the stream, the epoch is read from its beginning.
+        with suppress(Exception):
+            self._find(state, json.loads(state["at"]), 0)
+        if _fingerprint(self._block) != state["block"]:
+            self._find(state, {}, state["first"])
+        if _fingerprint(self._block) != state["block"] or place > len(self._block):
             raise ValueError(
                 "the streamed data set gives other rows than it gave to the saved run: its files have changed, or "
                 "its order is another each time (shuffle it with a seed)"
             )
-        self.position, self._place = int(state["position"]), int(state["place"])
+        self.position, self._place = state["position"], place
+
+    def _find(self, state: dict[str, Any], at: dict[str, Any], skipped: int) -> None:
+        """Read the block that was being dealt."""
+        self._go_to(state["epoch"], state["first"], at, skipped)
+        if state["place"] or state["first"]:
+            self._read()
 
     def _go_to(self, epoch: int, first: int, at: dict[str, Any], skipped: int = 0) -> None:
         """Read next the block at row `first` of an epoch, `skipped` rows after the stream's state `at`."""
