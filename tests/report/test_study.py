@@ -125,6 +125,21 @@ def test_matched_horizons_and_finals_are_tables_of_their_own():
     assert list(more.rows[0]) == ["standard", "100", "5", "2"]
 
 
+def test_an_arm_of_half_the_budget_is_held_against_the_control_s_whole_one():
+    ends_of = {("standard", 200): 0.5, ("puma", 100): 0.6, ("bell", 100): 0.4}
+    results = Results.of(
+        [_record(arm, seed, 0.0, end, end, steps=n) for (arm, n), end in ends_of.items() for seed in range(5)]
+    )
+    assert verdicts(results) == [
+        "puma, 100 steps, 5 seeds: +10.0 (+10.0 to +10.0) points with 2x fewer steps than standard's 200: better",
+        "bell, 100 steps, 5 seeds: -10.0 (-10.0 to -10.0) points with 2x fewer steps than standard's 200: worse",
+    ]
+    (grid,) = matched(results)
+    assert [row[0] for row in grid.rows] == ["puma", "bell"]
+    same = Results.of([r | {"steps": 100} for r in (run.record for run in results.runs)])
+    assert matched(same) == []
+
+
 def test_spread_has_deviation_area_and_speed():
     (grid,) = spread(Results.of(FIVE))
     assert [row[:3] for row in grid.rows] == [["standard", "300", "5"], ["puma", "300", "5"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -48,8 +49,17 @@ class Finding:
 
 
 def findings(results: Results) -> list[Finding]:
-    """For each arm at each budget: whether it is faster than the control, by how much, and where it ends."""
-    found = []
+    """For each arm at each budget: whether it is faster than the control, by how much, and where it ends.
+
+    At a budget that the control has not, the arm is held against the control's next larger one.
+    """
+    found, unit = [], " points" if results.measure.is_share else ""
+    for (arm, steps), group in itertools.groupby(results.matched(), lambda m: (m.arm, m.steps)):
+        first = min(group, key=lambda m: m.control_steps)
+        if first.control_steps > steps:
+            what = f"{_difference(first.difference, results.measure)}{unit} with {first.ratio:.3g}x fewer steps than"
+            parts = ((f"{what} {results.control}'s {first.control_steps}", _verdict(first.difference)),)
+            found.append(Finding(arm, steps, first.difference.pairs, parts, first.difference.sign))
     for steps in results.budgets(results.control):
         speeds = results.speeds(steps)
         for arm in (arm for arm in results.others if results.of_seed(arm, steps)):
@@ -57,7 +67,6 @@ def findings(results: Results) -> list[Finding]:
             end = results.difference(results.values(arm, steps), results.values(results.control, steps))
             if end is None:
                 continue
-            unit = " points" if results.measure.is_share else ""
             parts, sign = [(f"at the end {_difference(end, results.measure)}{unit}", _verdict(end))], end.sign
             if speed is not None:
                 target, ratio = written(speed.target, results.measure), speed.ratio()
@@ -165,12 +174,13 @@ def matched(results: Results, final: str | None = None) -> list[Grid]:
     measure = (
         results.measure if final is None else next((m for run in runs if (m := measure_of(run.last(final)))), None)
     )
-    if measure is None or len(results.budgets(results.control)) < 2:
+    found = [] if measure is None else results.matched(measure, final)
+    if measure is None or all(m.control_steps == m.steps for m in found):
         return []
     rows = []
-    for m in results.matched(measure, final):
-        found = [_difference(m.difference, measure), str(m.difference.pairs), _verdict(m.difference)]
-        rows.append([m.arm, str(m.steps), str(m.control_steps), f"{m.ratio:.3g}x", *found])
+    for m in found:
+        ends = [_difference(m.difference, measure), str(m.difference.pairs), _verdict(m.difference)]
+        rows.append([m.arm, str(m.steps), str(m.control_steps), f"{m.ratio:.3g}x", *ends])
     head = ["arm", "its steps", f"{results.control}'s steps", "fewer", "difference", "seeds", "verdict"]
     at = "last evaluation" if final is None else final
     note = "Every run's learning rate is annealed over its own steps."
