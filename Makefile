@@ -28,10 +28,10 @@ demo: setup  ## train uniform counts, PUMA and a control on Sudoku, compare them
 	@echo "Report: $(RUN)/report.html"
 
 test: setup  ## the quick test suite (under 8 minutes)
-	$(BIN)/pytest -q -n 2 -m "not slow"
+	$(BIN)/pytest -q -n 2 --dist loadfile -m "not slow"
 
 test-slow: setup  ## the slow tests alone
-	$(BIN)/pytest -q -n 2 -m slow
+	$(BIN)/pytest -q -n 2 --dist loadfile -m slow
 
 mutants: setup  ## which small faults of the mathematics no test notices (hours)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[mutants]'

@@ -65,7 +65,7 @@ TESTS = {
     "processes/blockwise": ["processes/test_blockwise.py", "processes/test_blockwise_ranks.py"],
     "processes/independent": ["processes/test_independent.py", "testing/test_enumeration.py"],
     "processes/ppots": ["processes/test_ppots.py"],
-    "models/head": ["models/test_head.py", "models/test_head_wrapped.py"],
+    "models/head": ["models/test_head.py", "models/test_head_wrapped.py", "models/test_lora.py"],
 }
 # What says nothing about the mathematics: another name for a variable, or a class without its decorator.
 LEFT_OUT = ("core/Variable", "core/RemoveDecorator", "core/ExceptionReplacer")

@@ -28,7 +28,7 @@ def _our(name: str) -> Any:
     public = importlib.import_module("unmask")
     if name not in _OURS and name in public.__all__:
         getattr(public, name)
-    for module in ("unmask.parts", "unmask.runs.config"):  # what recipes are made of is not public
+    for module in ("unmask.parts", "unmask.runs.config", "unmask.evaluation.advice"):  # what is not public
         if name not in _OURS:
             importlib.import_module(module)
     return _OURS.get(name)

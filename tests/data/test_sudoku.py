@@ -258,6 +258,7 @@ def test_render_draws_the_board():
 # --- the generator ---
 
 
+@pytest.mark.slow
 def test_generator_repeats_itself(script):
     first, again, other = (script.make_splits(seed, 4, 2) for seed in (1, 1, 2))
     assert all(np.array_equal(first[name], again[name]) for name in first)

@@ -84,6 +84,16 @@ def test_scores_of_the_head_are_those_of_plain_logits():
         torch.testing.assert_close(getattr(excluded, name), found[name])
 
 
+@pytest.mark.parametrize("unused", [None, torch.tensor([9]), torch.tensor([0, 7, 10])], ids=["all", "one", "three"])
+def test_a_flat_prediction_chooses_evenly_among_what_can_be_predicted(unused):
+    output = nn.Linear(D, V, bias=False)
+    nn.init.zeros_(output.weight)
+    flat = MaskedHead(output, unused=unused)
+    _, nll, found = flat(torch.randn(3, D), torch.full((3,), 5), torch.ones(3), MASK, ("entropy",))
+    assert nll.tolist() == pytest.approx([math.log(flat.choices)] * 3)
+    assert found["entropy"].tolist() == pytest.approx([math.log(flat.choices)] * 3)
+
+
 class _Logits(TorchDispatchMode):
     """Notes how many rows of logits are held at each time: the best of each row is sought once."""
 

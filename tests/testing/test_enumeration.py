@@ -88,7 +88,7 @@ def test_a_fitted_ppots_is_unbiased(world, clean):
     t = torch.arange(1, 31).double() / 30
     running = PPOTS().start()
     running.refit(RateProfile(t, 0.3 * torch.exp(1.5 * t**2), 0.5 * t**3 + 0.2 * (1 - t) ** 4))
-    found = expectation(IndependentMasking(running), ELBO(), clean[:1], world.nll, nodes=24)
+    found = expectation(IndependentMasking(running), ELBO(), clean[:1], world.nll, nodes=8)
     assert abs(found.bias) < 1e-6
 
 

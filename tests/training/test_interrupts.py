@@ -24,7 +24,9 @@ SMALL = [
 SMALL += ["--evaluation.puzzles=10", "--evaluation.final-puzzles=10", "--tracker=none", "--log-every=1"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
 def test_interrupted_command_saves_its_step_and_says_so(tmp_path, number, code):
     command = [
         sys.executable,

@@ -162,6 +162,7 @@ def _steps_logged(out: Path) -> int:
     return path.read_text().count('"train"') if path.exists() else 0
 
 
+@pytest.mark.slow
 def test_command_line_run_killed_at_a_random_moment_resumes_bitwise(tmp_path, state_of):
     options = ["--masking", "puma", "--steps", "80", "--checkpoint-every", "10", "--log-every", "1"]
     cut, whole = tmp_path / "cut", tmp_path / "whole"

@@ -96,7 +96,7 @@ def test_no_rank_but_the_writer_ever_holds_the_whole_and_any_number_of_ranks_goe
     sizes = [p.numel() * p.element_size() for p in model.parameters()]
     own_moments = 2 * sum(sizes) // 2  # two moments, over two ranks
     writer, other = (json.loads((tmp_path / f"peak-{rank}.json").read_text()) for rank in range(2))
-    slack = 5 * max(sizes)  # one parameter, and what gathering it takes
+    slack = 8 * max(sizes)  # one parameter, and what gathering it takes
     assert slack < sum(sizes)
     assert other <= own_moments + slack
     assert writer >= own_moments + sum(sizes)
