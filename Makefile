@@ -27,7 +27,7 @@ demo: setup  ## train uniform counts, PUMA and a control on Sudoku, compare them
 	$(BIN)/unmask sample $(RUN)/puma/seed-0/steps-700
 	@echo "Report: $(RUN)/report.html"
 
-test: setup  ## the quick test suite (under 8 minutes)
+test: setup  ## the quick test suite (under 10 minutes)
 	$(BIN)/pytest -q -n 2 --dist loadfile -m "not slow"
 
 test-slow: setup  ## the slow tests alone
