@@ -234,7 +234,7 @@ class RunConfig:
         if isinstance(self.data, Tokenized):
             tokenizer = self.data.tokenizer()
             model.check_tokenizer(tokenizer)
-        masking, objective = looked_up(self.masking, tokenizer), looked_up(self.objective, tokenizer)
+        masking, objective = looked_up((self.masking, self.objective), tokenizer)
         held_out, rows = self.data.held_out(), self.data.load()
         rows = with_guide(masking, objective, rows, model)
         trainer = Trainer(

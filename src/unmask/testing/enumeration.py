@@ -180,7 +180,7 @@ def expectation(
         other = None if other is None else other.flatten(0, 1)
         if isinstance(masking, Blockwise):
             rates = torch.linspace(0.3, 0.6, blocks.count, dtype=torch.float64).repeat(len(t), 1)
-            rates[:, unit % blocks.count] = t
+            rates[:, block] = t
             folded = None if other is None else blocks.fold(other)
             batch = masking.assemble(rows, blocks, rates.flatten(), time, blocks.fold(field), folded)
         else:
