@@ -8,12 +8,13 @@ Flood, 2014), in wrapping 64-bit integer arithmetic, on whatever device the coun
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, unique
 
 import torch
 from torch import Tensor
 
 
+@unique
 class Purpose(IntEnum):
     """Keeps the numbers drawn for one purpose independent of those for another."""
 
@@ -61,7 +62,7 @@ def hashes(*counters: int | Tensor) -> Tensor:
         if counter.dtype != torch.int64:
             raise TypeError(f"a noise counter must be an integer or an int64 tensor, not {counter.dtype}")
         # One round per counter; the golden-ratio step keeps a zero counter from being a fixed point.
-        state = _mix((state.to(counter.device) if state.dim() == 0 else state) * _FIRST + counter + _GOLDEN)
+        state = _mix(state * _FIRST + counter + _GOLDEN)
     return state
 
 
