@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from experiments.publish import ROOT, publish
+from unmask.cli.variance import ESTIMATES
 from unmask.evaluation.results import Results, read_records
 from unmask.evaluation.variance import load_variance
 from unmask.parts.maskings import MEASURED
-from unmask.report.curves import plot_results
+from unmask.report.curves import plot_results, ranking_figure
 from unmask.report.grid import Grid
-from unmask.report.study import caution, costs, ends, matched, seeds_of, verdicts
+from unmask.report.study import caution, costs, ends, matched, seeds_of, spread, verdicts
 
-EXPERIMENTS, PAPERS = ROOT / "experiments", ROOT / "docs" / "papers"
+EXPERIMENTS, DOCS = ROOT / "experiments", ROOT / "docs"
+PAPERS = DOCS / "papers"
 PARTS = {"masks": "A, masks", "rates": "B, rates", "rows": "C, rows"}
 
 
@@ -46,22 +48,38 @@ def text() -> dict[str, str]:
 
 
 def variance() -> dict[str, str]:
-    """A, B and C of the gradient, of the arms that a run can train, over the first one's sum."""
+    """Noise of loss and gradient of every masking: in units of the first one's where both estimate the ELBO."""
     grids = []
     for task in ("text", "sudoku"):
-        arms = load_variance(EXPERIMENTS / "variance" / "records" / f"{task}-variance.json")
-        arms = {name: found["gradient"] for name, found in arms.items() if not name.startswith(" ")}
-        first, unit = next(iter(arms)), next(iter(arms.values())).parts
-        rows = []
+        arms = load_variance(EXPERIMENTS / "variance" / task / "variance.json")
+        first, rows = next(iter(arms)), []
         for name, found in arms.items():
-            parts = (getattr(found, part) for part in PARTS)
-            cells = [f"{e.value / unit:.2f} ({e.low / unit:.2f} to {e.high / unit:.2f})" for e in parts]
-            rows.append([name, *cells, f"{found.parts / unit:.2f}"])
-        title = f"Variance of the gradient on {task}, A + B + C of {first} = 1"
-        grids.append(Grid(title, ["arm", *PARTS.values(), "A + B + C"], rows))
-    old = "stratified" in arms  # names of before maskings meant one thing everywhere
-    note = "`standard` is here what is called `independent` now: rates from 0, not stratified, weaker than MDLM's."
-    return {"variance": shown(grids).rstrip() + (f"\n\n{note}" if old else "")}
+            cells = [""] * (2 + len(PARTS))
+            if name in ESTIMATES:
+                loss, gradient = (found[of].parts / arms[first][of].parts for of in ("loss", "gradient"))
+                unit = arms[first]["gradient"].parts
+                estimates = (getattr(found["gradient"], part) for part in PARTS)
+                parts = [f"{e.value / unit:.2f} ({e.low / unit:.2f} to {e.high / unit:.2f})" for e in estimates]
+                cells = [f"{loss:.2f}", *parts, f"{gradient:.2f}"]
+            rows.append([name, *cells, f"{found['gradient'].over_signal:.3g}"])
+        head = ["arm", "loss, A + B + C", *PARTS.values(), "gradient, A + B + C", "over the squared mean"]
+        grids.append(Grid(f"On {task}; A + B + C of {first} = 1", head, rows))
+    return {"variance": shown(grids).rstrip()}
+
+
+def ranking() -> dict[str, str]:
+    """The arms of the two small studies in the order in which they end."""
+    parts = {}
+    for name, final in (("letters", "test"), ("sums", None)):
+        results = Results.of(read_records(EXPERIMENTS / "ranking" / name, "compare"))
+        steps, count = results.budgets()[-1], len(results.others)
+        figure = ranking_figure(results, steps, final)
+        assert figure is not None
+        figure.savefig(DOCS / f"ranking-{name}.png", dpi=130)
+        part = f"{control_of(results)} {caution(results)} Of {count} intervals {count / 20:.1f} are off by chance."
+        part += f"\n\n![differences from {results.control}](ranking-{name}.png)\n\n"
+        parts[name] = (part + shown([*ends(results, final), *spread(results)])).rstrip()
+    return parts
 
 
 def baselines() -> dict[str, str]:
@@ -83,6 +101,7 @@ def main() -> None:
     publish(PAPERS / "bell.md", text())
     publish(PAPERS / "variance_reduction.md", variance())
     publish(PAPERS / "baselines.md", baselines())
+    publish(DOCS / "ranking.md", ranking())
 
 
 if __name__ == "__main__":

@@ -43,11 +43,20 @@ def test_several_studies_of_a_file_have_folders_of_their_own(command, file):
     assert "both/several-other/puma/seed-1/steps-5" in out
 
 
+def test_an_arm_may_be_of_one_study_alone(command, file):
+    other = GOOD.replace("study = ", "other = ").replace("{name}", "{name}-other")
+    text = GOOD + other.replace('"puma":', '"chain":')
+    words = ["study", file("apart", text), "--list", "--seeds", "1", "--budgets", "5", "--only"]
+    assert command(*words, "chain")[1] == "runs/apart-other/chain/seed-1/steps-5: to do"
+    assert command(*words, "chain", "puma")[1].count("to do") == 2
+    assert "chian" in command(*words, "puma", "chian")[2]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "words", "message"),
     [
         ("empty", "", [], "empty.py defines no study"),
-        ("wrong", GOOD, ["--only", "pume"], "has no arm pume"),
+        ("wrong", GOOD, ["--only", "pume"], "unknown arm 'pume'"),
         ("late", GOOD, ["--seeds", "3"], "has no seed 3"),
         ("unscreened", GOOD, ["--screen"], "has no runs to screen"),
         ("json", GOOD, [], "another module is called 'json'"),

@@ -13,7 +13,7 @@ from unmask.evaluation.likelihood import likelihood
 from unmask.evaluation.locality import locality
 from unmask.evaluation.order import chain_order
 from unmask.evaluation.tasks import SudokuTask
-from unmask.evaluation.variance import Nested, compare_variance, decompose, mirrored_covariance
+from unmask.evaluation.variance import Nested, compare_variance, decompose
 from unmask.processes.guides import add_entropies
 from unmask.processes.refit import measure_profile
 from unmask.recipes import SudokuModel
@@ -34,7 +34,6 @@ MEASURES = {
     "compare_variance": lambda model, rows: compare_variance(
         model, rows, {"one": INDEPENDENT}, 2, Nested(3, 2, 2), seed=0
     ),
-    "mirrored_covariance": lambda model, rows: mirrored_covariance(model, rows, Bernoulli(), rows=4, pairs=2),
     "measure_profile": lambda model, rows: measure_profile(model, rows, Bernoulli(), PROFILE),
     "measure_profile of gradients": lambda model, rows: measure_profile(model, rows, Bernoulli(), GRADIENTS),
     "add_entropies": add_entropies,

@@ -13,10 +13,8 @@ from unmask.evaluation.variance import (
     _Statistics,
     compare_variance,
     decompose,
-    mirrored_covariance,
     save_variance,
 )
-from unmask.masks import Bernoulli
 from unmask.parts.maskings import MEASURED
 from unmask.recipes import SudokuModel
 from unmask.token_rates import Delimiters
@@ -91,12 +89,6 @@ def test_an_arm_that_has_no_elbo_is_refused(model, rows):
     with pytest.raises(ValueError, match="all of"):
         decompose(model, IndependentMasking(Clipped()), rows)
     decompose(model, IndependentMasking(Clipped()), rows, objective=RowMean(), batch_size=2, nested=Nested(3, 2, 2))
-
-
-def test_mirrored_masks_have_negative_covariance_where_counts_vary(model, rows):
-    """Bernoulli pairs {u < t}, {u > 1 - t}: when one hides more tokens the other hides fewer."""
-    found = mirrored_covariance(model, rows, Bernoulli(), rows=24, pairs=24)
-    assert found["covariance"].high < 0 < found["variance"].low
 
 
 def test_compared_arms_are_fitted_first_and_saved(model, rows, tmp_path):

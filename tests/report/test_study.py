@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from unmask.evaluation.results import RECORDS, Results
-from unmask.report.curves import plot_results
+from unmask.report.curves import plot_results, ranking_figure
 from unmask.report.grid import Grid
 from unmask.report.study import costs, ends, grids_of, matched, spread, verdicts, write_report
 
@@ -57,6 +57,51 @@ def test_several_seeds_are_compared_in_pairs():
     assert _cells(values)["standard"][:2] == ["standard", "5"]
     assert differences.title == "The same less standard's, paired by seed, points"
     assert _cells(differences) == {"puma": ["puma", "+30.0 (+30.0 to +30.0)", "+15.0 (+15.0 to +15.0)", "better"]}
+
+
+MANY = [
+    _record(arm, seed, 0.0, *(share + 0.01 * (seed % 3) * (arm == "puma") for share in shares))
+    for seed in range(5)
+    for arm, shares in (
+        ("late", (0.1, 0.2, 0.3)),
+        ("standard", (0.3, 0.6, 0.6)),
+        ("puma", (0.6, 0.9, 0.9)),
+        ("bell", (0.5, 0.7, 0.8)),
+    )
+]
+
+
+def test_many_arms_are_put_in_order_and_drawn():
+    results = Results.of(MANY)
+    assert [arm for arm, _ in results.ranked(300)] == ["puma", "bell", "late"]
+    assert [row[0] for row in ends(results)[1].rows] == ["puma", "bell", "late"]
+    axis = ranking_figure(results, 300).axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["puma", "bell", "late"]
+    assert axis.yaxis_inverted()  # the best on top
+    at = {line.get_ydata()[0]: line.get_xdata() for line in axis.lines[1:] if len(line.get_xdata()) == 2}
+    assert at[1] == pytest.approx([20.0, 20.0])
+    assert at[0][0] < 31.0 < at[0][1]
+
+
+def test_less_is_first_where_less_is_better_and_finals_have_an_order_of_their_own():
+    def finals(arm):
+        return {"test": {"result": {"nats_per_token": {"standard": 2.0, "a": 1.9, "b": 1.5}[arm]}}}
+
+    records = [
+        _record(arm, seed, 3.0, end, key="nats_per_token", finals=finals(arm))
+        for seed in (1, 2)
+        for arm, end in (("standard", 2.0), ("a", 1.7), ("b", 1.8))
+    ]
+    results = Results.of(records)
+    assert [arm for arm, _ in results.ranked(300)] == ["a", "b"]
+    assert [arm for arm, _ in results.ranked(300, "test")] == ["b", "a"]
+    assert results.ranked(300, "absent") == []
+    assert ranking_figure(results, 300, "absent") is None
+
+
+def test_one_seed_and_one_arm_have_no_order():
+    assert ranking_figure(Results.of(ONE), 300) is None
+    assert ranking_figure(Results.of(FIVE), 300) is None
 
 
 def test_costs_name_who_reached_a_target_and_who_did_not():

@@ -16,6 +16,7 @@ from unmask import ExactCount, IndependentMasking, Trainer, TrainingConfig, Unif
 from unmask.cli import main
 from unmask.config import from_json, to_json
 from unmask.evaluation.records import load_records
+from unmask.evaluation.variance import load_variance
 from unmask.parts import HeldOutLikelihood, RowsOnDisk, SavedModel, TextData, TextModel
 from unmask.recipes import sotu
 from unmask.runs.config import RunConfig, load_model, load_run
@@ -169,6 +170,23 @@ def test_run_trained_from_python_opens_and_says_what_it_does_not_know(python_run
     assert load_model(last).mask_token_id == 8
     assert "--data.held-out-source" in command("evaluate", str(python_run))[2]
     assert "--rows" in command("variance", str(python_run))[2]
+
+
+def test_variance_measures_maskings_as_they_print(python_run, short_rows, tmp_path, command):
+    """Those that estimate something else than the ELBO too: their variance is held against their own mean."""
+    short_rows.to_parquet(tmp_path / "rows.parquet")
+    draws = ["--nested.row-sets", "3", "--nested.rates", "2", "--batch-size", "4"]
+    words = ["variance", str(python_run), "--rows", str(tmp_path / "rows.parquet"), *draws, "--arms", "standard"]
+    typed = "isad=IndependentMasking(mask=Delimiters((3,))), InverseRate()"
+    code, out, err = command(*words, typed, "papl", "even=IndependentMasking(coupling='stratified')")
+    assert code == 0, err
+    assert "squared" in out
+    found = load_variance(python_run / "variance" / "variance.json")
+    assert list(found) == ["standard", "isad", "papl", "even"]
+    assert found["even"]["loss"].over_signal == found["even"]["loss"].parts / found["even"]["loss"].signal
+    assert "IndependentMasking" in command(*words, "mine=ProgressiveUnmasking(stages=2)")[2]
+    assert "different names" in command(*words, "standard")[2]
+    assert "unknown arm" in command(*words, "mine=pappl")[2]
 
 
 @pytest.mark.parametrize("form", ["folder", "parquet", "jsonl"])

@@ -245,8 +245,11 @@ def masked_as(recipe: Callable[..., RunConfig], text: str) -> RunConfig:
 
     "puma", "Blockwise(IndependentMasking(), size=16)", "ProgressiveUnmasking(stages=4), RowMean()".
     """
-    if "(" not in text:
-        return recipe(text)
+    return replace(recipe(), **typed_masking(text)) if "(" in text else recipe(text)
+
+
+def typed_masking(text: str) -> dict[str, Any]:
+    """A masking as it prints, with or without an objective after a comma, by the names of `RunConfig`'s fields."""
     try:
         written = ast.parse(text.strip(), mode="eval").body
     except SyntaxError:
@@ -254,10 +257,8 @@ def masked_as(recipe: Callable[..., RunConfig], text: str) -> RunConfig:
     parts = [ast.unparse(part) for part in (written.elts if isinstance(written, ast.Tuple) else [written])]
     if len(parts) > 2:
         raise ValueError(f"{text!r} is more than a masking and an objective")
-    changes = {"masking": parse(parts[0], MASKINGS, "masking")}
-    if len(parts) > 1:
-        changes["objective"] = parse(parts[1], Objective)
-    return replace(recipe(), **changes)
+    found = {"masking": parse(parts[0], MASKINGS, "masking")}
+    return found | ({"objective": parse(parts[1], Objective)} if len(parts) > 1 else {})
 
 
 def chosen_arms(recipe: Callable[..., RunConfig], command: str, words: list[str]) -> tuple[RunConfigs, list[str]]:
@@ -267,7 +268,7 @@ def chosen_arms(recipe: Callable[..., RunConfig], command: str, words: list[str]
         ValueError: for fewer than two names that differ.
     """
     written, words = take_option(words, "--arms")
-    arms = {name: masked_as(recipe, text) for name, text in map(_named, written or DEFAULT_ARMS[command])}
+    arms = {name: masked_as(recipe, text) for name, text in map(named_arm, written or DEFAULT_ARMS[command])}
     if len(arms) < max(2, len(written)):
         raise ValueError(f"--arms needs at least two different names, got {' '.join(written)}")
     return arms, words
@@ -278,7 +279,7 @@ def differing(arms: RunConfigs) -> list[str]:
     return ["masking", *(["objective"] if len({arm.objective for arm in arms.values()}) > 1 else [])]
 
 
-def _named(text: str) -> tuple[str, str]:
+def named_arm(text: str) -> tuple[str, str]:
     """An arm's name and its masking: NAME is both, NAME=Masking(...) names any."""
     found = re.fullmatch(r"([\w.+-]+)=(.*)", text, re.DOTALL)
     if found is None and "(" in text:

@@ -13,7 +13,7 @@ from types import ModuleType
 import tyro
 
 from unmask.cli.report import show
-from unmask.config import require
+from unmask.config import check_name, require
 from unmask.evaluation.results import RECORDS
 from unmask.runs.study import Study
 
@@ -27,7 +27,7 @@ class StudyOptions:
     out: Path | None = None
     """Folder of the runs and records; by default runs/NAME. Of several studies each has one of its name in it."""
     only: tuple[str, ...] | None = None
-    """These arms alone, and what they start from."""
+    """These arms alone, and what they start from; of several studies those that have one."""
     seeds: tuple[int, ...] | None = None
     """These seeds alone."""
     budgets: tuple[int, ...] | None = None
@@ -47,10 +47,10 @@ def study(words: list[str]) -> None:
     options = tyro.cli(StudyOptions, prog="unmask study", args=words, description=study.__doc__)
     found = load_studies(options.file)
     problems = []
-    for one in found:
+    for one, arms in _asked(found, options.only):
         out = options.out or Path("runs") / one.name
         out = out / one.name if options.out and len(found) > 1 else out
-        cells = one.cells(options.only, options.seeds, options.budgets, screen=options.screen)
+        cells = one.cells(arms, options.seeds, options.budgets, screen=options.screen)
         require(len(cells) > 0, f"the study '{one.name}' has no runs {'to screen' if options.screen else 'of these'}")
         if options.list:
             for cell in cells:
@@ -73,6 +73,14 @@ def study(words: list[str]) -> None:
             print(f"No report: {error}")
     if problems:
         raise ValueError(" ".join(problems))
+
+
+def _asked(studies: list[Study], only: tuple[str, ...] | None) -> list[tuple[Study, tuple[str, ...] | None]]:
+    """The studies that have any of the arms, each with its own of them."""
+    for name in only or ():
+        check_name("arm", name, {name for one in studies for name in one.arms})
+    asked = [(one, None if only is None else tuple(name for name in only if name in one.arms)) for one in studies]
+    return [(one, arms) for one, arms in asked if arms != ()]
 
 
 def load_studies(file: Path) -> list[Study]:

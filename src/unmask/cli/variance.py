@@ -8,10 +8,10 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from unmask.cli.options import chosen_device
+from unmask.cli.options import chosen_device, named_arm, typed_masking
 from unmask.config import check_name, to_json
 from unmask.evaluation.variance import Nested, compare_variance, save_variance
-from unmask.objectives import InverseRate
+from unmask.objectives import ELBO, InverseRate, Objective
 from unmask.parts import RowsOnDisk
 from unmask.parts.maskings import MEASURED
 from unmask.processes import IndependentMasking
@@ -36,8 +36,9 @@ class VarianceOptions:
     run: tyro.conf.Positional[str]
     """A run's folder, one of its checkpoints, or a recipe's name (then with random weights)."""
     arms: tuple[str, ...] = ()
-    """Which maskings, by the names that recipes have; the first is the unit of the table. By default those that
-    estimate the ELBO. Others weigh tokens otherwise, so their loss is another one."""
+    """Which maskings, by the names that recipes have, or NAME=IndependentMasking(...) as it prints, with an objective
+    after a comma (default: ELBO()); the first is the unit of the table. By default those that estimate the ELBO.
+    Others weigh tokens otherwise, so their loss is another one: their variance over the squared mean compares."""
     batch_size: int = 16
     """Forwards of a batch, equal for all arms."""
     nested: Nested = field(default_factory=Nested)
@@ -59,8 +60,9 @@ def variance(words: list[str]) -> None:
     """Split the noise of loss and gradient into masks, rates and rows: unmask variance RUN [options]."""
     options = tyro.cli(VarianceOptions, prog="unmask variance", args=words, description=variance.__doc__)
     device = chosen_device(options.device)
-    for name in options.arms:
-        check_name("arm", name, ARMS)
+    measured = dict(map(_measured, options.arms)) or {name: ARMS[name] for name in ESTIMATES}
+    if len(measured) < len(options.arms):
+        raise ValueError(f"--arms needs different names, got {' '.join(options.arms)}")
     if options.run in RECIPES:
         config, title = RECIPES[options.run](), f"{options.run}, random weights"
         model, out = config.model.build(), options.out or Path("runs") / f"variance-{options.run}"
@@ -74,9 +76,9 @@ def variance(words: list[str]) -> None:
         raise ValueError(f"the run in {options.run} was trained from Python and names no rows: name them with --rows")
     console = Console()
     chosen = {}
-    for name in options.arms or ESTIMATES:
+    for name, arm in measured.items():
         try:
-            chosen[name] = looked_up(ARMS[name], tokenizer)
+            chosen[name] = looked_up(arm, tokenizer)
         except ValueError as error:
             if options.arms:
                 raise
@@ -88,3 +90,17 @@ def variance(words: list[str]) -> None:
     plot_variance(arms, out / "variance.png", title=title)
     console.print(variance_table(arms, "loss"), variance_table(arms, "gradient"))
     print(f"Record and plot: {out}")
+
+
+def _measured(text: str) -> tuple[str, tuple[IndependentMasking, Objective]]:
+    """An arm as it was typed: its name, masking and objective."""
+    name, written = named_arm(text)
+    if "(" not in written:
+        check_name("arm", written, ARMS)
+        return name, ARMS[written]
+    typed = {"objective": ELBO(), **typed_masking(written)}
+    masking, objective = typed["masking"], typed["objective"]
+    if not isinstance(masking, IndependentMasking):
+        raise ValueError(f"{text}: only an IndependentMasking has rates, masks and rows to tell apart")
+    objective.check(masking)
+    return name, (masking, objective)

@@ -126,6 +126,21 @@ class Results:
                 found[seed] = float(last[measure.key])
         return found
 
+    def measure_in(self, final: str | None) -> Measure | None:
+        """What a final evaluation is compared by, None where it has no such number; of None, the study's measure."""
+        found = (measure_of(run.finals[final]) for run in self.runs if final in run.finals)
+        return self.measure if final is None else next((measure for measure in found if measure is not None), None)
+
+    def ranked(self, steps: int, final: str | None = None) -> list[tuple[str, Paired]]:
+        """The other arms with their differences from the control at a budget, the best first."""
+        measure = self.measure_in(final)
+        if measure is None:
+            return []
+        ends = {arm: self.values(arm, steps, measure, final) for arm in [*self.arms, self.control]}
+        found = {arm: self.difference(ends[arm], ends[self.control], measure) for arm in self.others}
+        differing = [(arm, difference) for arm, difference in found.items() if difference is not None]
+        return sorted(differing, key=lambda pair: measure.good(pair[1].estimate.value), reverse=True)
+
     def difference(
         self, arm: Mapping[int, float], control: Mapping[int, float], measure: Measure | None = None
     ) -> Paired | None:

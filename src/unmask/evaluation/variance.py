@@ -9,6 +9,7 @@ whole batches of equally many forwards, so that couplings and mirrored pairs cou
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,14 +25,12 @@ from unmask import noise
 from unmask.config import positive_int
 from unmask.data.stream import RowStream
 from unmask.evaluation.estimate import Estimate, bootstrap
-from unmask.masks import MaskRule
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.models.families import evaluating
 from unmask.objectives import ELBO, Objective
 from unmask.processes import IndependentMasking
 from unmask.processes.guides import add_entropies
-from unmask.processes.refit import evaluation_field, loss_and_gradient, measure_profile, row_losses
-from unmask.times import Uniform
+from unmask.processes.refit import evaluation_field, loss_and_gradient, measure_profile
 from unmask.token_rates import GIFT
 
 VARIANCE = Path("variance") / "variance.json"
@@ -63,6 +62,14 @@ class Decomposition:
     def parts(self) -> float:
         """A + B + C; agrees with `total` within the intervals."""
         return self.masks.value + self.rates.value + self.rows.value
+
+    @property
+    def over_signal(self) -> float:
+        """A + B + C over the squared mean: as many forwards in a batch make noise and signal alike.
+
+        Of arms with other objectives, and so other means, this compares. NaN where the mean cannot be told from zero.
+        """
+        return self.parts / self.signal if self.signal > 0 else math.nan
 
 
 @dataclass(frozen=True)
@@ -198,36 +205,6 @@ def load_variance(path: Path) -> dict[str, dict[str, Decomposition]]:
 
 def _decomposition(signal: float, **parts: dict[str, float]) -> Decomposition:
     return Decomposition(**{name: Estimate(**part) for name, part in parts.items()}, signal=signal)
-
-
-def mirrored_covariance(
-    model: MaskedDiffusionLM, dataset: Dataset, rule: MaskRule, rows: int = 64, pairs: int = 16, seed: int = 0
-) -> dict[str, Any]:
-    """Covariance of the two ELBO losses of a mirrored pair, given row and rate, with a 95% interval over rows.
-
-    Returns:
-        "covariance" and "variance" (of one loss, given row and rate), each an `Estimate`; one uniform rate
-        is drawn for each row.
-    """
-    masking = IndependentMasking(mask=rule, pair="mirror")
-    clean = RowStream(dataset, seed).take(rows)
-    t = noise.slot_uniforms(seed, 0, torch.arange(rows), purpose=noise.Purpose.EVALUATION)
-    first, second = [], []
-    with evaluating(model):
-        for pair in range(pairs):
-            field = evaluation_field(seed, clean, pair)
-            batch = masking.assemble(clean, t, Uniform(), field, None)
-            loss = row_losses(model, batch)
-            first.append(loss[0::2])
-            second.append(loss[1::2])
-    x, y = torch.stack(first), torch.stack(second)  # [pairs, rows]
-    x, y = x - x.mean(0), y - y.mean(0)
-    covariance = (x * y).sum(0) / (pairs - 1)
-    variance = (x**2 + y**2).sum(0) / (2 * (pairs - 1))
-    return {
-        "covariance": bootstrap(lambda i: covariance[i].mean(), rows, seed),
-        "variance": bootstrap(lambda i: variance[i].mean(), rows, seed),
-    }
 
 
 class _Statistics:

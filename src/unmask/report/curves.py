@@ -94,6 +94,32 @@ def ratio_figure(results: Results, steps: int) -> Figure | None:
     return figure
 
 
+@styled
+def ranking_figure(results: Results, steps: int, final: str | None = None) -> Figure | None:
+    """Where each arm ends, less the control, the best first, with intervals over paired seeds.
+
+    None for fewer than two arms with two seeds or more, and where a final evaluation has no measure.
+    """
+    measure = results.measure_in(final)
+    found = [(arm, paired.estimate) for arm, paired in results.ranked(steps, final) if paired.pairs > 1]
+    if measure is None or len(found) < 2:
+        return None
+    styles, scale = arm_styles(results.arms, results.control), 100 if measure.is_share else 1
+    figure = Figure(figsize=(5.4, 1.1 + 0.3 * len(found)), layout="constrained")
+    axis = figure.subplots()
+    axis.axvline(0, color=FAINT, linewidth=1)
+    for place, (arm, value) in enumerate(found):
+        low, middle, high = (scale * x for x in (value.low, value.value, value.high))
+        axis.plot([low, high], [place, place], color=styles[arm].colour, linewidth=2)
+        axis.plot(middle, place, styles[arm].marker, color=styles[arm].colour, markersize=7)
+    axis.set_yticks(range(len(found)), [arm for arm, _ in found])
+    axis.invert_yaxis()
+    axis.grid(axis="y", visible=False)
+    unit = ", points" if measure.is_share else ""
+    axis.set(xlabel=f"{measure.label}{unit}, less {results.control}'s")
+    return figure
+
+
 def measures_of(results: Results, steps: int) -> list[Measure]:
     """What is drawn: the measure, and held-out loss where that is another number."""
     points = [run.curve[-1] for run in results.runs if run.steps == steps]

@@ -21,7 +21,7 @@ from unmask.evaluation.results import RECORDS, Results
 from unmask.evaluation.speedup import Run
 from unmask.evaluation.variance import VARIANCE, load_variance
 from unmask.report.advice import advice_grid, advice_lines
-from unmask.report.curves import COSTS, costs_of, curve_figure, measures_of, ratio_figure
+from unmask.report.curves import COSTS, costs_of, curve_figure, measures_of, ranking_figure, ratio_figure
 from unmask.report.figures import variance_figure
 from unmask.report.grid import Grid
 from unmask.report.records import locality_figure
@@ -144,7 +144,7 @@ class _Page:
                 Section("matched", "Matched horizons", grids=matched(results)),
                 "Matched horizons: the control has one budget; give several, as in --budgets 500 1000.",
             ),
-            (Section("ends", "At the end of training", grids=ends(results)), ""),
+            (self._ends(), ""),
             (self._finals(), ""),
             (self._rates(), f"Loss by mask rate: {again}."),
             (self._variance(), f"Variance from masks, rates and rows (A, B, C): unmask variance {one}"),
@@ -221,7 +221,21 @@ class _Page:
             for name in names
             for grid in (*ends(results, name), *matched(results, name), *numbers(results, name))
         ]
-        return Section("finals", "Evaluated once, on the final models", grids=grids)
+        figures = [shown for name in names for shown in self._ranked(name)]
+        return Section("finals", "Evaluated once, on the final models", figures=figures, grids=grids)
+
+    def _ends(self) -> Section:
+        return Section("ends", "At the end of training", figures=self._ranked(None), grids=ends(self.results))
+
+    def _ranked(self, final: str | None) -> list[Shown]:
+        """The arms in order, at each budget."""
+        where, shown = "" if final is None else f" of {final}", []
+        for steps in reversed(self.budgets):
+            if (figure := ranking_figure(self.results, steps, final)) is not None:
+                title = f"The arms{where} in order, {steps} steps"
+                told = f"less {self.results.control}'s, with 95% intervals; the numbers are in the table below"
+                shown.append(self._shown(figure, f"ranking-{_plain(final or 'last')}-{steps}", title, told))
+        return shown
 
     def _rates(self) -> Section:
         lead = "Over the second half of training, on what each arm trained on; bands are the range over seeds."

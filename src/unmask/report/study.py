@@ -13,7 +13,7 @@ import numpy as np
 from unmask.config import require
 from unmask.evaluation.estimate import Estimate, deviation_of, mean_of
 from unmask.evaluation.results import COMMAND, RECORDS, Results, is_number
-from unmask.evaluation.speedup import CLAIM, Measure, Paired, Speed, measure_of
+from unmask.evaluation.speedup import CLAIM, Measure, Paired, Speed
 from unmask.report.curves import plot_results, written
 from unmask.report.grid import Grid
 
@@ -100,9 +100,7 @@ def ends(results: Results, final: str | None = None) -> list[Grid]:
     """
     grids, at = [], "at the end" if final is None else f"of {final}"
     runs = [run for run in results.runs if final is None or final in run.finals]
-    measure = (
-        results.measure if final is None else next((m for run in runs if (m := measure_of(run.last(final)))), None)
-    )
+    measure = results.measure_in(final)
     if measure is None:
         return []
     strata = list(dict.fromkeys(name for run in runs for name in run.last(final).get("strata", {})))
@@ -126,7 +124,7 @@ def ends(results: Results, final: str | None = None) -> list[Grid]:
             )
         )
         rows = []
-        for arm in (arm for arm in arms if arm != results.control):
+        for arm, _ in results.ranked(steps, final):
             found = [
                 results.difference(
                     results.values(arm, steps, measure, final, column),
@@ -170,10 +168,7 @@ def costs(results: Results) -> list[Grid]:
 
 def matched(results: Results, final: str | None = None) -> list[Grid]:
     """Every arm at the end of a budget against the control at the end of a larger one."""
-    runs = [run for run in results.runs if final is None or final in run.finals]
-    measure = (
-        results.measure if final is None else next((m for run in runs if (m := measure_of(run.last(final)))), None)
-    )
+    measure = results.measure_in(final)
     found = [] if measure is None else results.matched(measure, final)
     if measure is None or all(m.control_steps == m.steps for m in found):
         return []
@@ -222,7 +217,7 @@ def spread(results: Results) -> list[Grid]:
 def numbers(results: Results, final: str) -> list[Grid]:
     """What else a final evaluation gave, mean over seeds."""
     runs = [run for run in results.runs if final in run.finals]
-    measure = next((m for run in runs if (m := measure_of(run.last(final)))), None)
+    measure = results.measure_in(final)
     known = {"interval", "rows", "puzzles", measure.key if measure else ""}
     keys = dict.fromkeys(k for run in runs for k, v in run.last(final).items() if k not in known and is_number(v))
     rows = []

@@ -21,7 +21,7 @@ def variance_table(arms: dict[str, dict[str, Decomposition]], of: str) -> Table:
         title=f"variance of the {of} at equal forwards ({names[0]} = 1, 95% interval)", title_justify="left"
     )
     table.add_column("arm")
-    for column in ("A masks", "B rates", "A + B", "C rows", "A + B + C", "total, apart"):
+    for column in ("A masks", "B rates", "A + B", "C rows", "A + B + C", "total, apart", "over the squared mean"):
         table.add_column(column, justify="right", min_width=5)
     for name in names:
         d = arms[name][of]
@@ -33,6 +33,7 @@ def variance_table(arms: dict[str, dict[str, Decomposition]], of: str) -> Table:
             _estimate(d.rows, unit),
             f"{d.parts / unit:.3f}",
             _estimate(d.total, unit),
+            f"{d.over_signal:.3g}",
         )
     return table
 

@@ -1,0 +1,89 @@
+"""All methods ranked, at equal forwards: letters from scratch, and worked sums by a model that works out some.
+
+    unmask study experiments/ranking/study.py --out runs/ranking
+
+Small on purpose, so that five paired seeds of every arm can be had. Every arm has the library's defaults: none was
+fitted to what it is judged by. `letters` ends with the likelihood of unseen addresses. `sums` goes on from one model
+that works out every sixth sum or so (`pretrained`), so that accuracy can move either way, and ends with the share of
+unseen sums that it gets right; its `causal`, blocks of one, has no noise of masks or rates.
+"""
+
+from unmask import ELBO, Blockwise, Delimiters, ExactCount, IndependentMasking, InverseRate, RowMean, TrainingConfig
+from unmask.data.sums import sums_lengths, sums_tokenizer
+from unmask.evaluation.tasks import SumsTask
+from unmask.parts import TextLikelihood, TextModel, WorkedSums, named_masking
+from unmask.recipes import sotu
+from unmask.runs.config import RunConfig
+from unmask.runs.study import Arm, Study, changed
+from unmask.sampling import Decoding
+
+RANKED = (
+    *("standard", "clipped", "unweighted", "bell", "mirror", "complement", "ppots", "ppots-mirror"),
+    *("papl", "cart", "lift", "cap", "puma"),
+)
+methods = {name: named_masking(name) for name in RANKED}
+
+LENGTH = 64
+letters = Study(
+    "letters",
+    changed(
+        sotu(),
+        {"model.layers": 2, "data.length": LENGTH, "data.held_out_rows": 64, "training.threads": 1},
+    ),
+    methods | {"half-life": named_masking("half-life")},
+    control="standard",
+    budgets=(300,),
+    finals={"test": TextLikelihood(rows=256, length=LENGTH)},
+    warmup=0.05,
+    evaluate=0.5,
+    checkpoint=None,
+)
+
+TERMS, QUESTIONS = 4, 20_000
+tokenizer = sums_tokenizer()
+tuning = RunConfig(
+    recipe="worked-sums",
+    data=WorkedSums(TERMS, QUESTIONS),
+    model=TextModel(
+        tokenizer.vocab_size, tokenizer.mask_token_id, layers=2, shifted=True, positions=sum(sums_lengths(TERMS)) + 1
+    ),
+    masking=IndependentMasking(mask=ExactCount()),
+    objective=RowMean(),
+    training=TrainingConfig(batch_size=16, learning_rate=5e-4, threads=1),
+    evaluation=SumsTask(
+        terms=TERMS,
+        questions=QUESTIONS,
+        puzzles=100,
+        final_puzzles=500,
+        batch_size=250,
+        decoding=Decoding(tokens_per_step=2),
+    ),
+)
+
+
+def pretraining(run: RunConfig) -> RunConfig:
+    """Many rows a step at a higher rate."""
+    run = changed(run, {"training.batch_size": 64, "training.learning_rate": 2e-3})
+    return changed(run, {"evaluation.final_puzzles": 1000})
+
+
+delimiters = IndependentMasking(mask=Delimiters(("=",)), coupling="stratified")
+tuned = methods | {
+    "isad": {"masking": delimiters, "objective": InverseRate()},
+    "causal": {
+        "masking": Blockwise(IndependentMasking(mask=ExactCount()), size=1),
+        "objective": ELBO(),
+        "evaluation.decoding": Decoding(block_size=1, causal_blocks=True),
+    },
+}
+sums = Study(
+    "sums",
+    tuning,
+    {"pretrained": Arm(pretraining, seeds=(0,), budgets=(1200,))}
+    | {name: Arm(change, start="pretrained") for name, change in tuned.items()},
+    control="standard",
+    budgets=(250,),
+    warmup=0.05,
+    evaluate=0.5,
+    checkpoint=None,
+)
