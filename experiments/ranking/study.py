@@ -67,7 +67,7 @@ def pretraining(run: RunConfig) -> RunConfig:
     return changed(run, {"evaluation.final_puzzles": 1000})
 
 
-delimiters = IndependentMasking(mask=Delimiters(("=",)), coupling="stratified")
+delimiters = IndependentMasking(mask=Delimiters(tokenizer.named(("=",))), coupling="stratified")
 tuned = methods | {
     "isad": {"masking": delimiters, "objective": InverseRate()},
     "causal": {

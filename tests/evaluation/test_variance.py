@@ -1,10 +1,12 @@
 """The decomposition A + B + C: unbiased estimators on draws whose variances are known, and on a real model."""
 
+import io
 import json
 from dataclasses import asdict, replace
 
 import pytest
 import torch
+from rich.console import Console
 
 from unmask import PPOTS, Clipped, IndependentMasking, RowImportance, RowMean, RowStream
 from unmask.data import load_sudoku
@@ -104,6 +106,17 @@ def test_compared_arms_are_fitted_first_and_saved(model, rows, tmp_path):
     record = json.loads((tmp_path / "new" / "variance.json").read_text())
     assert record["about"] == {"why": "a test"}
     assert record["arms"]["fitted"]["gradient"] == asdict(found["fitted"]["gradient"])
+
+
+def test_a_pipe_is_told_how_long_it_takes(model, rows):
+    said = Console(file=io.StringIO(), width=200)
+    compare_variance(model, rows, {"a": INDEPENDENT, "b": INDEPENDENT}, 2, Nested(4, 2, 2), seed=0, console=said)
+    lines = [line for line in said.file.getvalue().splitlines() if line.startswith("variance of")]
+    assert [line.partition(", about")[0] for line in lines] == [
+        "variance of a: 0 of 2 arms",
+        "variance of a: 1 of 2 arms",
+        "variance of b: 2 of 2 arms",
+    ]
 
 
 def test_rows_may_come_from_an_uneven_stream(model, rows):

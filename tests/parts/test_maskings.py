@@ -96,7 +96,7 @@ def test_records_name_what_was_trained():
             expected, found = to_json(getattr(named, part)), config.get(part)
             if found is not None:
                 assert _only(found, expected) == _only(expected, found), (folder, arm, part)
-    assert seen >= {"independent", "uniform-count", "bell"}
+    assert seen >= {"standard", "uniform-count", "bell"}
 
 
 def _only(one: dict, other: dict) -> dict:

@@ -84,7 +84,7 @@ def variance(words: list[str]) -> None:
                 raise
             console.print(f"without {name}: {error}")
     arms = compare_variance(
-        model.to(device), data.load(), chosen, options.batch_size, options.nested, options.seed, console
+        model.to(device), data.load(), chosen, options.batch_size, options.nested, options.seed, Console(stderr=True)
     )
     save_variance(out / "variance.json", arms, to_json({"title": title, "options": options}))
     plot_variance(arms, out / "variance.png", title=title)

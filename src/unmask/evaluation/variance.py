@@ -12,13 +12,15 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
 from datasets import Dataset
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 from torch import Tensor
 
 from unmask import noise
@@ -155,22 +157,32 @@ def compare_variance(
     seed: int,
     console: Console | None = None,
 ) -> dict[str, dict[str, Decomposition]]:
-    """Decompose the arms one by one, with a progress bar; P-POTS is fitted to the model first, GIFT reads entropies.
+    """Decompose the arms one by one; P-POTS is fitted to the model first, GIFT reads entropies.
 
+    A terminal has a progress bar; elsewhere the first row set and every arm has a line with the time that is left.
     The first 64 rows serve the fit alone; batches are drawn from the others.
     """
     held_out = dataset.select(range(min(64, len(dataset) // 2)))
     others = dataset.select(range(len(held_out), len(dataset)))
-    found = {}
+    found, began = {}, perf_counter()
     with Progress(console=console) as progress:
+
+        def row_set(task: TaskID, name: str) -> None:
+            progress.advance(task)
+            done = sum(each.percentage for each in progress.tasks) / 100
+            if not progress.console.is_terminal and (progress.tasks[task].finished or done * nested.row_sets < 1.5):
+                left = (perf_counter() - began) * (len(arms) / done - 1) / 60
+                said = f"variance of {name}: {int(done)} of {len(arms)} arms, about {left:.1f} minutes left"
+                progress.console.print(said, highlight=False)
+
         for name, arm in arms.items():
             masking, objective = arm if isinstance(arm, tuple) else (arm, ELBO())
             rows = add_entropies(model, others) if isinstance(masking.mask, GIFT) else others
             task = progress.add_task(name, total=nested.row_sets)
-            time = masking.time.start()
-            if time.measures is not None:
-                time.refit(measure_profile(model, held_out, masking.mask, time.measures, seed))
-                masking = replace(masking, time=time)
+            rates = masking.time.start()
+            if rates.measures is not None:
+                rates.refit(measure_profile(model, held_out, masking.mask, rates.measures, seed))
+                masking = replace(masking, time=rates)
             found[name] = decompose(
                 model,
                 masking,
@@ -179,7 +191,7 @@ def compare_variance(
                 batch_size=batch_size,
                 nested=nested,
                 seed=seed,
-                progress=lambda task=task: progress.advance(task),
+                progress=partial(row_set, task, name),
             )
     return found
 
