@@ -11,7 +11,7 @@ import pytest
 import torch
 from datasets import Dataset, IterableDataset
 
-from unmask import IndependentMasking, MaskedMean, ProgressiveUnmasking, RowImportance, RowStream
+from unmask import Blockwise, IndependentMasking, MaskedMean, ProgressiveUnmasking, RowImportance, RowStream
 from unmask.data.stream import check_rows
 from unmask.data.streamed import StreamedRows, rows_of
 
@@ -185,8 +185,12 @@ def test_rows_are_fetched_by_another_thread_and_what_it_meets_is_raised_here():
     assert threading.active_count() == before
 
 
-def test_a_process_of_independent_masks_expects_its_rows(rows):
-    process = IndependentMasking().start(RowStream(rows), 4)
+@pytest.mark.parametrize("masking", [IndependentMasking(), Blockwise(IndependentMasking(), size=2)], ids=repr)
+def test_who_draws_once_fetches_nothing_more_and_who_draws_again_its_next_rows(rows, masking):
+    process = masking.start(RowStream(rows), 4)
+    before = threading.active_count()
     process.draw()
-    assert process.rows._ahead is not None
-    np.testing.assert_array_equal(process.rows._ahead[2].result().row, RowStream(rows).take(8).row[4:])
+    assert process.rows._ahead is None
+    assert threading.active_count() == before
+    process.draw()
+    np.testing.assert_array_equal(process.rows._ahead[2].result().row, RowStream(rows).take(12).row[8:])

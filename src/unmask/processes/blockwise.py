@@ -169,7 +169,7 @@ class IndependentBlocks(IndependentProcess):
             # Evenly among the units of the global batch, so that it matters to none which rank draws them.
             passed = ((first + torch.arange(len(clean) + 1)) * self.blockwise.causal + 1e-9).floor()
             batch = _with_causal_rows(batch, passed.diff().repeat_interleave(self.config.rows_per_unit) > 0)
-        self.rows.expect(self.local_units)
+        self._expect()
         self._last = batch if self.needs is not None else None
         return batch.to(self.device)
 

@@ -202,9 +202,14 @@ class IndependentProcess:
         other = self._uniforms(clean, noise.Purpose.MIRROR) if config.reads_second_field else None
         self.step += 1
         batch = config.assemble(clean, t, self.time, uniform, other)
-        self.rows.expect(self.local_units)
+        self._expect()
         self._last = batch if self.needs is not None else None
         return batch.to(self.device)
+
+    def _expect(self) -> None:
+        """Fetch the rows of the next step meanwhile, from the second draw on: who evaluates draws once."""
+        if self.step > 1:
+            self.rows.expect(self.local_units)
 
     def observe(self, scores: Scores | None) -> None:
         """Tell the losses of the last draw to what learns from them: the time distribution, the row weights.
