@@ -184,7 +184,7 @@ def test_compare_shows_likelihoods_and_keeps_each_arm_s_objective(command, small
     words = ["compare", "sotu", "--arms", "standard", "bell", *small, "--seeds=1", "--out", str(tmp_path)]
     code, out, err = command(*words)
     assert code == 0, err
-    assert "held-out negative ELBO, nats per token at the end" in out
+    assert "Negative ELBO, nats per token at the end, 4 steps" in out
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     folders = [next(tmp_path.glob(f"{name}/seed-*/steps-*/config.json")) for name in ("standard", "bell")]
     runs = [json.loads(config.read_text())["run"] for config in folders]

@@ -65,6 +65,13 @@ def test_an_epoch_has_every_row_once_in_another_order_than_the_next(stream, shuf
     assert batch.draw.tolist() == [0] * ROWS
 
 
+def test_a_stream_no_longer_than_a_block_is_dealt_as_rows_on_the_disk_are(rows, same):
+    pair = RowStream(rows, 5), StreamedRows(rows.to_iterable_dataset(), 5)
+    for n in (7, 1, len(rows), 13, 2 * len(rows)):
+        one, other = (stream.take(n) for stream in pair)
+        assert same(one, other)
+
+
 @pytest.mark.parametrize("shuffled", [False, True])
 @pytest.mark.parametrize("done", [0, 1, 2, 7, 8, 11])
 def test_a_resumed_stream_goes_on_with_the_same_rows(stream, same, shuffled, done):

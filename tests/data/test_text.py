@@ -4,7 +4,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from unmask.data import GSM8K, LM1B, RowStream, TextTokenizer, check_rows
-from unmask.data.text import load_text, tokenize
+from unmask.data.text import load_text, stream_text, tokenize, tokenize_stream
 from unmask.data.tokenizers import character_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*were cut")
@@ -25,6 +25,32 @@ def test_packing_loses_no_token(tokenizer, length, two_documents):
     assert 1 <= lengths[-1] <= length
     assert [len(row) for row in rows["maskable"]] == lengths
     assert all(all(row) for row in rows["maskable"])
+
+
+@pytest.mark.parametrize("packing", ["packed", "apart", "sentence", "document"])
+@pytest.mark.parametrize("length", [7, 64])
+def test_a_stream_has_the_rows_of_the_texts_at_every_pass(tokenizer, two_documents, packing, length):
+    documents = as_dataset(*two_documents, "", two_documents[0])
+    with pytest.warns(UserWarning, match="have no token"):
+        wanted = tokenize(documents, "text", tokenizer, length, packing)
+    stream = tokenize_stream(documents.to_iterable_dataset(), "text", tokenizer, length, packing)
+    with pytest.warns(UserWarning, match="have no token"):
+        passes = [list(stream), list(stream)]
+    for rows in passes:
+        assert [{name: values.tolist() for name, values in row.items()} for row in rows] == wanted.to_list()
+
+
+def test_a_stream_refuses_what_rows_of_texts_refuse_before_a_text_is_read(tokenizer, tmp_path):
+    documents = as_dataset("a text").to_iterable_dataset()
+    for wrong in ({"length": 0}, {"packing": "loose"}, {"ending": "loud"}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            tokenize_stream(documents, "text", tokenizer, **wrong)
+    with pytest.raises(TypeError, match="choose a split"):
+        tokenize_stream({"train": documents}, "text", tokenizer)
+    with pytest.raises(FileNotFoundError, match="no file"):
+        stream_text(tmp_path / "none.txt", tokenizer=tokenizer)
+    with pytest.raises(ValueError, match="no column 'body'"):
+        next(iter(tokenize_stream(documents, "body", tokenizer)))
 
 
 def test_packing_a_whole_number_of_rows_adds_no_empty_one():

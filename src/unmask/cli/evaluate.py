@@ -16,6 +16,7 @@ from rich.progress import Progress
 from unmask import __version__
 from unmask.cli.options import REGISTRY, chosen_device, take_option
 from unmask.config import positive_int, require, to_json
+from unmask.data.streamed import at_hand
 from unmask.data.tokenizers import TextTokenizer
 from unmask.evaluation.estimate import Estimate
 from unmask.evaluation.generative import generative_perplexity
@@ -138,7 +139,7 @@ def evaluate(words: list[str]) -> None:
         _check_tokenizers(subjects)
     if options.split == "held_out" and isinstance(options.data, Tokenized):
         options.data.check()
-    dataset = options.data.held_out() if options.split == "held_out" else options.data.load()
+    dataset = options.data.held_out() if options.split == "held_out" else at_hand(options.data.load(), options.rows)
     dataset = dataset.select(range(min(options.rows, len(dataset))))
     console = Console()
     with Progress(console=Console(stderr=True)) as progress:

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import torch
 import tyro
+from datasets import Dataset
 from rich.console import Console
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
@@ -201,17 +202,19 @@ def opened(recipe: Callable[..., RunConfig], words: list[str]) -> tuple[Callable
 def _chosen(config: RunConfig) -> str:
     """What was chosen from the data, or typed instead, in two lines."""
     data, model, training = config.data, config.model, config.training
-    count = len(data.load())
+    rows = data.load()
+    count = len(rows) if isinstance(rows, Dataset) else None  # nobody knows how many a stream has
     named = [f"{name} {getattr(data, name)}" for name in ("vocabulary", "alphabet") if hasattr(data, name)]
     length = getattr(data, "length", None)
-    rows = f"{count:,} rows" + (f" of up to {length} tokens" if length else "")
+    told = "rows from a stream" if count is None else f"{count:,} rows"
+    told += f" of up to {length} tokens" if length else ""
     body = "a pretrained model"
     if isinstance(model, TextModel):
         body = f"{model.layers} layers, {model.width} wide, {model.vocab_size} tokens"
-    epochs = training.steps * training.batch_size / count
+    epochs = "" if count is None else f", {training.steps * training.batch_size / count:.1f} epochs"
     return (
-        f"Data: {', '.join([rows, *named])}. Model: {body}. Training: {training.steps:,} steps of "
-        f"{training.batch_size} rows, {epochs:.1f} epochs.\nWhat was not typed was chosen from the data; "
+        f"Data: {', '.join([told, *named])}. Model: {body}. Training: {training.steps:,} steps of "
+        f"{training.batch_size} rows{epochs}.\nWhat was not typed was chosen from the data; "
         "--data.length, --model.layers, --model.width, --steps, --batch-size and the rest of --help change it."
     )
 

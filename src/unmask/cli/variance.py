@@ -10,6 +10,7 @@ from rich.console import Console
 
 from unmask.cli.options import chosen_device, named_arm, typed_masking
 from unmask.config import check_name, to_json
+from unmask.data.streamed import at_hand
 from unmask.evaluation.variance import Nested, compare_variance, save_variance
 from unmask.objectives import ELBO, InverseRate, Objective
 from unmask.parts import RowsOnDisk
@@ -84,7 +85,13 @@ def variance(words: list[str]) -> None:
                 raise
             console.print(f"without {name}: {error}")
     arms = compare_variance(
-        model.to(device), data.load(), chosen, options.batch_size, options.nested, options.seed, Console(stderr=True)
+        model.to(device),
+        at_hand(data.load()),
+        chosen,
+        options.batch_size,
+        options.nested,
+        options.seed,
+        Console(stderr=True),
     )
     save_variance(out / "variance.json", arms, to_json({"title": title, "options": options}))
     plot_variance(arms, out / "variance.png", title=title)

@@ -6,10 +6,11 @@ from unmask.data.documents import load_documents, stream_documents
 from unmask.data.endings import Rainbow
 from unmask.data.importance import RowImportance
 from unmask.data.stream import RowStream, check_rows
+from unmask.data.streamed import rows_of
 from unmask.data.sudoku import load_sudoku
 from unmask.data.supervised import chat_rows, prompt_rows
 from unmask.data.syntax import with_syntax
-from unmask.data.text import load_text, tokenize
+from unmask.data.text import load_text, stream_text, tokenize, tokenize_stream
 from unmask.data.tokenizers import TextTokenizer, bpe_tokenizer, character_tokenizer
 
 __all__ = [
@@ -32,7 +33,10 @@ __all__ = [
     "load_sudoku",
     "load_text",
     "prompt_rows",
+    "rows_of",
     "stream_documents",
+    "stream_text",
     "tokenize",
+    "tokenize_stream",
     "with_syntax",
 ]

@@ -1,10 +1,10 @@
-"""Tokenised rows as data sets: in memory, or made once and then read from disk through a memory map.
+"""Tokenised rows as data sets: in memory, made anew as they are read, or made once and kept in a cache.
 
 A cached data set is a folder named by a hash of everything that its rows depend on: the documents, the tokenizer
 and the settings. It holds ``rows.arrow``, which `datasets.Dataset.from_file` opens too, and ``about.json``, which
 says what the hash was taken of. Making it takes memory for one batch of documents and one of rows, and
-`unmask.RowStream` reads it in any order; so this is also how to train on more than fits into memory, and on streams
-that can only be read in order.
+`unmask.RowStream` reads it in any order through a memory map; so this is also how to train on more than fits into
+memory. What is to leave nothing on the disk is `as_stream`.
 
 It is written under another name, flushed to the disk and renamed when it is whole, so neither a killed process nor a
 power cut leaves half a cache under its name. What remains is a file that was changed or copied later: one that has
@@ -104,6 +104,21 @@ def as_dataset(
                     )
                 _write(folder, rows, schema, key)
     return Dataset.from_file(str(folder / "rows.arrow"))
+
+
+def as_stream(make: Callable[[], Iterator[Rows]]) -> IterableDataset:
+    """Rows as a streamed data set, with the columns of `as_dataset`: each pass calls `make`, and keeps nothing."""
+    return IterableDataset.from_generator(_each, gen_kwargs={"make": make})
+
+
+def _each(make: Callable[[], Iterator[Rows]]) -> Iterator[dict[str, np.ndarray]]:
+    for some in make():
+        ends = np.cumsum(some.lengths)[:-1]
+        columns = {name: values for name, values in some._asdict().items() if values is not None}
+        del columns["lengths"]
+        parts = {name: np.split(values, ends) for name, values in columns.items()}
+        for i in range(len(some.lengths)):
+            yield {name: values[i] for name, values in parts.items()}
 
 
 def data_key(dataset: Dataset | IterableDataset, columns: list[str], version: str | None) -> str:

@@ -62,14 +62,17 @@ def load_documents(source: Source = "sotu", split: Split = "train", columns: Col
             UTF-8, or a table without the columns; with file and line for what is not a JSON object, lacks a column,
             or has another type there than the lines before.
     """
-    return Dataset.from_list(list(_chosen(source, split, columns)))
+    return Dataset.from_list(list(read_documents(source, split, columns)))
 
 
 def stream_documents(source: Source = "sotu", split: Split = "train", columns: Columns = "text") -> IterableDataset:
     """Read what `load_documents` loads as a stream, one document in memory at a time. See there for the rest."""
     check_name("split", split, get_args(Split))
     files_of(source)  # a wrong path is told now
-    return IterableDataset.from_generator(lambda: _chosen(source, split, columns))
+    named: dict[str, Any] = {"source": source, "split": split, "columns": columns}
+    # A list would be taken for shards.
+    named = {name: tuple(value) if isinstance(value, list) else value for name, value in named.items()}
+    return IterableDataset.from_generator(read_documents, gen_kwargs=named)
 
 
 def source_hash(source: Source) -> str:
@@ -87,9 +90,15 @@ def source_hash(source: Source) -> str:
 
 
 def batches(
-    dataset: Dataset | IterableDataset, columns: Sequence[str], size: int = 256
+    dataset: Dataset | IterableDataset, columns: Sequence[str], size: int = 256, shown: bool = True
 ) -> Iterator[tuple[list[str], list[list[Any]]]]:
-    """Walk through the documents of a data set, some at a time, with a progress bar on a terminal.
+    """Walk through the documents of a data set, some at a time.
+
+    Args:
+        dataset: whole or streamed.
+        columns: what is read.
+        size: documents at a time.
+        shown: a progress bar tells how far it is, on a terminal. A thread of a run has no display of its own.
 
     Yields:
         For `size` documents, their places ("document 7 (a.jsonl:8)", counted from 0) and the values of each column.
@@ -106,7 +115,7 @@ def batches(
             require(column in names, f"the data set has no column {column!r}; it has {names}")
         dataset = dataset.select_columns([n for n in names if n in (*columns, "file", "line")]).with_format(None)
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(console=console, transient=True, disable=not (shown and console.is_terminal)) as progress:
         task = progress.add_task("documents", total=total)
         for batch in cast(Iterator[dict[str, list]], dataset.iter(batch_size=size)):
             for column in columns:
@@ -186,7 +195,8 @@ def json_lines(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
             yield {"file": str(path), "line": number} | {column: record[column] for column in columns}
 
 
-def _chosen(source: Source, split: Split, columns: Columns) -> Iterator[dict[str, Any]]:
+def read_documents(source: Source, split: Split, columns: Columns) -> Iterator[dict[str, Any]]:
+    """The rows of `load_documents`, one at a time: what a stream of documents is made of."""
     check_name("split", split, get_args(Split))
     total = chosen = written = 0
     for document in _documents(source, columns):

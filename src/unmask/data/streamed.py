@@ -33,7 +33,8 @@ class StreamedRows(RowStream):
 
     An epoch reads the stream from its beginning to its end, in blocks, and deals those of a block in an order that
     depends on (seed, epoch, block); `shuffle` of the data set mixes further, anew in each epoch. A row's number is
-    its place in the epoch's stream.
+    its place in the epoch's stream. So the rows of a stream that is no longer than a block are dealt as `RowStream`
+    deals them; those of a longer one come later the later they lie in it.
 
     Every rank reads the whole stream and keeps its own rows, so they are disjoint, and the same for any number of
     ranks. A resume is exact: it goes to where the stream's own state says, and where that gives other rows (as after
@@ -168,7 +169,7 @@ class StreamedRows(RowStream):
             self._read()
             return
         self._columns = columns_of(list(self._block[0]))
-        self._order = noise.permutation(self.seed, (self._epoch << 32) + self._first, len(self._block)).tolist()
+        self._order = noise.permutation(self.seed, self._epoch + (self._first << 32), len(self._block)).tolist()
         if self._check is not None:
             self._check(Dataset.from_list([{k: row[k] for k in self._columns} for row in self._block]), self._first)
         self._read_ahead(self.stream.state_dict())
@@ -210,6 +211,11 @@ def rows_of(
         "train without importance, or on rows on disk (unmask.data.tokenize with a cache)",
     )
     return StreamedRows(dataset, seed, rank, world_size, check)
+
+
+def at_hand(dataset: Dataset | IterableDataset, most: int = 10_000) -> Dataset:
+    """For what needs rows in any order: the data set itself, or of a streamed one at most so many first rows."""
+    return dataset if isinstance(dataset, Dataset) else Dataset.from_list(list(dataset.take(most)))
 
 
 def _fingerprint(rows: list[dict[str, Any]]) -> str:

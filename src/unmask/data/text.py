@@ -1,11 +1,13 @@
 """Prose as rows of tokens: the bundled State of the Union addresses, local files, any Hugging Face data set.
 
 Three steps, each usable alone: `load_documents` gives texts, `character_tokenizer` or `bpe_tokenizer` learns
-a vocabulary from them, and `tokenize` makes rows. `load_text` is the first and the last in one call:
+a vocabulary from them, and `tokenize` makes rows. `load_text` is the first and the last in one call.
+`stream_text` and `tokenize_stream` make the same rows as they are read, and keep none:
 
     tokenizer = bpe_tokenizer(load_documents("sotu", "train")["text"], vocab_size=4096)
     rows = load_text("sotu", "train", tokenizer=tokenizer, length=128)
     rows = tokenize(datasets.load_dataset("roneneldan/TinyStories", split="train"), "text", tokenizer, cache="caches")
+    rows = stream_text("a-large-folder", "train", tokenizer=tokenizer)
 
 Rows are a pure function of the texts, the tokenizer and the arguments of `tokenize`, and so is the key of a cache.
 """
@@ -15,6 +17,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Literal, get_args
 
@@ -23,9 +26,9 @@ from datasets import Dataset, IterableDataset
 
 from unmask.config import check_name, require
 from unmask.data.beginnings import with_prefix
-from unmask.data.cache import Rows, as_dataset, data_key
+from unmask.data.cache import Rows, as_dataset, as_stream, data_key
 from unmask.data.columns import PathLike
-from unmask.data.documents import Source, Split, batches, load_documents, source_hash, stream_documents
+from unmask.data.documents import Source, Split, batches, check_dataset, load_documents, source_hash, stream_documents
 from unmask.data.endings import Ending, Rainbow, check_ending, with_ending
 from unmask.data.tokenizers import TextTokenizer
 
@@ -61,6 +64,21 @@ def load_text(
     documents = stream_documents(source, split, column)
     version = f"{source_hash(source)} {split} {column}"
     return tokenize(documents, column, tokenizer, length, packing, ending, cache=cache, version=version)
+
+
+def stream_text(
+    source: Source = "sotu",
+    split: Split = "train",
+    *,
+    tokenizer: TextTokenizer,
+    column: str = "text",
+    length: int = 128,
+    packing: Packing = "packed",
+    ending: Ending | Rainbow = "trained",
+) -> IterableDataset:
+    """Read the rows of `load_text` as a stream, in the same order: `stream_documents`, then `tokenize_stream`."""
+    TextTokenizer.check(tokenizer)
+    return tokenize_stream(stream_documents(source, split, column), column, tokenizer, length, packing, ending)
 
 
 def tokenize(
@@ -111,7 +129,53 @@ def tokenize(
         ValueError: for an unknown column or policy, a length that is too short, no token at all, or a stream that is
             to be cached without a version.
     """
+    make = _maker(dataset, column, tokenizer, length, packing, ending)
+    settings = {"column": column, "length": length, "packing": packing, "ending": check_ending(ending)}
+    key, documents = partial(data_key, dataset, [column], version), packing == "apart"
+    return as_dataset(make(shown=True), tokenizer, cache, settings, key, documents)
+
+
+def tokenize_stream(
+    dataset: Dataset | IterableDataset,
+    column: str,
+    tokenizer: TextTokenizer,
+    length: int = 128,
+    packing: Packing = "packed",
+    ending: Ending | Rainbow = "trained",
+) -> IterableDataset:
+    """Turn a column of documents into rows as they are read; nothing is kept, in memory or on a disk.
+
+    The rows are those of `tokenize`, in the order of the documents; `unmask.Trainer` and `unmask.data.rows_of` take
+    them. Every pass reads and tokenizes the documents again, in every rank of a run. Whoever goes on at a row, as a
+    resumed run does, has the documents before it read and tokenized first.
+
+    Args:
+        dataset: documents that are the same at each pass. To mix them anew in every epoch, shuffle the rows that are
+            returned: ``.shuffle(seed, buffer_size=10_000)``.
+        column: as for `tokenize`, which has the rest of the arguments, and what is raised.
+        tokenizer: what makes the tokens.
+        length: L, the length of a full row in tokens.
+        packing: what a row is.
+        ending: what marks the end of a text.
+
+    Returns:
+        Rows with the columns ``tokens``, ``maskable`` and, with packing "apart", ``document``.
+    """
+    make = _maker(dataset, column, tokenizer, length, packing, ending)
+    return as_stream(partial(make, shown=False))
+
+
+def _maker(
+    dataset: Dataset | IterableDataset,
+    column: str,
+    tokenizer: TextTokenizer,
+    length: int,
+    packing: Packing,
+    ending: Ending | Rainbow,
+) -> Callable[..., Iterator[Rows]]:
+    """What makes the rows of `tokenize`, each time anew; it is told whether to show (`shown`) how far it is."""
     TextTokenizer.check(tokenizer)
+    check_dataset(dataset)
     check_name("packing", packing, get_args(Packing))
     check_ending(ending)
     require(
@@ -122,13 +186,21 @@ def tokenize(
     least += len(tokenizer.prefix)
     require(length >= least, f"length must be at least {least}, got {length}")
 
-    texts = _encoded(dataset, column, tokenizer, _sentences if packing == "sentence" else _whole)
+    return partial(_made, dataset, column, tokenizer, length, packing, ending)
+
+
+def _made(
+    dataset: Dataset | IterableDataset,
+    column: str,
+    tokenizer: TextTokenizer,
+    length: int,
+    packing: Packing,
+    ending: Ending | Rainbow,
+    shown: bool,
+) -> Iterator[Rows]:
+    texts = _encoded(dataset, column, tokenizer, _sentences if packing == "sentence" else _whole, shown)
     make = {"packed": _packed, "apart": _apart}.get(packing, _one_a_row)
-    rows = make(texts, tokenizer, length, ending)
-    settings = {"column": column, "length": length, "packing": packing, "ending": check_ending(ending)}
-    return as_dataset(
-        rows, tokenizer, cache, settings, lambda: data_key(dataset, [column], version), documents=packing == "apart"
-    )
+    return make(texts, tokenizer, length, ending)
 
 
 def _packed(
@@ -202,11 +274,15 @@ def _one_a_row(
 
 
 def _encoded(
-    dataset: Dataset | IterableDataset, column: str, tokenizer: TextTokenizer, divide: Callable[[str], list[str]]
+    dataset: Dataset | IterableDataset,
+    column: str,
+    tokenizer: TextTokenizer,
+    divide: Callable[[str], list[str]],
+    shown: bool,
 ) -> Iterator[list[np.ndarray]]:
     """Divide documents into texts and yield the tokens of a batch of these, int32 [n] with n ≥ 1 each."""
     total, empty = 0, []
-    for places, (documents,) in batches(dataset, [column]):
+    for places, (documents,) in batches(dataset, [column], shown=shown):
         parts = []
         for place, document in zip(places, documents, strict=True):
             if not isinstance(document, str | None):

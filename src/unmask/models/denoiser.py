@@ -18,6 +18,7 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from unmask.batch import MaskedBatch, Scores, Tensors
 from unmask.data.stream import check_rows, columns_of
+from unmask.data.streamed import at_hand
 from unmask.data.tokenizers import TextTokenizer
 from unmask.models.asked import AnswersTrainers
 from unmask.models.families import (
@@ -200,7 +201,7 @@ class MaskedDiffusionLM(AnswersTrainers):
         Of one that is streamed the beginning is looked at, and rows may be as short as one token.
         """
         if isinstance(dataset, IterableDataset):
-            some = Dataset.from_list(list(dataset.take(STREAM_LOOKED_AT)))
+            some = at_hand(dataset, STREAM_LOOKED_AT)
             columns_of(some.column_names)
             return 1, self.check_rows(some)[1]
         vocabulary = self.mask_token_id, self.head.vocab_size

@@ -22,6 +22,16 @@ LARGER_FROM = 10_000_000
 """Tokens of all training rows from which the larger model is chosen."""
 
 
+def enough_rows(length: int, batch_size: int | None = None) -> int:
+    """Rows from which on more of them change no size: the rows of a stream are counted so far.
+
+    Args:
+        length: most tokens of a row.
+        batch_size: the user's own. None: chosen, at most 64.
+    """
+    return max(-(-LARGER_FROM // length), 200 * (batch_size or 64))
+
+
 def fitting_length(lengths: Sequence[int] | np.ndarray, most: int) -> int:
     """Tokens of a row that fits rows of these lengths [N], their ends included; at most `most`, a multiple of 8."""
     longest = int(np.max(lengths))

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 
 from unmask.config import positive_int, require
 from unmask.data import (
     TextTokenizer,
     bpe_tokenizer,
     character_tokenizer,
-    load_documents,
     load_text,
-    stream_documents,
+    stream_text,
     tokenize,
+    tokenize_stream,
 )
 from unmask.data.beginnings import Beginning, check_beginning
-from unmask.data.documents import Split, belongs, files_of
+from unmask.data.documents import Split, belongs, files_of, read_documents
 from unmask.data.endings import Ending
 from unmask.data.passages import passages
+from unmask.data.streamed import at_hand
 from unmask.data.text import Packing
 from unmask.models.pretrained import load_tokenizer, located
 from unmask.parts.places import found_from
@@ -72,20 +73,28 @@ class TextData:
     """The first token of every row is never masked: for shifted models, which cannot predict it."""
     cache: str | None = None
     """Folder to keep the tokenized rows in. None: in memory."""
+    stream: bool = False
+    """Keep no rows: every epoch reads and tokenizes the texts again, in their order, and mixes 1,024 rows at a
+    time. For more than memory or disk hold; files that are sorted by kind should be mixed before."""
     held_out_rows: int = 256
-    """Rows kept for evaluation, spread over the held-out texts, all of which are tokenized to find them."""
+    """Rows kept for evaluation, spread over the held-out texts, all of which are tokenized to find them; of a stream
+    the first ones."""
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "length", "held_out_rows"):
             positive_int(name, getattr(self, name))
         check_vocabulary(self.vocabulary, self.beginning)
+        require(
+            not self.stream or self.cache is None,
+            f"a stream keeps no rows, and cache is {self.cache}: leave out --data.stream or --data.cache",
+        )
 
     def fitted(self) -> TextData:
         """The same with what is "auto" chosen from the texts."""
         data = self
         if data.divided == "auto":
             check_source(data.source)
-            count = sum(1 for _ in islice(stream_documents(data.source, "all", data.column), FEW_DOCUMENTS))
+            count = sum(1 for _ in islice(read_documents(data.source, "all", data.column), FEW_DOCUMENTS))
             data = replace(data, divided="documents" if count == FEW_DOCUMENTS else "passages")
         if data.vocabulary == "auto":
             data = replace(data, vocabulary=fitting_vocabulary(data._texts(data.source, data._training)))
@@ -112,20 +121,20 @@ class TextData:
         if self.divided == "documents" or self.held_out_source is not None:
             check_parts(self.source, self.held_out_source, (self.column,))
         else:
-            check_count(len(self._texts(self.source, "validation")), self.source)
+            check_count(sum(1 for _ in islice(self._texts(self.source, "validation"), 2)), self.source)
 
-    def load(self) -> Dataset:
-        """Rows of the training texts."""
-        return self._training_rows
+    def load(self) -> Dataset | IterableDataset:
+        """Rows of the training texts. Of a stream each caller gets one of its own."""
+        return self._rows(self.source, self._training) if self.stream else self._training_rows
 
     def held_out(self) -> Dataset:
         """Rows of the held-out texts."""
         apart = self.held_out_source
         rows = self._rows(self.source, "validation") if apart is None else self._rows(apart, "all")
-        return spread(rows, self.held_out_rows)
+        return spread(at_hand(rows, self.held_out_rows), self.held_out_rows)
 
     @cached_property
-    def _training_rows(self) -> Dataset:
+    def _training_rows(self) -> Dataset | IterableDataset:
         return self._rows(self.source, self._training)
 
     @property
@@ -141,21 +150,29 @@ class TextData:
             return pretrained_tokenizer(self.vocabulary, self.mask_token, beginning=self.beginning)
         return learnt_tokenizer(self.vocabulary, self._texts(self.source, self._training), self.vocab_size)
 
-    def _texts(self, source: Files, split: Split) -> list[str]:
-        """The texts of a part: documents, or passages of them."""
+    def _texts(self, source: Files, split: Split) -> Iterator[str]:
+        """The texts of a part, one document in memory at a time: documents, or passages of them."""
         if self.divided != "passages":
-            return [text or "" for text in load_documents(source, split, self.column)[self.column]]
-        every = load_documents(source, "all", self.column)[self.column]
-        pieces = [piece for text in every for piece in passages(text or "")]
-        return [piece for piece in pieces if belongs({"text": piece}, split, "text")]
+            for document in read_documents(source, split, self.column):
+                yield document[self.column] or ""
+            return
+        for document in read_documents(source, "all", self.column):
+            pieces = passages(document[self.column] or "")
+            yield from (piece for piece in pieces if belongs({"text": piece}, split, "text"))
 
-    def _rows(self, source: Files, split: Split) -> Dataset:
+    def _rows(self, source: Files, split: Split) -> Dataset | IterableDataset:
         made: dict[str, Any] = {"tokenizer": self.tokenizer(), "length": self.length}
-        made |= {"packing": self.packing, "ending": self.ending, "cache": self.cache}
+        made |= {"packing": self.packing, "ending": self.ending}
+        made |= {} if self.stream else {"cache": self.cache}
         if self.divided == "passages":
-            rows = tokenize(Dataset.from_dict({"text": self._texts(source, split)}), "text", **made)
+            texts = partial(self._texts, source, split)
+            if self.stream:
+                pieces = IterableDataset.from_generator(lambda: ({"text": text} for text in texts()))
+                rows = tokenize_stream(pieces, "text", **made)
+            else:
+                rows = tokenize(Dataset.from_dict({"text": list(texts())}), "text", **made)
         else:
-            rows = load_text(source, split, column=self.column, **made)
+            rows = (stream_text if self.stream else load_text)(source, split, column=self.column, **made)
         return first_token_given(rows) if self.first_given else rows
 
 
@@ -173,10 +190,18 @@ def check_count(held_out: int, source: Files) -> None:
     )
 
 
-def fitting_vocabulary(texts: Sequence[str]) -> str:
-    """The vocabulary for texts: "characters" where they have less than a million of at most 256 kinds, else "bpe"."""
-    few = sum(map(len, texts)) < 1_000_000 and len(set().union(*map(set, texts))) <= 256
-    return "characters" if few else "bpe"
+def fitting_vocabulary(texts: Iterable[str]) -> str:
+    """The vocabulary for texts: "characters" where they have less than a million of at most 256 kinds, else "bpe".
+
+    No more of them is read than that takes.
+    """
+    count, kinds = 0, set[str]()
+    for text in texts:
+        count += len(text)
+        kinds.update(text)
+        if count >= 1_000_000 or len(kinds) > 256:
+            return "bpe"
+    return "characters"
 
 
 def check_vocabulary(vocabulary: str, beginning: Beginning) -> None:
@@ -186,7 +211,7 @@ def check_vocabulary(vocabulary: str, beginning: Beginning) -> None:
         raise ValueError(f"the vocabulary {vocabulary!r} has no BOS token: leave --data.beginning out")
 
 
-def learnt_tokenizer(vocabulary: str, texts: Sequence[str], vocab_size: int) -> TextTokenizer:
+def learnt_tokenizer(vocabulary: str, texts: Iterable[str], vocab_size: int) -> TextTokenizer:
     """Learn "characters" or "bpe" (of at most `vocab_size` tokens) from texts."""
     return character_tokenizer(texts) if vocabulary == "characters" else bpe_tokenizer(texts, vocab_size)
 
@@ -235,7 +260,7 @@ def check_parts(source: Files, held_out_source: Files | None, columns: tuple[str
     """
     if held_out_source is None:
         require(
-            any(belongs(document, "validation", columns) for document in stream_documents(source, "all", columns)),
+            any(belongs(document, "validation", columns) for document in read_documents(source, "all", columns)),
             f"no document of {source} is held out: one in ten is, by its content. Name other files as "
             "held_out_source (--data.held-out-source), or divide the text into documents: a .jsonl file with a "
             "paragraph a line",
@@ -250,14 +275,24 @@ def spread(rows: Dataset, count: int) -> Dataset:
     return rows.select(np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)))
 
 
-def first_token_given(rows: Dataset) -> Dataset:
-    """The rows of two tokens and more, with the first one not maskable."""
+Kept = TypeVar("Kept", Dataset, IterableDataset, Dataset | IterableDataset)
+
+
+def first_token_given(rows: Kept) -> Kept:
+    """The rows with the first token not maskable, of each document where they hold several.
+
+    Rows that then have nothing to learn are left out.
+    """
 
     def given(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        kept = [i for i, flags in enumerate(batch["maskable"]) if any(flags[1:])]
-        return {
-            "tokens": [batch["tokens"][i] for i in kept],
-            "maskable": [[False, *batch["maskable"][i][1:]] for i in kept],
-        }
+        kept: dict[str, list[Any]] = {name: [] for name in batch}
+        for values in zip(*batch.values(), strict=True):
+            row = dict(zip(batch, values, strict=True))
+            document = np.asarray(row.get("document", np.zeros(len(row["tokens"]), dtype=np.int64)))
+            row["maskable"] = np.asarray(row["maskable"]) & (np.diff(document, prepend=-1) == 0)
+            if row["maskable"].any():
+                for name, value in row.items():
+                    kept[name].append(value)
+        return kept
 
-    return rows.map(given, batched=True, remove_columns=rows.column_names, features=rows.features)
+    return rows.map(given, batched=True, features=rows.features)

@@ -6,7 +6,11 @@ Called without data, they give the settings that `--help` shows; such a run is r
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
+from itertools import islice
 from typing import Any, Protocol, runtime_checkable
+
+from datasets import Dataset
 
 from unmask.parts import (
     HeldOutAnswers,
@@ -20,7 +24,7 @@ from unmask.parts import (
     TextModel,
     named_masking,
 )
-from unmask.parts.sizes import fitting_model, fitting_steps
+from unmask.parts.sizes import enough_rows, fitting_model, fitting_steps
 from unmask.runs.config import RunConfig
 from unmask.training import TrainingConfig
 
@@ -131,10 +135,17 @@ def _run(
             data.check()
         made = data.load()
         length = getattr(data, "length", None) or max(map(len, made["tokens"]))
+        count = len(made) if isinstance(made, Dataset) else _counted(data, enough_rows(length, batch_size))
         if isinstance(model, TextModel):
-            model = fitting_model(*_vocabulary(data), length, len(made) * length)
-        training = fitting_steps(len(made), length, model, steps, batch_size)
+            model = fitting_model(*_vocabulary(data), length, count * length)
+        training = fitting_steps(count, length, model, steps, batch_size)
     return RunConfig(recipe, data, model, **named_masking(masking), training=TrainingConfig(**training), **parts)
+
+
+@lru_cache(maxsize=1)
+def _counted(data: TextData, most: int) -> int:
+    """Rows of streamed data, at most so many; each arm of a comparison asks."""
+    return sum(1 for _ in islice(data.load(), most))
 
 
 def _vocabulary(data: Any) -> tuple[int, int]:

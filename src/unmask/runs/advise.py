@@ -24,7 +24,7 @@ from datasets import Dataset
 from rich.console import Console
 
 from unmask.config import positive_int, require
-from unmask.data.stream import RowStream
+from unmask.data.streamed import at_hand, rows_of
 from unmask.evaluation.advice import ADVICE, Probe, advise_by
 from unmask.evaluation.likelihood import LikelihoodConfig
 from unmask.evaluation.locality import Curve, LocalityConfig, locality
@@ -116,7 +116,7 @@ def advise(
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     seconds = 60 * MEASURED * probe.minutes / 2
     row_seconds = costs[first] / config.training.batch_size
-    _split(model, config.data.load(), out, seconds, row_seconds, console)
+    _split(model, at_hand(config.data.load()), out, seconds, row_seconds, console)
     curves = _locality(model, config.data.held_out(), seconds, row_seconds, console)
     found = read_advice(out, steps=steps, horizon=config.training.steps, locality=curves)
     found.save(out)
@@ -177,7 +177,8 @@ def seconds_a_step(config: RunConfig, steps: int = 3) -> float:
     training = config.training
     torch.manual_seed(training.seed)
     model, dtype = config.model.build().to(device), autocast_dtype(training.precision, device)
-    process = config.masking.start(RowStream(config.data.load(), training.seed), training.batch_size, training.seed)
+    rows = rows_of(config.data.load(), training.seed, rank=0, world_size=1)
+    process = config.masking.start(rows, training.batch_size, training.seed)
     size, found = training.micro_batch_size or training.batch_size, []
     for _ in range(1 + steps):
         began = time.perf_counter()

@@ -12,9 +12,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 from accelerate import PartialState
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 
 from unmask.config import from_json, ours, require, to_json
+from unmask.data.streamed import at_hand
 from unmask.data.tokenizers import TOKENIZER_FILE, TextTokenizer
 from unmask.evaluation.trace import Example, trace_of
 from unmask.models.denoiser import MaskedDiffusionLM
@@ -37,8 +38,8 @@ from unmask.training.trainer import Evaluation
 class DataConfig(Protocol):
     """Names a data set."""
 
-    def load(self) -> Dataset:
-        """Rows with the columns `tokens` and `maskable`."""
+    def load(self) -> Dataset | IterableDataset:
+        """Rows with the columns `tokens` and `maskable`; they may be streamed."""
         ...
 
     def held_out(self) -> Dataset:
@@ -328,8 +329,9 @@ def _checkpoint_of(folder: Path) -> Path:
     return newest
 
 
-def _drawn(rows: Dataset, seed: int, count: int = 256) -> Dataset:
+def _drawn(rows: Dataset | IterableDataset, seed: int, count: int = 256) -> Dataset:
     """Some training rows, by the seed, to fit rates to: what evaluates a run chooses nothing in it."""
+    rows = at_hand(rows, count)
     return rows.select(np.random.default_rng(seed).permutation(len(rows))[:count])
 
 

@@ -11,7 +11,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 from accelerate import PartialState
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 
 from unmask.data import with_syntax
 from unmask.data.tokenizers import TextTokenizer
@@ -51,7 +51,9 @@ def looked_up(part: Part, tokenizer: TextTokenizer | None) -> Part:
     return replace(part, **changes)
 
 
-def with_guide(masking: Masking, objective: Objective, rows: Dataset, model: MaskedDiffusionLM) -> Dataset:
+def with_guide(
+    masking: Masking, objective: Objective, rows: Dataset | IterableDataset, model: MaskedDiffusionLM
+) -> Dataset | IterableDataset:
     """The rows with the column `guide` that masking or objective read, where they read one and the rows have none.
 
     Args:
@@ -61,14 +63,23 @@ def with_guide(masking: Masking, objective: Objective, rows: Dataset, model: Mas
         model: the one that training starts from; for entropies it is moved to the process's device.
 
     Raises:
-        ValueError: where two want the column, or no prompt holds any syntax.
+        ValueError: where two want the column, no prompt holds any syntax, or rows without the column are streamed.
     """
     parts = [*parts_of(masking), *parts_of(objective)]
     gift = any(isinstance(part, GIFT) for part in parts)
     syntax = [part for part in parts if isinstance(part, SyRM)]
     if gift and syntax:
         raise ValueError("GIFT and SyRM both read the column `guide`, and a data set has one")
-    if "guide" in rows.column_names or not (gift or syntax):
+    if not (gift or syntax):
+        return rows
+    if isinstance(rows, IterableDataset):
+        if "guide" in next(iter(rows), ()):
+            return rows
+        raise ValueError(
+            "GIFT and SyRM read a column `guide` that is made before training, of rows that are kept: leave out "
+            "--data.stream"
+        )
+    if "guide" in rows.column_names:
         return rows
     if gift:
         return add_entropies(model.to(PartialState().device), rows)
