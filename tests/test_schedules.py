@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unmask import Blockwise, ProgressiveUnmasking, Ramp
+from unmask import Blockwise, IndependentMasking, ProgressiveUnmasking, Ramp
 from unmask.config import from_json, to_json
-from unmask.schedules import check_schedule, corners, integer_at, parse_schedule, value_at
+from unmask.schedules import check_schedule, corners, doubling, integer_at, parse_schedule, value_at
 
 values = st.integers(-50, 50) | st.floats(-50, 50)
 ramps = st.builds(Ramp, values, values, st.integers(1, 40), st.integers(0, 40))
@@ -39,6 +39,19 @@ def test_a_ramp_is_linear_between_its_ends_and_constant_outside(ramp):
     assert value_at(ramp, last) == value_at(ramp, last + 1000)
     moves = [value_at(ramp, s + 1) - value_at(ramp, s) for s in range(ramp.after, last)]
     assert moves == pytest.approx([(ramp.end - ramp.start) / ramp.steps] * ramp.steps, abs=1e-9)
+
+
+@given(last=st.integers(1, 200), every=st.integers(1, 50))
+def test_sizes_double_from_one_up_to_the_last(last, every):
+    schedule = doubling(last, every)
+    steps, sizes = zip(*schedule, strict=True)
+    assert steps == tuple(every * k for k in range(len(sizes)))
+    assert sizes[:-1] == tuple(2**k for k in range(len(sizes) - 1))
+    assert sizes[-1] == last
+    assert len(sizes) == 1 or sizes[-2] < last <= 2 * sizes[-2]
+    Blockwise(IndependentMasking(), schedule)
+    with pytest.raises(ValueError, match="at least 1"):
+        doubling(0, every)
 
 
 @given(schedules, st.integers(0, 100))

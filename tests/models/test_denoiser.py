@@ -236,18 +236,15 @@ def test_other_weights_can_be_saved_in_place_of_the_models_own(name, tmp_path):
     check_weights_read_back(model, tmp_path, state=average)
 
 
-def test_what_a_model_does_to_its_logits_is_kept_or_refused(batch):
+def test_what_a_model_does_to_its_logits_is_kept(batch):
     torch.manual_seed(0)
     config = Gemma2Config(
         **SIZES, num_key_value_heads=1, head_dim=8, final_logit_softcapping=0.5, initializer_range=0.5
     )
     config._attn_implementation = "eager"
-    try:
-        model = MaskedDiffusionLM.from_config(config, MASK).eval()
-    except ValueError:
-        return
+    model = MaskedDiffusionLM.from_config(config, MASK).eval()
     ours = model.predict(batch.noisy(MASK), batch.clean.attention, batch.masked)
-    assert float(ours[:, :MASK].abs().max()) <= 0.5
+    assert 0.1 < float(ours[:, :MASK].abs().max()) <= 0.5
 
 
 def test_models_and_folders_that_cannot_work_are_refused(tmp_path):

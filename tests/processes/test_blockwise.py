@@ -110,7 +110,7 @@ def test_chains_of_one_block_are_those_of_rows_to_the_last_bit(start, drive, sam
     assert torch.stack([b.clean.draw for b in plain]).max() >= 1
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("size", [1, 3, 20, *SIZES[-2:]], ids=str)
 @pytest.mark.parametrize("inner", MASKINGS, ids=str)
 def test_each_block_states_its_own_rate_and_density(start, drive, inner, size):
     for batch in drive(start(Blockwise(inner, size)), 8):
@@ -187,7 +187,7 @@ def test_mirrored_rows_share_the_rates_of_their_blocks_and_hide_as_little_as_the
 @pytest.mark.parametrize("masking", [*MASKINGS[::5], *CHAINS], ids=str)
 @pytest.mark.parametrize("size", [3, SIZES[-2], SIZES[-1]], ids=str)
 def test_a_resumed_process_draws_the_same(start, drive, same, masking, size):
-    for done in (0, 3, 5):
+    for done in (3, 5):
         original = start(Blockwise(masking, size))
         drive(original, done, seed=1)
         state = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in original.state_dict().items()}

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from unmask import ELBO, Bernoulli, Blockwise, ExactCount, IndependentMasking, ProgressiveUnmasking
-from unmask.schedules import doubling, value_at
 from unmask.testing import TabularWorld
 
 LENGTHS = [6, 4, 7, 5, 6, 3, 8, 6]
@@ -46,13 +45,3 @@ def test_what_has_no_place_for_them_is_refused(stream_of):
         Blockwise(IndependentMasking(), 2, causal=1.0)
     with pytest.raises(ValueError, match="less than one"):
         drawn(stream_of, 0.1)
-
-
-def test_block_sizes_double_from_one():
-    schedule = doubling(12, every=100)
-    assert [value_at(schedule, step) for step in (0, 99, 100, 250, 399, 400, 9999)] == [1, 1, 2, 4, 8, 12, 12]
-    assert doubling(8, 10) == ((0, 1), (10, 2), (20, 4), (30, 8))
-    assert doubling(1, 10) == ((0, 1),)
-    Blockwise(IndependentMasking(), doubling(32, every=1000))
-    with pytest.raises(ValueError, match="at least 1"):
-        doubling(0, 10)

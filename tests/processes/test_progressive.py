@@ -54,12 +54,12 @@ def runs(draw, thresholds=(None, 0.2, 0.6, 0.999), times=PAPERS, policies=tuple(
     batch, turns, seed = draw(st.integers(1, 6)), draw(st.sampled_from([1, 1, 3])), draw(st.integers(0, 999))
     config = ProgressiveUnmasking(
         pool=batch * turns,
-        stages=draw(st.integers(1, 64)),
+        stages=draw(st.integers(1, 24)),
         threshold=draw(st.sampled_from(thresholds)),
         time=draw(st.sampled_from(times)),
         policy=draw(st.sampled_from(policies)),
     )
-    lengths = draw(st.lists(st.integers(1, 40 // turns), min_size=1, max_size=6))
+    lengths = draw(st.lists(st.integers(1, 18 // turns), min_size=1, max_size=6))
     return config, lengths, batch, turns * (min(config.stages, max(lengths)) + 3), seed
 
 

@@ -36,7 +36,7 @@ def logits():
     return WORLD.log_probabilities(every.masked_fill(masked, 0), masked)
 
 
-def largest_deviation(dataset, config, score, steps=500, pool=BATCH):
+def largest_deviation(dataset, config, score, steps=250, pool=BATCH):
     """Largest z of the share of ones at a masked position, over all visible states and masked positions."""
     process = config.start(RowStream(dataset), pool)
     ones, count = torch.zeros(27, 3), torch.zeros(27, 3)
