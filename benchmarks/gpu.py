@@ -1,11 +1,14 @@
 """How fast is a training step on a GPU, and how much of its memory does it take, against a plain one?
 
 python -m benchmarks.gpu        # says so and ends where there is no CUDA device
+
+Before anything is measured, the tests run that need a GPU.
 """
 
 from __future__ import annotations
 
 import statistics
+import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
@@ -14,6 +17,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import harness, large, step
+from benchmarks.heads import LIGER, heads
 from benchmarks.steps import Step, ours, reference
 
 REPEATS = 20
@@ -29,7 +33,16 @@ VARIANTS = {
     "unmask, bf16, compiled": lambda size: ours(size, "bf16", compiled=True),
 }
 NOTE = """Whole steps, one variant after the other. Memory is the peak of torch's allocator in a step above what lies
-there between steps (weights, optimiser)."""
+there between steps (weights, optimiser). "Output layer" is that of the large vocabulary alone, forward and
+backward; its ratios are to ours with scores."""
+
+
+def check() -> None:
+    """Run the tests that need a GPU, and end where one fails."""
+    root = Path(__file__).parents[1]
+    code = subprocess.call([sys.executable, "-m", "pytest", "-q", "-m", "gpu", str(root / "tests")], cwd=root)
+    if code:
+        sys.exit(f"the tests that need a GPU ended with {code}: nothing is measured")
 
 
 def measure(repeats: int) -> harness.Table:
@@ -55,6 +68,13 @@ def measure(repeats: int) -> harness.Table:
                 }
                 | {"peak, GiB": memory / 2**30, "memory / unmask bf16": memory / least}
             )
+    alone = {name: _measured(call, repeats) for name, call in heads(SIZES["large vocabulary"], "cuda").items()}
+    best, least = alone["unmask, loss and confidence"]
+    for name, (ms, memory) in alone.items():
+        rows.append(
+            {"size": "output layer", "step": name, "ms": ms, "rows/s": 1e3 * SIZES["large vocabulary"].batch / ms}
+            | {"time / unmask bf16": ms / best, "peak, GiB": memory / 2**30, "memory / unmask bf16": memory / least}
+        )
     settings: dict[str, dict[str, object]] = {name: asdict(size) for name, size in SIZES.items()}
     return harness.Table(settings | {"device": torch.cuda.get_device_name()}, rows, NOTE)
 
@@ -77,9 +97,13 @@ def _measured(call: Step, repeats: int) -> tuple[float, int]:
 
 def main() -> None:
     try:
+        if torch.cuda.is_available():
+            check()
         table = measure(REPEATS)
     except RuntimeError as error:
         sys.exit(str(error))
+    if not LIGER:
+        print("liger-kernel is not installed, so its fused cross-entropy is not among the output layers")
     question = str(__doc__).splitlines()[0]
     print(harness.record("gpu", question, table, REPEATS, Path(__file__).parent / "results"))
 

@@ -8,6 +8,8 @@ from itertools import chain
 import pytest
 import torch
 from datasets import Dataset
+from torch import nn
+from torch.nn.attention.flex_attention import flex_attention
 from transformers import LlamaConfig, MistralConfig, ModernBertConfig
 
 from unmask import (
@@ -103,6 +105,35 @@ def test_positions_begin_anew_and_only_the_own_document_is_seen():
     assert torch.equal(layout.visible()[0], wanted)
     assert layout.visible()[1].all()
     assert DocumentLayout.of(document[1:], real[1:]) is None
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_attention_keeps_documents_apart_as_the_dense_mask_does():
+    """By torch's kernel itself; transformers compiles it, which needs a GPU."""
+    document = torch.tensor([[0] * 4 + [1] * 3 + [0], [2] * 2 + [5] * 6])
+    real = torch.ones_like(document, dtype=torch.bool)
+    real[0, -1] = False
+    layout = DocumentLayout.of(document, real)
+    mask = layout.attention_mask(_model("llama", "flex_attention").backbone)
+    query, key, value = torch.randn(3, 2, 2, 8, 16, generator=torch.Generator().manual_seed(0))
+    found = flex_attention(query, key, value, block_mask=mask)
+    wanted = nn.functional.scaled_dot_product_attention(query, key, value, layout.visible()[:, None])
+    torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="flex attention is compiled for CUDA")
+@pytest.mark.parametrize("name", ["llama", "mistral"])
+def test_flex_attention_trains_on_packed_documents_as_the_dense_mask_does(name):
+    packed, _ = _rows()
+    count = sum(map(len, packed["tokens"]))
+    masked = torch.rand(count, generator=torch.Generator().manual_seed(2)) < 0.6
+    weights = torch.ones(count)
+    found = [_found(_model(name, kernel).cuda(), packed, masked, weights) for kernel in ("sdpa", "flex_attention")]
+    (loss, gradients, _), (flexed, theirs, _) = found
+    torch.testing.assert_close(flexed, loss, atol=1e-3, rtol=1e-3)
+    for weight, gradient in gradients.items():
+        assert (theirs[weight] - gradient).norm() <= 1e-2 * gradient.norm(), weight
 
 
 @pytest.mark.parametrize(
