@@ -1,4 +1,4 @@
-"""The output layer alone: ours, which gives scores from the same pass, and Liger's fused cross-entropy, which cannot."""
+"""The output layer alone: ours, which gives scores from the same pass, and Liger's fused one, which cannot."""
 
 from __future__ import annotations
 

@@ -107,6 +107,7 @@ def test_positions_begin_anew_and_only_the_own_document_is_seen():
     assert DocumentLayout.of(document[1:], real[1:]) is None
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_flex_attention_keeps_documents_apart_as_the_dense_mask_does():
     """By torch's kernel itself; transformers compiles it, which needs a GPU."""
