@@ -113,6 +113,23 @@ def test_two_processes_give_the_weights_of_one(two_processes, trainer, weights_i
             torch.testing.assert_close(weights[tensor], wanted[tensor], rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.slow
+def test_four_processes_give_the_weights_of_one(trainer, weights_in, forked_ranks, tmp_path):
+    """Each a row a step; low rates leave most ranks without a mask in most steps."""
+    settings = SETTINGS | {"steps": 4, "batch_size": 8}
+
+    def train(name: str, masking) -> Path:
+        torch.manual_seed(0)
+        return trainer(name, model=sudoku_model().double(), masking=masking, **settings).train()
+
+    for name in ("standard", "puma", "sparse"):
+        assert forked_ranks(lambda rank, name=name: train(f"four-{name}", MASKINGS[name]), 4) == [0] * 4
+        wanted = weights_in(one := train(f"one-{name}", MASKINGS[name]))
+        found = weights_in(tmp_path / f"four-{name}" / "checkpoints" / one.name)
+        for tensor in wanted:
+            torch.testing.assert_close(found[tensor], wanted[tensor], rtol=1e-8, atol=1e-8)
+
+
 @pytest.mark.parametrize("name", MASKINGS)
 def test_two_processes_log_what_one_logs(two_processes, trainer, name):
     torch.manual_seed(0)

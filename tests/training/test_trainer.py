@@ -72,6 +72,15 @@ def test_micro_batches_do_not_change_the_weights(trainer, build, weights_in, mas
         assert masked[size] == [pytest.approx(line, rel=1e-6) for line in masked[None]]
 
 
+def test_layers_that_are_run_again_in_the_backward_train_the_same_weights(trainer, build, weights_in):
+    found = []
+    for again in (False, True):
+        run = trainer(f"run-{again}", model=build(dropout=0.2, double=True), activation_checkpointing=again, steps=3)
+        found.append(weights_in(run.train()))
+        assert run.model.is_activation_checkpointing == again
+    _close(*found, 1e-8)
+
+
 @pytest.mark.parametrize("objective", [RowMean(), MaskedMean(), ELBO()])
 def test_batch_without_any_mask_trains_on(trainer, tmp_path, objective):
     """One row a step, at a rate where most rows get no mask: legal, and no reason to stop or to warn."""

@@ -56,6 +56,8 @@ class TrainingConfig:
     """Attention kernel: plain products (eager: the backbone's own version of them) or torch's fused kernels; on CUDA
     also flex attention, or flash attention where its package is installed. auto:
     plain where it is faster for device and precision and rows are short, else sdpa."""
+    activation_checkpointing: bool = False
+    """Run layers again in the backward instead of keeping what they computed: a forward more, and less memory."""
     compile: bool | None = None
     """Compile the backbone's layers (torch.compile) for training steps. The first steps take up to a minute longer,
     the others less (`python -m benchmarks step` measures both). None: where the run is long enough to gain by it

@@ -124,6 +124,8 @@ class Trainer:
         if self.loss_scale is not None:
             self.loss_scale.check(model.parameters())
         platform.set_attention(model, config.attention, device, self.dtype, longest)
+        if config.activation_checkpointing:
+            model.activation_checkpointing_enable()
         rows = rows_of(dataset, config.seed, *self.ranks, config.importance, model.check_rows)
         self.process = masking.start(rows, config.batch_size, config.seed)
         self.held_out, self.masking = held_out, masking
