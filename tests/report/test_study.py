@@ -52,6 +52,12 @@ def test_the_end_of_one_seed_has_the_interval_of_its_evaluation():
     assert _cells(grid)["puma"] == ["puma", "1", "90.0 (85.0–95.0)", "45.0 (0.0–100.0)"]
 
 
+def test_a_task_s_only_stratum_is_not_told_twice():
+    curve = [point | {"strata": {"all": point["strata"]["25-28"]}} for point in ONE[0]["curve"]]
+    (grid,) = ends(Results.of([ONE[0] | {"curve": curve}]))
+    assert grid.head == ["arm", "seeds", "all"]
+
+
 def test_several_seeds_are_compared_in_pairs():
     values, differences = ends(Results.of(FIVE))
     assert _cells(values)["standard"][:2] == ["standard", "5"]

@@ -103,7 +103,8 @@ def ends(results: Results, final: str | None = None) -> list[Grid]:
     measure = results.measure_in(final)
     if measure is None:
         return []
-    strata = list(dict.fromkeys(name for run in runs for name in run.last(final).get("strata", {})))
+    named = dict.fromkeys(name for run in runs for name in run.last(final).get("strata", {}))
+    strata = [name for name in named if name != "all"]  # a task's only stratum is no part of it
     columns = [
         None,
         *(s for s in strata if any(measure.key in run.last(final).get("strata", {}).get(s, {}) for run in runs)),
