@@ -34,7 +34,7 @@ def main() -> None:
         unmask(["train", *RUNS[options.task], "--masking", "uniform-count", "--steps", "400", "--out", str(run)])
     isad = f"IndependentMasking(mask=Delimiters(({DELIMITER[options.task]},)), coupling='stratified'), InverseRate()"
     arms = [f"isad={isad}" if name == "isad" else name for name in ARMS]
-    out = Path(__file__).parent / options.task
+    out = Path("experiments/variance") / options.task
     unmask(["variance", str(run), "--nested.row-sets", str(options.row_sets), "--out", str(out), "--arms", *arms])
 
 
