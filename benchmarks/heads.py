@@ -1,4 +1,4 @@
-"""The output layer alone: ours, which gives scores from the same pass, and Liger's fused one, which cannot."""
+"""The output layer alone: ours, with scores from the same pass, and Liger's fused cross-entropy, which has none."""
 
 from __future__ import annotations
 

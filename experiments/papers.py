@@ -55,7 +55,7 @@ def variance() -> dict[str, str]:
         first, rows = next(iter(arms)), []
         for name, found in arms.items():
             cells = [""] * (2 + len(PARTS))
-            if name in ESTIMATES:
+            if name in (*ESTIMATES, "delimiters"):
                 loss, gradient = (found[of].parts / arms[first][of].parts for of in ("loss", "gradient"))
                 unit = arms[first]["gradient"].parts
                 estimates = (getattr(found["gradient"], part) for part in PARTS)

@@ -69,7 +69,7 @@ def pretraining(run: RunConfig) -> RunConfig:
 
 delimiters = IndependentMasking(mask=Delimiters(tokenizer.named(("=",))), coupling="stratified")
 tuned = methods | {
-    "isad": {"masking": delimiters, "objective": InverseRate()},
+    "delimiters": {"masking": delimiters, "objective": InverseRate()},
     "causal": {
         "masking": Blockwise(IndependentMasking(mask=ExactCount()), size=1),
         "objective": ELBO(),

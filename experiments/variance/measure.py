@@ -3,7 +3,7 @@
     python -m experiments.variance.measure text       # a quarter of an hour on one core
     python -m experiments.variance.measure sudoku
 
-Goes on where it was stopped. The answers of these rows have no delimiters: `isad` takes a frequent token for one.
+These rows have no delimiters of answers: `delimiters`, which is ISAD, takes a frequent token for one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> None:
     if newest(run / "checkpoints") is None:
         unmask(["train", *RUNS[options.task], "--masking", "uniform-count", "--steps", "400", "--out", str(run)])
     isad = f"IndependentMasking(mask=Delimiters(({DELIMITER[options.task]},)), coupling='stratified'), InverseRate()"
-    arms = [f"isad={isad}" if name == "isad" else name for name in ARMS]
+    arms = [f"delimiters={isad}" if name == "isad" else name for name in ARMS]
     out = Path("experiments/variance") / options.task
     unmask(["variance", str(run), "--nested.row-sets", str(options.row_sets), "--out", str(out), "--arms", *arms])
 
