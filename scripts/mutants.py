@@ -71,6 +71,19 @@ BLOCKS = [
         "a_change_of_size_reveals_and_hides_nothing",
     )
 ]
+POOL = [
+    f"processes/test_pool.py::test_{name}"
+    for name in (
+        "the_pool_of_our_choice_is_32_batches_but_no_more_than_the_data",
+        "a_pool_that_is_no_multiple_of_the_batch_is_refused_with_one_that_is",
+        "a_process_has_the_pool_that_its_config_says",
+        "what_is_drawn_are_the_chains_whose_turn_it_is_and_no_other_moves",
+        "a_pool_whose_rows_have_changed_is_refused",
+        "neither_a_saved_nor_a_loaded_state_moves_on_with_the_run",
+        "a_run_resumed_from_a_file_within_a_sweep_goes_on_bit_for_bit",
+        "new_rows_come_as_chains_end_and_no_more_than_the_batch_a_step",
+    )
+]
 # The quickest first: the first that fails ends a mutant.
 TESTS = {
     "batch": ["test_batch.py", "test_objectives.py"],
@@ -83,7 +96,7 @@ TESTS = {
     "schedules": ["test_schedules.py"],
     "noise": ["test_noise.py"],
     "processes/chains": CHAINS,
-    "processes/progressive": ["processes/test_pool.py", *CHAINS[:2], BLOCKS[-1]],
+    "processes/progressive": [CHAINS[0], *POOL, *BLOCKS[-2:]],
     "processes/blocks": BLOCKS,
     "processes/blockwise": ["processes/test_causal_rows.py", *BLOCKS],
     "processes/independent": ["processes/test_independent.py", "testing/test_enumeration.py"],

@@ -113,7 +113,7 @@ def test_chains_of_one_block_are_those_of_rows_to_the_last_bit(start, drive, sam
 @pytest.mark.parametrize("size", [1, 3, 20, *SIZES[-2:]], ids=str)
 @pytest.mark.parametrize("inner", MASKINGS, ids=str)
 def test_each_block_states_its_own_rate_and_density(start, drive, inner, size):
-    for batch in drive(start(Blockwise(inner, size)), 8):
+    for batch in drive(start(Blockwise(inner, size)), 7):
         assert not (batch.masked & ~batch.clean.maskable).any()
         assert not batch.block.diff(dim=1).lt(0).any()
         length, count = (by_block(batch, x).sum(2) for x in (batch.clean.maskable, batch.masked))
@@ -206,7 +206,7 @@ def test_a_resumed_process_draws_the_same(start, drive, same, masking, size):
 def test_every_block_is_a_chain_and_a_row_stays_until_all_its_blocks_have_ended(start, drive, joined, inner, size):
     process = start(Blockwise(inner, size), lengths=[3, 9, 14, 1, 6, 11, 2, 8], gaps=True)
     fresh, uneven, last = 0, False, {}
-    for _ in range(40 * process.turns):
+    for _ in range(24 * process.turns):
         places = process.turn.tolist()
         (new,) = drive(process, 1, seed=process.step)
         visited = {place: new[slot : slot + 1] for slot, place in enumerate(places)}

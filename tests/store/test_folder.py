@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import re
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from unmask import Bell, Bernoulli, ExactCount, IndependentMasking, ProgressiveUnmasking, RowMean
 from unmask.recipes import sudoku
-from unmask.store.folder import read_config
+from unmask.store.folder import lock_folder, read_config
 
 
 def _content(folder: Path) -> dict[str, bytes]:
@@ -209,18 +209,23 @@ def test_second_writer_is_refused_while_the_first_trains(trainer, tmp_path, stat
 
 def test_lock_is_the_systems_and_ends_with_its_process(trainer, tmp_path):
     """A process that is killed leaves the file, and no lock."""
-    hold = (
-        "import sys, time; from pathlib import Path; from unmask.store.folder import lock_folder\n"
-        "lock = lock_folder(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
-    )
-    other = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
+    fork = multiprocessing.get_context("fork")
+    held = fork.Event()
+
+    def hold() -> None:
+        lock = lock_folder(tmp_path / "run")  # noqa: F841  (what nobody keeps is let go)
+        held.set()
+        time.sleep(60)
+
+    other = fork.Process(target=hold)
+    other.start()
     try:
-        assert other.stdout.readline() == "held\n"
+        assert held.wait(60)
         with pytest.raises(ValueError, match="another run is training"):
             trainer().train()
     finally:
         other.kill()
-        other.wait()
+        other.join()
     trainer().train()
 
 
