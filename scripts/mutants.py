@@ -62,6 +62,7 @@ BLOCKS = [
     for name in (
         "unfolding_undoes_folding",
         "bad_options_are_refused",
+        "the_first_block_of_a_row_keeps_its_number_and_the_others_have_their_own",
         "blocks_of_a_row_have_rates_of_their_own",
         "strata_are_over_the_blocks_of_the_batch",
         "antithetic_pairs_are_blocks_next_to_one_another",
@@ -98,7 +99,7 @@ TESTS = {
     "processes/chains": CHAINS,
     "processes/progressive": [CHAINS[0], *POOL, *BLOCKS[-2:]],
     "processes/blocks": BLOCKS,
-    "processes/blockwise": ["processes/test_causal_rows.py", *BLOCKS],
+    "processes/blockwise": ["processes/test_causal_rows.py", *BLOCKS, "processes/test_blockwise_ranks.py"],
     "processes/independent": ["processes/test_independent.py", "testing/test_enumeration.py"],
     "processes/ppots": ["processes/test_ppots.py"],
     "models/head": ["models/test_head.py", "models/test_padded_vocabulary.py", "models/test_lora.py"],

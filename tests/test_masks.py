@@ -107,6 +107,17 @@ def test_weighting_by_rate_and_density_gives_the_elbo_for_every_rule_and_time(ru
     assert float(estimate) == pytest.approx(float((h[1:] / size[1:]).sum()), rel=0.02)
 
 
+@pytest.mark.parametrize("time", [*TIMES, Beta(a=3.0, b=1.0)], ids=repr)
+def test_the_rates_of_complementary_bernoulli_masks_have_a_density(time):
+    """It integrates to one, is the same at both rates of a pair, and is the law's own where that is symmetric."""
+    rate = (torch.arange(20_000, dtype=torch.float64)[:, None] + 0.5) / 20_000
+    found = Bernoulli().complement_density(rate, rows_with(torch.ones(1, 1, dtype=torch.bool)), time)
+    assert found.mean().item() == pytest.approx(1, abs=1e-3)
+    torch.testing.assert_close(found, found.flip(0))
+    if not isinstance(time, Beta):
+        torch.testing.assert_close(found, time.density(rate))
+
+
 @given(t=rates, length=st.integers(1, 12), seed=st.integers(0, 1000))
 @settings(max_examples=60, deadline=None)
 def test_mirrored_exact_masks_overlap_as_little_as_their_count_allows(t, length, seed):

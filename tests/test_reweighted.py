@@ -69,6 +69,18 @@ def test_syrm_biases_the_prompt_and_not_the_response():
     assert found.moved > 0.1
 
 
+@pytest.mark.parametrize("alpha", [0.2, 0.9, 1.0])
+def test_syrm_shares_the_base_s_weights_between_response_and_syntax(masked_batch, alpha):
+    """L = alpha · response + (1 - alpha) · syntax (arXiv 2511.18159): the two factors of a token sum to one."""
+    batch = masked_batch([[0, 1, 1, 0]], [[True, True, True, False]])
+    guide = torch.tensor([[1.0, 0.0, 1.0, 0.0]], dtype=torch.float64)
+    batch, other = (replace(batch, clean=replace(batch.clean, guide=g)) for g in (guide, 1 - guide))
+    base = MaskedMean().weights(batch)
+    objective = SyRM(MaskedMean(), alpha)
+    assert objective.weights(batch)[0, 1].item() == pytest.approx(alpha * base[0, 1].item())
+    torch.testing.assert_close(objective.weights(batch) + objective.weights(other), base)
+
+
 @pytest.mark.parametrize("objective", ALL, ids=repr)
 def test_none_claims_to_be_the_elbo(objective):
     world = TabularWorld.random(length=2, vocab_size=2, error=1.0)

@@ -155,6 +155,33 @@ def test_listed_tokens_are_masked_more_often(token_batch):
     assert density.tolist() == [[1.0] * 4]
 
 
+@pytest.mark.parametrize("shift", [0.2, 0.3, 0.55])
+def test_a_delimiter_s_rate_is_one_from_the_breakpoint_on(token_batch, shift):
+    rule = Delimiters((7,), shift)
+    (point,) = rule.breakpoints
+    for t, certain in ((point - 1e-6, False), (point + 1e-12, True)):
+        rate, _ = rule.rate_and_density(torch.tensor([t], dtype=torch.float64), token_batch([[7]]), Uniform())
+        assert (rate.item() == 1) is certain
+
+
+@pytest.mark.parametrize("half_life", [0.25, 0.5, -0.5, None])
+def test_an_exponent_doubles_in_every_half_life(token_batch, half_life):
+    """Of a row's real positions; by default once over the whole row."""
+    rule = HalfLife() if half_life is None else HalfLife(half_life)
+    exponents = rule.exponents(token_batch([list(range(8))]))[0]
+    share = 1.0 if half_life is None else half_life
+    ratio = (exponents[1:] / exponents[:-1]).tolist()
+    assert ratio == pytest.approx([2 ** (1 / (8 * share))] * 7)
+
+
+def test_gift_reads_entropies_as_shares_of_their_row(clean):
+    """In nats or bits, sure models or unsure ones: only the differences within a row make rates differ."""
+    rule, time, t = GIFT(), Uniform(), torch.tensor([0.3, 0.8], dtype=torch.float64)
+    found = [rule.rate_and_density(t, replace(clean, guide=clean.guide * unit), time)[0] for unit in (1, 0.01, 100)]
+    torch.testing.assert_close(found[1], found[0])
+    torch.testing.assert_close(found[2], found[0])
+
+
 def test_the_ranks_together_draw_what_one_rank_draws(dataset_of, joined):
     data = dataset_of([5, 3, 6, 2])
     data = data.add_column("guide", [[float(i + 1) for i in range(len(t))] for t in data["tokens"]])

@@ -398,4 +398,18 @@ def test_rows_drawn_by_importance_work_with_independent_blocks_alone(dataset_of,
         Blockwise(ProgressiveUnmasking(), 2).start(RowStream(data, importance=RowImportance()), 4)
     process = Blockwise(IndependentMasking(), 2).start(RowStream(data, importance=RowImportance()), 4)
     batch = process.draw()
+    before = process.rows.state_dict()
     process.observe(replace(random_scores(batch.masked.shape, torch.Generator()), nll=batch.masked.float()))
+    assert str(process.rows.state_dict()) != str(before)  # it has learnt from what was drawn
+    learnt = str(process.rows.state_dict())
+    process.observe(replace(random_scores(batch.masked.shape, torch.Generator()), nll=9 * batch.masked.float()))
+    assert str(process.rows.state_dict()) == learnt  # and once from each draw
+
+
+def test_the_first_block_of_a_row_keeps_its_number_and_the_others_have_their_own(stream_of):
+    """So a row of one block has the noise that it has without blocks, and no two blocks share theirs."""
+    clean = stream_of([7, 6, 5]).take(3)
+    blocks = Blocks(2, clean.length)
+    row = blocks.units(clean).row.view(3, blocks.count)
+    assert row[:, 0].tolist() == clean.row.tolist()
+    assert len(set(row.flatten().tolist())) == row.numel()
