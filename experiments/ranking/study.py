@@ -69,6 +69,7 @@ def pretraining(run: RunConfig) -> RunConfig:
 
 delimiters = IndependentMasking(mask=Delimiters(tokenizer.named(("=",))), coupling="stratified")
 tuned = methods | {
+    "gift": named_masking("gift"),
     "delimiters": {"masking": delimiters, "objective": InverseRate()},
     "causal": {
         "masking": Blockwise(IndependentMasking(mask=ExactCount()), size=1),
