@@ -125,17 +125,18 @@ def ends(results: Results, final: str | None = None) -> list[Grid]:
             )
         )
         rows = []
-        for arm, _ in results.ranked(steps, final):
-            found = [
-                results.difference(
-                    results.values(arm, steps, measure, final, column),
-                    results.values(results.control, steps, measure, final, column),
-                    measure,
-                )
-                for column in columns
-            ]
-            if found[0] is not None and found[0].pairs > 1:
-                rows.append([arm, *(_difference(d, measure) if d else "" for d in found), _verdict(found[0])])
+        for arm, whole in results.ranked(steps, final):
+            if whole.pairs > 1:
+                found = [
+                    results.difference(
+                        results.values(arm, steps, measure, final, column),
+                        results.values(results.control, steps, measure, final, column),
+                        measure,
+                    )
+                    for column in columns[1:]
+                ]
+                cells = (_difference(d, measure) if d else "" for d in (whole, *found))
+                rows.append([arm, *cells, _verdict(whole)])
         if rows:
             title = f"The same less {results.control}'s, paired by seed{', points' if measure.is_share else ''}"
             grids.append(Grid(title, ["arm", *names, "verdict"], rows))
