@@ -6,10 +6,11 @@ unmask study experiments/letters/study.py --out runs/letters
 from dataclasses import replace
 
 from unmask import Bell, IndependentMasking, MaskedMean, ProgressiveUnmasking, RowMean
-from unmask.recipes import TextData, sotu
-from unmask.runs.study import Study
+from unmask.parts import TextLikelihood
+from unmask.recipes import sotu
+from unmask.runs.study import Study, changed
 
-recipe = sotu()
+LENGTH = 64
 CHAIN = ProgressiveUnmasking(stages=8)
 arms = {
     "unweighted": IndependentMasking(coupling="stratified"),
@@ -22,17 +23,23 @@ arms = {
 }
 study = Study(
     "letters",
-    replace(
-        recipe,
-        data=TextData(held_out_rows=128),
-        objective=MaskedMean(),
-        training=replace(recipe.training, threads=1),
+    changed(
+        sotu(),
+        {
+            "model.layers": 2,
+            "data.length": LENGTH,
+            "data.held_out_rows": 64,
+            "objective": MaskedMean(),
+            "training.threads": 1,
+        },
     ),
     {name: {"masking": masking} for name, masking in arms.items()}
     | {"puma-row-mean": {"masking": CHAIN, "objective": RowMean()}},
     control="unweighted",
-    seeds=(1, 2),
+    seeds=(1, 2, 3),
     budgets=(1000,),
+    finals={"test": TextLikelihood(rows=256, length=LENGTH)},
     warmup=0.05,
-    evaluate=0.1,
+    evaluate=0.2,
+    checkpoint=None,
 )

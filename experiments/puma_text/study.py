@@ -39,5 +39,5 @@ study = Study(
     seeds=(21, 22, 23, 24, 25),
     budgets=(1200,),
     warmup=0.04,
-    evaluate=0.05,
+    evaluate=0.1,
 )

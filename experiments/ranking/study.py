@@ -8,7 +8,18 @@ that works out every sixth sum or so (`pretrained`), so that accuracy can move e
 unseen sums that it gets right; its `causal`, blocks of one, has no noise of masks or rates.
 """
 
-from unmask import ELBO, Blockwise, Delimiters, ExactCount, IndependentMasking, InverseRate, RowMean, TrainingConfig
+from unmask import (
+    ELBO,
+    Blockwise,
+    Delimiters,
+    ExactCount,
+    IndependentMasking,
+    InverseRate,
+    ProgressiveUnmasking,
+    RowMean,
+    SyRM,
+    TrainingConfig,
+)
 from unmask.data.sums import sums_lengths, sums_tokenizer
 from unmask.evaluation.tasks import SumsTask
 from unmask.parts import TextLikelihood, TextModel, WorkedSums, named_masking
@@ -67,15 +78,30 @@ def pretraining(run: RunConfig) -> RunConfig:
     return changed(run, {"evaluation.final_puzzles": 1000})
 
 
+def blocks(size: int, **settings: float) -> dict[str, object]:
+    """Blocks of exact counts with MDLM's weight, read from left to right and decoded so."""
+    return {
+        "masking": Blockwise(IndependentMasking(mask=ExactCount()), size, **settings),
+        "objective": ELBO(),
+        "evaluation.decoding": Decoding(tokens_per_step=min(size, 2), block_size=size, causal_blocks=True),
+    }
+
+
 delimiters = IndependentMasking(mask=Delimiters(tokenizer.named(("=",))), coupling="stratified")
 tuned = methods | {
     "gift": named_masking("gift"),
     "delimiters": {"masking": delimiters, "objective": InverseRate()},
-    "causal": {
-        "masking": Blockwise(IndependentMasking(mask=ExactCount()), size=1),
-        "objective": ELBO(),
-        "evaluation.decoding": Decoding(block_size=1, causal_blocks=True),
+    "syrm": {
+        "masking": IndependentMasking(coupling="stratified"),
+        "objective": SyRM(tokens=tokenizer.named(("+", "-", "="))),
     },
+    "puma-left-to-right": {
+        "masking": ProgressiveUnmasking(policy="left_to_right"),
+        "objective": RowMean(),
+    },
+    "causal": blocks(1),
+    "blocks-4": blocks(4),
+    "blocks-4-causal": blocks(4, causal=0.25),
 }
 sums = Study(
     "sums",
