@@ -17,7 +17,7 @@ tokenizer = sums_tokenizer()
 base = RunConfig(
     recipe="worked-sums",
     data=WorkedSums(TERMS),
-    model=TextModel(tokenizer.vocab_size, tokenizer.mask_token_id, positions=sum(sums_lengths(TERMS)) + 1),
+    model=TextModel(tokenizer.vocab_size, tokenizer.mask_token_id, layers=2, positions=sum(sums_lengths(TERMS)) + 1),
     masking=IndependentMasking(mask=ExactCount()),
     objective=RowMean(),
     training=TrainingConfig(batch_size=64, learning_rate=2e-3, threads=1),
