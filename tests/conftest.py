@@ -241,10 +241,11 @@ def trainer(tmp_path: Path, rows: Dataset, build: Callable[..., MaskedDiffusionL
 
 @pytest.fixture(scope="session")
 def weights_in() -> Callable[..., dict[str, torch.Tensor]]:
-    """A function that reads the weights, or the averaged ones, of a checkpoint."""
+    """A function that reads the weights or the adapters, or the averaged ones, of a checkpoint."""
 
     def read(checkpoint: Path, which: str = "model") -> dict[str, torch.Tensor]:
-        return load_file(checkpoint / which / "model.safetensors")
+        (file,) = (checkpoint / which).glob("*model.safetensors")
+        return load_file(file)
 
     return read
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from unmask import IndependentMasking
+from unmask import IndependentMasking, LoRA, add_lora
 from unmask.data.sudoku import MASK_TOKEN, VOCAB_SIZE, load_sudoku
 from unmask.evaluation.likelihood import likelihood
 from unmask.recipes import TextModel
@@ -54,7 +54,8 @@ loop.accelerator_of = shard
 
 out = Path(sys.argv[1])
 rows, held_out = load_sudoku("train", limit=40), load_sudoku("test", limit=3)
-for efficient, tied in itertools.product((True, False), repeat=2):
+for efficient, kind in itertools.product((True, False), ("tied", "untied", "lora")):
+    tied = kind == "tied"
     stopping = False
     def evaluate(model, last):
         if stopping and trainer.step == 3:
@@ -64,14 +65,17 @@ for efficient, tied in itertools.product((True, False), repeat=2):
     def make():
         torch.manual_seed(0)
         model = TextModel(tied=tied, **{sizes!r}).build().double()
+        if kind == "lora":
+            add_lora(model, LoRA(rank=4))
         config = TrainingConfig(precision="fp32", threads=1, warmup_steps=2, log_every=1, tracker="none",
                                 evaluate_every=3, **{settings!r})
-        return Trainer(model, IndependentMasking(), rows, RowMean(), config, out=out / f"tied-{{tied}}-{{efficient}}",
+        return Trainer(model, IndependentMasking(), rows, RowMean(), config, out=out / f"{{kind}}-{{efficient}}",
                        evaluate=evaluate)
     trainer = make()
     names = {{id(p): name for name, p in trainer.model.named_parameters()}}
     held = {{names[id(p)] for group in trainer.optimizer.param_groups for p in group["params"]}}
-    assert held == set(names.values()), set(names.values()) - held
+    trained = {{name for name, p in trainer.model.named_parameters() if p.requires_grad}}
+    assert held == trained and (kind == "lora") == (trained < set(names.values())), trained ^ held
     output = trainer.model.get_output_embeddings().weight
     assert (output is trainer.model.get_input_embeddings().weight) == tied
     layers = [m for m in trainer.model.modules() if type(m).__name__.endswith("LlamaDecoderLayer")]
@@ -108,24 +112,27 @@ def _run(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_tied_and_untied_weights_train_as_in_one_process_and_are_saved_so(tmp_path, trainer, weights_in):
+def test_tied_untied_and_adapted_weights_train_as_in_one_process_and_are_saved_so(tmp_path, trainer, weights_in):
     """With the weights loaded by every process, or by the first one alone (`cpu_ram_efficient_loading`)."""
     _run(tmp_path)
-    for tied in (True, False):
+    for kind in ("tied", "untied", "lora"):
         torch.manual_seed(0)
-        model = TextModel(tied=tied, **SIZES).build().double()
-        run = trainer(f"one-{tied}", model=model, masking=IndependentMasking(), **SETTINGS)
+        model = TextModel(tied=kind == "tied", **SIZES).build().double()
+        if kind == "lora":
+            add_lora(model, LoRA(rank=4))
+        run = trainer(f"one-{kind}", model=model, masking=IndependentMasking(), **SETTINGS)
         one = run.train()
         with run.average.applied():
             nats = likelihood(run.model, load_sudoku("test", limit=3)).nats_per_token.value
         for efficient in (True, False):
-            out = tmp_path / f"tied-{tied}-{efficient}"
+            out = tmp_path / f"{kind}-{efficient}"
             two = out / "checkpoints" / one.name
             for which, near in (("model", 1e-8), ("ema", 1e-6)):  # the average is fp32
                 weights, wanted = weights_in(two, which), weights_in(one, which)
                 assert weights.keys() == wanted.keys()
                 for tensor in wanted:
                     torch.testing.assert_close(weights[tensor], wanted[tensor], rtol=near, atol=near)
-            opened = AutoModelForCausalLM.from_pretrained(two / "model", dtype="auto")
-            assert (opened.lm_head.weight is opened.model.embed_tokens.weight) == tied
+            if kind != "lora":
+                opened = AutoModelForCausalLM.from_pretrained(two / "model", dtype="auto")
+                assert (opened.lm_head.weight is opened.model.embed_tokens.weight) == (kind == "tied")
             assert read_metrics(out, "evaluation")[-1]["loss"] == pytest.approx(nats)
