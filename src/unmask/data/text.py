@@ -132,7 +132,7 @@ def tokenize(
     make = _maker(dataset, column, tokenizer, length, packing, ending)
     settings = {"column": column, "length": length, "packing": packing, "ending": check_ending(ending)}
     key, documents = partial(data_key, dataset, [column], version), packing == "apart"
-    return as_dataset(make(shown=True), tokenizer, cache, settings, key, documents)
+    return as_dataset(make(True), tokenizer, cache, settings, key, documents)
 
 
 def tokenize_stream(
@@ -162,7 +162,7 @@ def tokenize_stream(
         Rows with the columns ``tokens``, ``maskable`` and, with packing "apart", ``document``.
     """
     make = _maker(dataset, column, tokenizer, length, packing, ending)
-    return as_stream(partial(make, shown=False))
+    return as_stream(partial(make, False))
 
 
 def _maker(
@@ -172,8 +172,8 @@ def _maker(
     length: int,
     packing: Packing,
     ending: Ending | Rainbow,
-) -> Callable[..., Iterator[Rows]]:
-    """What makes the rows of `tokenize`, each time anew; it is told whether to show (`shown`) how far it is."""
+) -> Callable[[bool], Iterator[Rows]]:
+    """What makes the rows of `tokenize`, each time anew; it is told whether to show how far it is."""
     TextTokenizer.check(tokenizer)
     check_dataset(dataset)
     check_name("packing", packing, get_args(Packing))
@@ -186,21 +186,11 @@ def _maker(
     least += len(tokenizer.prefix)
     require(length >= least, f"length must be at least {least}, got {length}")
 
-    return partial(_made, dataset, column, tokenizer, length, packing, ending)
+    def made(shown: bool) -> Iterator[Rows]:
+        texts = _encoded(dataset, column, tokenizer, _sentences if packing == "sentence" else _whole, shown)
+        return {"packed": _packed, "apart": _apart}.get(packing, _one_a_row)(texts, tokenizer, length, ending)
 
-
-def _made(
-    dataset: Dataset | IterableDataset,
-    column: str,
-    tokenizer: TextTokenizer,
-    length: int,
-    packing: Packing,
-    ending: Ending | Rainbow,
-    shown: bool,
-) -> Iterator[Rows]:
-    texts = _encoded(dataset, column, tokenizer, _sentences if packing == "sentence" else _whole, shown)
-    make = {"packed": _packed, "apart": _apart}.get(packing, _one_a_row)
-    return make(texts, tokenizer, length, ending)
+    return made
 
 
 def _packed(
