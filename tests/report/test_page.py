@@ -14,7 +14,9 @@ import pytest
 from unmask.evaluation.estimate import Estimate
 from unmask.evaluation.locality import Curve, Point
 from unmask.evaluation.results import RECORDS, Results
+from unmask.evaluation.speedup import ONE_SEED
 from unmask.evaluation.variance import VARIANCE, Decomposition, load_variance, save_variance
+from unmask.report.advice import advice_grid
 from unmask.report.page import FIGURES, PAGE, write_page
 from unmask.report.study import verdicts
 from unmask.report.style import PALETTE
@@ -265,9 +267,13 @@ def test_advice_of_a_probe_comes_first(tmp_path):
         "30% from masks (A), 20% from mask rates (B), 50% from rows (C)",
         "ppots-mirror leaves 70% of it",
         "90% lies within 4 positions",
-        "Where the loss is",
+        "Where the loss is, by visible within",
     ):
         assert told in page.words
+    for one_seed in (True, False):
+        advice = replace(probe.advice, seeds=1 if one_seed else 2)
+        told = [row[3] for row in advice_grid(replace(probe, advice=advice)).rows]
+        assert told == ["", ONE_SEED if one_seed else "worse"]  # an interval over rows is no verdict by itself
 
 
 def test_the_command_that_made_the_runs_is_shown(tmp_path):

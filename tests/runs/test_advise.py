@@ -10,6 +10,7 @@ import pytest
 from unmask import advise
 from unmask.evaluation.advice import ADVICE, Probe
 from unmask.evaluation.results import RECORDS
+from unmask.evaluation.speedup import ONE_SEED
 from unmask.parts import named_masking
 from unmask.recipes import SudokuData, SudokuModel, sudoku
 from unmask.report.advice import advice_grid, advice_lines
@@ -45,7 +46,9 @@ def test_from_nothing_to_a_page(command, tmp_path):
     probe = Probe.load(tmp_path)
     assert read_advice(tmp_path, steps=4, horizon=probe.horizon, locality=probe.locality) == probe
     assert advice_lines(probe)[0] == saved["verdict"]
-    assert [row[0] for row in advice_grid(probe).rows] == [probe.advice.first, probe.advice.gaps[0].arm]
+    rows = advice_grid(probe).rows
+    assert [row[0] for row in rows] == [probe.advice.first, probe.advice.gaps[0].arm]
+    assert rows[1][3] == ONE_SEED
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.jsonl")}
     costs = (tmp_path / COSTS).read_text()
     assert command(*words)[0] == 0  # nothing is timed or trained again

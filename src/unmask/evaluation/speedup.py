@@ -21,6 +21,9 @@ from unmask.evaluation.estimate import Estimate, mean_of
 CLAIM = 5
 """Paired seeds for a claim; fewer are an indication."""
 
+ONE_SEED = "no verdict from one seed"
+"""What stands for a verdict where nothing tells how training varies."""
+
 Cost = Literal["step", "tokens", "seconds"]
 Role = Literal["start", "screen", "compare"]
 
@@ -151,7 +154,7 @@ class Paired:
     def verdict(self, better: str, worse: str) -> str:
         """In words, with a mark where there are too few pairs for a claim; one pair says nothing."""
         if self.pairs == 1:
-            return "no verdict from one seed"
+            return ONE_SEED
         word = {1: better, -1: worse, 0: "not distinguishable"}[self.sign]
         return word if self.is_claim else f"{word} (indication)"
 

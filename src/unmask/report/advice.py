@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from unmask.evaluation.advice import Gap, Probe
+from unmask.evaluation.advice import Advice, Gap, Probe
 from unmask.evaluation.locality import share_within
+from unmask.evaluation.speedup import ONE_SEED
 from unmask.evaluation.variance import Decomposition
 from unmask.report.grid import Grid
 
@@ -44,7 +45,7 @@ def advice_grid(probe: Probe) -> Grid:
     advice = probe.advice
     rows = [[advice.first, f"{advice.mean:.3f}", "", "", _cost(probe, advice.first)]]
     rows += [
-        [gap.arm, f"{advice.mean + gap.behind.value:.3f}", _behind(gap), _told(gap), _cost(probe, gap.arm)]
+        [gap.arm, f"{advice.mean + gap.behind.value:.3f}", _behind(gap), _told(advice, gap), _cost(probe, gap.arm)]
         for gap in advice.gaps
     ]
     return Grid(
@@ -85,8 +86,8 @@ def _behind(gap: Gap) -> str:
     return f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
 
 
-def _told(gap: Gap) -> str:
-    return "worse" if gap.told else "not distinguishable"
+def _told(advice: Advice, gap: Gap) -> str:
+    return ONE_SEED if advice.seeds == 1 else "worse" if gap.told else "not distinguishable"
 
 
 def _cost(probe: Probe, arm: str) -> str:

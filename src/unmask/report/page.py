@@ -62,6 +62,7 @@ class Section:
     key: str
     title: str
     lead: str = ""
+    answer: str = ""
     findings: Sequence[Finding] = ()
     lines: Sequence[str] = ()
     costs: dict[str, str] = field(default_factory=dict)
@@ -74,7 +75,16 @@ class Section:
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing below the heading."""
-        parts = (self.findings, self.lines, self.figures, self.grids, self.replay, self.commands, self.details)
+        parts = (
+            self.answer,
+            self.findings,
+            self.lines,
+            self.figures,
+            self.grids,
+            self.replay,
+            self.commands,
+            self.details,
+        )
         return not any(parts)
 
 
@@ -160,11 +170,14 @@ class _Page:
             return Section("advice", "Which arm first")
         probe, path = Probe.load(self.out), self.out / VARIANCE
         lines = advice_lines(probe, load_variance(path) if path.is_file() else None)
-        found = [(locality_figure({"": probe.locality}), "locality", "Where the loss is")] if probe.locality else []
+        found = [
+            (locality_figure({"": probe.locality}, against), f"locality-{i}", f"Where the loss is, by {against}")
+            for i, against in enumerate(curve.against for curve in probe.locality)
+        ]
         return Section(
             "advice",
             "Which arm first",
-            lines[0],
+            answer=lines[0],
             lines=lines[1:],
             figures=self._drawn(found),
             grids=[advice_grid(probe)],
