@@ -28,6 +28,14 @@ def shown(grids: Sequence[Grid]) -> str:
     )
 
 
+def study(results: Results, final: str | None = None, figure: str = "") -> str:
+    """Verdicts, a figure, what every arm ends at, horizons and costs."""
+    told = "\n".join(f"- {line}" for line in verdicts(results))
+    grids = [*ends(results, final), *matched(results, final), *costs(results)]
+    parts = f"{control_of(results)} {caution(results)}", told, figure, shown(grids)
+    return "\n\n".join(filter(None, parts)).rstrip()
+
+
 def control_of(results: Results) -> str:
     """What the arms are compared with, by the library's own words where it has that name."""
     named = MEASURED.get(results.control)
@@ -39,9 +47,7 @@ def text() -> dict[str, str]:
     folder = EXPERIMENTS / "sotu_bell"
     results = Results.of(read_records(folder, "compare"))
     plot_results(results, PAPERS / "bell.png", title=f"Letters: {seeds_of(results)}")
-    grids = [*ends(results, "test"), *matched(results, "test"), *costs(results)]
-    told = "\n".join(f"- {line}" for line in verdicts(results))
-    part = f"{control_of(results)} {caution(results)}\n\n{told}\n\n![learning curves](bell.png)\n\n{shown(grids)}"
+    part = study(results, "test", "![learning curves](bell.png)") + "\n"
     if screened := read_records(folder, "screen"):
         part += f"\nOther seeds, to choose arms by:\n\n{shown(ends(Results.of(screened), None))}"
     return {"bell": part.rstrip()}
@@ -82,6 +88,20 @@ def ranking() -> dict[str, str]:
     return parts
 
 
+def puma() -> dict[str, str]:
+    """PUMA on its three tasks, and what its settings on Sudoku were chosen by."""
+    parts = {
+        part: study(Results.of(read_records(EXPERIMENTS / folder, "compare")))
+        for part, folder in (
+            ("sudoku", "puma_sudoku/confirming"),
+            ("addition", "addition/five"),
+            ("worked-sums", "puma_text/worked-sums"),
+        )
+    }
+    screened = Results.of(read_records(EXPERIMENTS / "puma_sudoku" / "screening", "compare"))
+    return parts | {"screening": shown(ends(screened)).rstrip()}
+
+
 def baselines() -> dict[str, str]:
     """Where the baselines of the fields end in the saved studies."""
     grids = []
@@ -102,6 +122,7 @@ def main() -> None:
     publish(PAPERS / "variance_reduction.md", variance())
     publish(PAPERS / "baselines.md", baselines())
     publish(DOCS / "ranking.md", ranking())
+    publish(DOCS / "puma.md", puma())
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ study = Study(
         "puma": Arm(named_masking("puma"), seeds=()),
     },
     control="standard",
-    seeds=(1, 2, 3),
     budgets=(500, 1000),
     screening=(0,),
     finals={"test": TextLikelihood(), "generated": GeneratedTexts()},
