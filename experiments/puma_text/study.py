@@ -32,12 +32,12 @@ study = Study(
     {
         "uniform-count": {},
         "beta": {"masking": IndependentMasking(Beta(2, 1), ExactCount())},
-        "puma": {"masking": puma},
+        "puma": Arm({"masking": puma}, budgets=(800, 1600)),
         "puma-batch": Arm({"masking": ProgressiveUnmasking(stages=12, threshold=0.9, pool="batch")}, seeds=(21,)),
     },
     control="uniform-count",
     seeds=(21, 22, 23, 24, 25),
-    budgets=(1200,),
+    budgets=(1600,),
     warmup=0.04,
     evaluate=0.1,
 )
