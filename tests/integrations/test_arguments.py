@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset
 from transformers import LlamaConfig, TrainingArguments
 
-from unmask import IndependentMasking, MaskedDiffusionLM
+from unmask import ELBO, PPOTS, IndependentMasking, MaskedDiffusionLM
 from unmask.integrations import MaskedDiffusionTrainer
 from unmask.integrations.arguments import IDLE, REFUSED, WORKS
 
@@ -34,8 +34,33 @@ UNLIKE_DEFAULT = {
     "data_seed": 3,
     "accelerator_config": {"split_batches": True},
 }
-ELSEWHERE = {"fsdp", "fsdp_config", "deepspeed", "parallelism_config", "bf16_full_eval", "fp16_full_eval"}
-"""What the arguments themselves refuse on this machine."""
+CHANGES = {
+    "per_device_train_batch_size": 2,
+    "max_steps": 2,
+    "learning_rate": 2e-2,
+    "lr_scheduler_type": "constant",
+    "warmup_steps": 2,
+    "optim": "adagrad",
+    "weight_decay": 0.5,
+    "adam_beta1": 0.5,
+    "adam_beta2": 0.5,
+    "adam_epsilon": 1e-2,
+    "gradient_accumulation_steps": 2,
+    "max_grad_norm": 1e-6,
+    "bf16": True,
+    "seed": 1,
+    "neftune_noise_alpha": 5.0,
+}
+"""What trains other weights, and a value unlike the default."""
+KEEPS = {
+    "activation_checkpointing": True,
+    "gradient_checkpointing": True,
+    "torch_empty_cache_steps": 1,
+    "num_train_epochs": 1.0,  # max_steps goes before it
+    "per_device_eval_batch_size": 1,
+    "logging_steps": 2,
+}
+"""What works beside the training, and leaves the weights as they are."""
 
 
 def arguments(out, **settings) -> TrainingArguments:
@@ -62,11 +87,27 @@ def test_every_field_of_the_installed_version_is_classified_once():
     assert sum(map(len, classes)) == len(frozenset().union(*classes))
 
 
-@pytest.mark.parametrize("name", sorted(set(REFUSED) - ELSEWHERE))
+@pytest.mark.parametrize("name", sorted(REFUSED))
 def test_what_would_be_ignored_is_refused_by_name(name, tmp_path):
-    args = arguments(tmp_path, **{name: UNLIKE_DEFAULT.get(name, True)})
-    with pytest.raises(ValueError, match=rf"TrainingArguments\({name}=|TrainingArguments\(torch_compile="):
+    args = arguments(tmp_path)
+    setattr(args, name, UNLIKE_DEFAULT.get(name, True))  # some the arguments themselves refuse on a CPU
+    with pytest.raises(ValueError, match=rf"TrainingArguments\({name}="):
         trainer(args)
+
+
+@pytest.mark.slow
+def test_what_works_does_what_it_says_to_the_weights(tmp_path):
+    assert WORKS.issuperset({*CHANGES, *KEEPS})
+
+    def weights(**settings) -> torch.Tensor:
+        run = trainer(arguments(tmp_path, **settings))
+        run.train()
+        return torch.cat([p.detach().flatten() for p in run.model.parameters()])
+
+    plain = weights()
+    assert torch.equal(weights(), plain)
+    same = {name: bool(torch.allclose(weights(**{name: value}), plain)) for name, value in (CHANGES | KEEPS).items()}
+    assert same == dict.fromkeys(CHANGES, False) | dict.fromkeys(KEEPS, True)
 
 
 def test_a_field_that_is_not_known_is_refused_where_it_is_set(tmp_path, monkeypatch):
@@ -106,11 +147,29 @@ def test_the_logged_loss_is_the_mean_since_the_last_line(tmp_path):
 
 
 def test_weights_in_fp16_are_refused_under_fp16(tmp_path):
-    args, config = arguments(tmp_path), LlamaConfig(vocab_size=MASK + 1, **SIZES)
-    args.fp16 = True
+    args, config = arguments(tmp_path, fp16=True), LlamaConfig(vocab_size=MASK + 1, **SIZES)
     model = MaskedDiffusionLM.from_config(config, MASK).half()
     with pytest.raises(ValueError, match="fp16 too"):
         MaskedDiffusionTrainer(model, args, masking=IndependentMasking(), train_dataset=ROWS)
+
+
+def test_an_evaluation_is_in_the_precision_of_the_steps_before_and_after_them(tmp_path):
+    run, seen = trainer(arguments(tmp_path, bf16=True), eval_dataset=ROWS.select(range(2))), []
+    layer = run.model.backbone.get_submodule("layers.0.mlp.down_proj")
+    layer.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    run.evaluate()
+    assert set(seen) == {torch.bfloat16}
+    run.train()
+    run.evaluate()
+    assert set(seen) == {torch.bfloat16}
+
+
+def test_rates_are_not_fitted_to_the_rows_that_evaluate(tmp_path):
+    model, args = trainer(arguments(tmp_path)).model, arguments(tmp_path)
+    options = {"masking": IndependentMasking(PPOTS()), "objective": ELBO(), "train_dataset": ROWS}
+    with pytest.raises(ValueError, match="held_out rows"):
+        MaskedDiffusionTrainer(model, args, eval_dataset=ROWS, **options)
+    MaskedDiffusionTrainer(model, args, held_out=ROWS, **options)
 
 
 SCRIPT = """

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from datasets import Dataset
 from transformers import LlamaConfig, TrainingArguments
 
-from unmask import ExactCount, IndependentMasking, MaskedDiffusionLM, RowMean
+from unmask import ELBO, PPOTS, ExactCount, IndependentMasking, MaskedDiffusionLM, RowMean
 from unmask.integrations import MaskedDiffusionTrainer
 
 MASK = 11
@@ -52,18 +52,40 @@ def test_a_cpu_that_would_compute_in_fp32_is_refused(tmp_path):
         run(tmp_path, fp16=True, use_cpu=True)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize(("power", "error"), [(16, 0.01), (8, 0.05)])
-def test_gradients_under_a_scaler_are_those_of_fp32(tmp_path, monkeypatch, power, error, accumulate):
+def test_fp16_of_accelerate_s_config_is_fp16(tmp_path, monkeypatch):
+    """Arguments that ask for nothing take what `accelerate launch` leaves in the environment."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    with pytest.raises(ValueError, match="fp32 without a word"):
+        run(tmp_path, use_cpu=True)
+
+
+def test_gradients_of_single_rows_have_no_loss_scale(tmp_path, monkeypatch):
+    with_scaler(monkeypatch, 2.0**8)
+    arguments = TrainingArguments(str(tmp_path), max_steps=1, fp16=True, use_cpu=True, report_to="none")
+    model = MaskedDiffusionLM.from_config(LlamaConfig(vocab_size=MASK + 1, **SIZES), MASK)
+    options = {"objective": ELBO(), "train_dataset": ROWS, "held_out": ROWS}
+    MaskedDiffusionTrainer(model, arguments, masking=IndependentMasking(PPOTS()), **options)
+    masking = IndependentMasking(PPOTS(moment="gradient"))
+    with pytest.raises(ValueError, match="no loss scale: use bf16"):
+        MaskedDiffusionTrainer(model, arguments, masking=masking, **options)
+
+
+def with_scaler(monkeypatch, scale):
     """accelerate makes a scaler for GPUs alone; torch's works on a CPU too."""
     start = Accelerator.__init__
 
-    def with_scaler(self, *arguments, **options):
+    def started(self, *arguments, **options):
         start(self, *arguments, **options)
         if self.mixed_precision == "fp16":
-            self.native_amp, self.scaler = True, torch.amp.GradScaler("cpu", init_scale=2.0**power)
+            self.native_amp, self.scaler = True, torch.amp.GradScaler("cpu", init_scale=scale)
 
-    monkeypatch.setattr(Accelerator, "__init__", with_scaler)
+    monkeypatch.setattr(Accelerator, "__init__", started)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize(("power", "error"), [(16, 0.01), (8, 0.05)])
+def test_gradients_under_a_scaler_are_those_of_fp32(tmp_path, monkeypatch, power, error, accumulate):
+    with_scaler(monkeypatch, 2.0**power)
     split = {"per_device_train_batch_size": 8 // accumulate, "gradient_accumulation_steps": accumulate}
     scaled = run(tmp_path, fp16=True, use_cpu=True, **split)
     dtypes = set()

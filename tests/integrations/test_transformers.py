@@ -68,8 +68,9 @@ def theirs(out, case: str, accumulate: int = 1, **settings) -> MaskedDiffusionTr
             **settings,
         },
     )
+    apart = {"eval_dataset": rows("test", 5), "held_out": rows("test", 5)}
     return MaskedDiffusionTrainer(
-        model(), arguments, masking=masking, objective=objective, train_dataset=rows(), eval_dataset=rows("test", 5)
+        model(), arguments, masking=masking, objective=objective, train_dataset=rows(), **apart
     )
 
 

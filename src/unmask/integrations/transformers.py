@@ -32,6 +32,7 @@ from unmask.objectives import Objective, RowMean
 from unmask.processes import Masking
 from unmask.processes.refit import refit_time, time_of
 from unmask.store.checkpoint import load_state, save_state
+from unmask.training.checks import check_measured
 from unmask.training.loss_scale import LossScale
 
 _IGNORED = {"model_init", "data_collator", "compute_loss_func", "compute_metrics", "preprocess_logits_for_metrics"}
@@ -51,7 +52,8 @@ class MaskedDiffusionTrainer(Trainer):
         objective: weights of the masked tokens' losses.
         train_dataset: rows with `tokens` and `maskable`.
         eval_dataset: rows of `evaluate`, whose `eval_loss` is the negative ELBO in nats per token under noise that is
-            the same for all models; also what time distributions measure the model on (`PPOTS`).
+            the same for all models.
+        held_out: rows for time distributions that measure the model (`PPOTS`): others than those that evaluate it.
         options: to `transformers.Trainer`.
 
     Raises:
@@ -69,6 +71,7 @@ class MaskedDiffusionTrainer(Trainer):
         objective: Objective | None = None,
         train_dataset: Dataset,
         eval_dataset: Dataset | None = None,
+        held_out: Dataset | None = None,
         **options: Any,
     ) -> None:
         self.masking, self.objective = masking, objective or RowMean()
@@ -76,7 +79,8 @@ class MaskedDiffusionTrainer(Trainer):
         check_arguments(args)
         ignored = _IGNORED.intersection(name for name, value in options.items() if value is not None)
         require(not ignored, f"MaskedDiffusionTrainer does not take {', '.join(sorted(ignored))}: {_WHY}")
-        if args.fp16:
+        fp16 = args.mixed_precision == "fp16"  # where the arguments leave it open, accelerate's config decides
+        if fp16:
             LossScale.check(model.parameters())
         require(args.max_steps > 0, "set TrainingArguments(max_steps=...): a process deals rows as it needs them")
         require(args.n_gpu < 2, "start one process for each GPU: `torchrun` or `accelerate launch`")
@@ -86,19 +90,21 @@ class MaskedDiffusionTrainer(Trainer):
         )
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         require(
-            not args.fp16 or self.accelerator.scaler is not None,
-            "TrainingArguments(fp16=True): accelerate has no loss scale on this device, and would compute in fp32 "
-            'without a word. Use bf16=True, or `unmask.Trainer`, whose precision="fp16" works here too',
+            not fp16 or self.accelerator.scaler is not None,
+            "TrainingArguments(fp16=True), or accelerate's config: accelerate has no loss scale on this device, and "
+            "would compute in fp32 without a word. Use bf16=True, or `unmask.Trainer`, whose precision 'fp16' works "
+            "here too",
         )
         require(not sharded, "FSDP and DeepSpeed need `unmask.Trainer`: their checkpoints lack the process")
         self.model_accepts_loss_kwargs = True  # the loss is divided by Z already, not to be by the micro-batches too
         rows = RowStream(train_dataset, args.seed, args.process_index, args.world_size)
         self.process = masking.start(rows, self.get_total_train_batch_size(args), args.seed)
         self._scores: list[Scores | None] = []
-        measures = time_of(self.process).measures is not None
+        self.held_out, measured = held_out, time_of(self.process).measures
+        check_measured(masking, measured, held_out, sharded=False)
         require(
-            not measures or eval_dataset is not None,
-            f"{masking} measures the model during training: give eval_dataset, held-out rows",
+            not (fp16 and measured is not None and measured.moment == "gradient"),
+            f"{masking} measures gradients row by row, which have no loss scale: use bf16, or PPOTS(moment='loss')",
         )
 
     def get_train_dataloader(self) -> DataLoader:
@@ -110,7 +116,7 @@ class MaskedDiffusionTrainer(Trainer):
         for _ in range(num_batches):
             next(epoch_iterator)
         model = self.accelerator.unwrap_model(self.model)
-        fit = refit_time(self.process, self.masking, model, cast(Any, self.eval_dataset), self.args.seed, self._mean)
+        fit = refit_time(self.process, self.masking, model, self.held_out, self.args.seed, self._mean)
         if fit:
             self.log({name: value for name, value in fit.items() if isinstance(value, (int, float))})
         batch = self.process.draw()
@@ -138,7 +144,7 @@ class MaskedDiffusionTrainer(Trainer):
         """The negative ELBO in nats per token, as `{prefix}_loss`."""
         rows: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         model = self.accelerator.unwrap_model(self.model)
-        with self.compute_loss_context_manager():
+        with self.accelerator.autocast():  # before training too, when the model is not wrapped yet
             nats = likelihood(model, rows, LikelihoodConfig(), batch_size=self.args.eval_batch_size)
         metrics = {f"{metric_key_prefix}_loss": nats.nats_per_token.value}
         self.log(metrics)
