@@ -121,3 +121,40 @@ def test_the_reader_of_imports_reads(module):
 def test_files_are_short_enough_to_read():
     long = {module: len(file.read_text().splitlines()) for module, file in MODULES.items()}
     assert {module: lines for module, lines in long.items() if lines > LONGEST} == {}
+
+
+UNPICKLE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+"""Modules whose reading runs what was written."""
+LOADS = {"torch.load", "pd.read_pickle", "pandas.read_pickle", "torch.hub.load"}
+
+
+def _unpickles(source: str) -> Iterator[str]:
+    """What of a module's text would read pickles: imports, `torch.load`, objects of ranks, numpy's object arrays."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names if name.name.split(".")[0] in UNPICKLE)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in UNPICKLE:
+            yield node.module or ""
+        elif isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            if called in LOADS or called.endswith(("_object", "_object_list")):
+                yield called
+        elif isinstance(node, ast.keyword) and node.arg in ("allow_pickle", "trust_remote_code"):
+            yield from [f"{node.arg}=True"] * (ast.unparse(node.value) == "True")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_unpickles(module):
+    assert list(_unpickles(MODULES[module].read_text())) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pickle", "from joblib import load", "torch.load(path, weights_only=True)",
+        "dist.all_gather_object(found, mine)", "dist.broadcast_object_list([1])", "accelerate.utils.gather_object(x)",
+        "np.load(file, allow_pickle=True)", "AutoModel.from_pretrained(name, trust_remote_code=True)",
+    ],
+)  # fmt: skip
+def test_what_unpickles_is_seen(line):
+    assert list(_unpickles(line))

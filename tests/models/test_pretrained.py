@@ -1,5 +1,6 @@
 import pytest
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
@@ -143,6 +144,19 @@ def test_bare_weights_get_a_message_that_says_what_to_do(tmp_path):
     BODIES["llama"](20).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"MaskedDiffusionLM\.from_hf"):
         from_pretrained(tmp_path)
+
+
+def test_pickled_weights_are_read_only_if_they_are_asked_for(folder):
+    name = folder("llama")
+    weights = load_file(name / "model.safetensors")
+    torch.save(weights, name / "pytorch_model.bin")
+    (name / "model.safetensors").unlink()
+    with pytest.raises(
+        ValueError, match=r"nothing is unpickled unasked: convert them, or pass use_safetensors=False"
+    ):
+        from_pretrained(name)
+    model = from_pretrained(name, use_safetensors=False).model
+    assert torch.equal(model.backbone.norm.weight, weights["model.norm.weight"])
 
 
 def test_saving_with_another_tokenizer_is_refused(folder, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -93,6 +95,43 @@ def test_resuming_unpickles_nothing(trainer, stop_at):
     again.train(resume=True)
     watching.clear()
     assert seen == []
+
+
+class _Bomb:
+    """Whoever unpickles it makes a file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+def test_a_hostile_checkpoint_does_nothing(trainer, tmp_path):
+    """Pickles where others keep theirs, and in place of the weights, under a manifest that vouches for them."""
+    last = trainer(steps=2).train()
+    bomb = pickle.dumps(_Bomb(tmp_path / "went off"))
+    for name in ("model/pytorch_model.bin", "model/training_args.bin", "optimizer.pt", "rank-0.pkl", "scheduler.bin"):
+        (last / name).write_bytes(bomb)
+    for name in ("model/model.safetensors", "optimizer.safetensors", "rank-0.safetensors"):
+        content = (last / name).read_bytes()
+        (last / name).write_bytes(bomb)
+        files = {
+            str(p.relative_to(last)): p for p in last.rglob("*") if p.is_file() and p.name != checkpoint.MANIFEST
+        }
+        _manifest(files={n: {"bytes": p.stat().st_size, "sha256": checkpoint.sha256(p)} for n, p in files.items()})(
+            last
+        )
+        assert checkpoint.newest(last.parent) == last
+        with pytest.raises((OSError, ValueError, SafetensorError)):
+            trainer(steps=3).train(resume=True)
+        (last / name).write_bytes(content)
+    (last / "model" / "model.safetensors").unlink()
+    with pytest.raises(OSError, match="safetensors"):
+        MaskedDiffusionLM.from_pretrained(last / "model")
+    assert not (tmp_path / "went off").exists()
+    pickle.loads(bomb)
+    assert (tmp_path / "went off").exists()
 
 
 def test_weights_open_with_transformers_alone(trainer, weights_in):
@@ -313,6 +352,58 @@ def test_a_folder_that_is_deleted_during_a_run_is_not_made_again(trainer, tmp_pa
     with pytest.raises((OSError, CheckpointError), match=r"the run's folder .*was deleted"):
         run.train()
     assert not (tmp_path / "run").exists()
+
+
+def _lose(what: str):
+    def lose(folder: Path) -> None:
+        shutil.rmtree({"run": folder.parents[1], "checkpoints": folder.parent, "checkpoint": folder}[what])
+        _fill(folder)
+
+    return lose
+
+
+FAILS = {
+    "the run's folder": (_lose("run"), r"the run's folder \S*run was deleted$"),
+    "its checkpoints": (_lose("checkpoints"), r"writing-step-00000020 was deleted meanwhile; there is no earlier.*"),
+    "the one at hand": (
+        _lose("checkpoint"),
+        r"was deleted meanwhile; the last good checkpoint is \S*step-00000010\.",
+    ),
+    "something in its way": (
+        lambda f: (_fill(f), _fill(f)),
+        r"File exists.*Once this is mended go on with --resume$",
+    ),
+}
+
+
+@pytest.mark.parametrize(("work", "said"), FAILS.values(), ids=FAILS)
+def test_a_save_that_fails_between_look_and_write_says_why(tmp_path, work, said):
+    """Room is asked for where it is lacking alone, and what was deleted is not made again."""
+    root = tmp_path / "run" / "checkpoints"
+    root.parent.mkdir()
+    _write(root, 10)
+    with pytest.raises(CheckpointError, match=f"could not save step 20 in .*{said}") as error:
+        checkpoint.write(root, 20, "1.2", [work], keep=1)
+    assert "Make room" not in str(error.value)
+    assert not (root / ".writing-step-00000020").exists()
+    assert (tmp_path / "run").exists() == ("run was deleted" not in str(error.value))
+
+
+@pytest.mark.parametrize("name", ["../kept", "model/../../kept", "{folder}/kept"])
+def test_no_file_outside_of_a_checkpoint_is_read_or_deleted(tmp_path, name):
+    """A manifest may come from anybody, and its checksum is no signature."""
+    (folder,) = _write(tmp_path / "checkpoints", 10)
+    kept = folder.parent / "kept"
+    kept.write_text("")
+    manifest = json.loads((folder / checkpoint.MANIFEST).read_text())
+    del manifest["sha256"]
+    facts = {"bytes": 0, "sha256": checkpoint.sha256(kept)}
+    manifest["files"][name.format(folder=folder.parent)] = facts
+    (folder / checkpoint.MANIFEST).write_text(json.dumps(manifest))
+    for work in (checkpoint.check, lambda folder: checkpoint.reduce(folder, ("model",))):
+        with pytest.raises(CheckpointError, match="would lie outside of it"):
+            work(folder)
+    assert kept.is_file()
 
 
 def test_without_a_folder_there_is_no_newest(tmp_path):

@@ -25,7 +25,7 @@ from unmask.evaluation.likelihood import RowNats
 from unmask.evaluation.records import weights_hash
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.models.families import longest_row
-from unmask.models.pretrained import located, unpacked
+from unmask.models.pretrained import located, read_model, unpacked
 from unmask.sampling import Decoding, generate
 
 
@@ -181,7 +181,7 @@ def judge_texts(
     """
     place, options = located(str(judge))
     reader = AutoTokenizer.from_pretrained(place, **options)
-    network: Any = AutoModelForCausalLM.from_pretrained(place, **unpacked(options)).eval()
+    network: Any = read_model(AutoModelForCausalLM, place, **unpacked(options)).eval()
     network.to(device)
     start = [] if reader.bos_token_id is None else [reader.bos_token_id]
     rows = [torch.tensor(start + reader.encode(text, add_special_tokens=False)) for text in texts]

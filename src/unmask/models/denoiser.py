@@ -164,7 +164,7 @@ class MaskedDiffusionLM(AnswersTrainers):
         if mask_token_id is None:
             raise ValueError(f"{folder}/config.json names no mask_token_id: it was not saved by unmask")
         with quiet():
-            model = auto_class(config).from_pretrained(folder, **options)
+            model = auto_class(config).from_pretrained(folder, **{"use_safetensors": True, **options})
         unused = unspanned(getattr(config, "unmask_unused", ()))
         return cls.from_hf(model, mask_token_id, getattr(config, "unmask_shifted", False), unused)
 
@@ -235,7 +235,7 @@ class MaskedDiffusionLM(AnswersTrainers):
             return {name: theirs[there] for name, there in self._container_names().items()}
         with quiet():
             loaded: Any = type(self._container[0]).from_pretrained(
-                folder, config=self._container[0].config, dtype="auto", output_loading_info=True
+                folder, config=self._container[0].config, dtype="auto", use_safetensors=True, output_loading_info=True
             )
         model, report = loaded
         if report["missing_keys"]:

@@ -67,7 +67,8 @@ def from_pretrained(
         lora: train low-rank updates, and the mask token's embedding, instead of all weights.
         options: to Hugging Face's `from_pretrained` of the model; what says where it lies (`revision`, `cache_dir`,
             `local_files_only`, `gguf_file`, ...) goes to config and tokenizer too. `dtype` is "float32" unless
-            given: updates of weights in half precision round away. With LoRA the rest may lie in 4 bits:
+            given: updates of weights in half precision round away. Weights are read from safetensors unless
+            `use_safetensors=False` is given. With LoRA the rest may lie in 4 bits:
             `quantization_config=BitsAndBytesConfig(load_in_4bit=True)` of transformers.
 
     Returns:
@@ -91,7 +92,7 @@ def from_pretrained(
     else:
         config = _config(name, shared)
         kind = auto_class(config)
-        hf = kind.from_pretrained(name, **(shared | unpacked(options)))
+        hf = read_model(kind, name, **(shared | unpacked(options)))
         saved_mask = getattr(config, "mask_token_id", None)
         read_out = getattr(config, "unmask_shifted", kind.__name__ == "AutoModelForCausalLM")
     mask_token_id = _with_mask_token(hf, tokenizer, mask_token, saved_mask)
@@ -101,6 +102,24 @@ def from_pretrained(
     unused = set(range(rows)).difference(tokenizer.get_vocab().values())
     model = MaskedDiffusionLM.from_hf(hf, mask_token_id, bool(shifted), sorted(unused))
     return Pretrained(model if lora is None else add_lora(model, lora), tokenizer)
+
+
+def read_model(kind: Any, name: str | Path, **options: Any) -> Any:
+    """`kind.from_pretrained(name, **options)` with weights that are safetensors: no pickle is read unasked.
+
+    Raises:
+        ValueError: for weights that are pickled alone.
+    """
+    options = {"use_safetensors": True, **options}
+    try:
+        return kind.from_pretrained(name, **options)
+    except OSError as error:
+        if not options["use_safetensors"] or "safetensors" not in str(error):
+            raise
+        raise ValueError(
+            f"{name} has no weights as safetensors, and nothing is unpickled unasked: convert them, or pass "
+            f"use_safetensors=False if you trust them ({error})"
+        ) from None
 
 
 def check_quantised(options: dict[str, Any], lora: LoRA | None) -> None:
@@ -178,7 +197,7 @@ def load_adapted(folder: str | Path) -> MaskedDiffusionLM:
     if not base:
         raise ValueError(f"the adapters in {folder} do not say which pretrained model they belong to")
     config = AutoConfig.from_pretrained(folder)
-    hf = auto_class(config).from_pretrained(base, dtype="float32")
+    hf = read_model(auto_class(config), base, dtype="float32")
     if hf.config.vocab_size != config.vocab_size:  # a mask token was added
         hf.resize_token_embeddings(config.vocab_size)
     unused = unspanned(getattr(config, "unmask_unused", ()))

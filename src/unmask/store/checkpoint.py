@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 import warnings
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -110,8 +111,6 @@ def write(
             work(_writing(root, step))
         except (OSError, SafetensorError) as error:
             problem = _not_saved(root, step, error)
-        except CheckpointError as error:
-            problem = error
         raise_together(ranks, problem, CheckpointError)
 
     try:
@@ -132,9 +131,7 @@ def _writing(root: Path, step: int) -> Path:
 
 
 def _begin(root: Path, folder: Path) -> None:
-    if not root.parent.is_dir():  # deleted, and not made again
-        raise CheckpointError(f"could not save in {root}: the run's folder {root.parent} was deleted")
-    root.mkdir(exist_ok=True)
+    root.mkdir(exist_ok=True)  # without its parents: a run's folder that was deleted is not made again
     folder.mkdir(exist_ok=True)
 
 
@@ -153,7 +150,7 @@ def _seal(root: Path, temporary: Path, step: int, version: str, keep: int, spare
     temporary.rename(target)
     _sync(root)
     folders = _folders(root)
-    here = folders.index(target) + 1
+    here = bisect_right(folders, target)
     stays = {folder_of(root, other) for other in spared}
     for other in folders[: max(0, here - keep)] + folders[here:]:
         if other not in stays:
@@ -161,12 +158,18 @@ def _seal(root: Path, temporary: Path, step: int, version: str, keep: int, spare
 
 
 def _not_saved(root: Path, step: int, error: Exception) -> CheckpointError:
-    why = "the disk is full" if _is_full(error) else str(error)
+    """What to say of a save that failed; whether its folder was deleted is asked now, for before it is too early."""
+    said = f"could not save step {step} in {root}"
+    if not root.parent.is_dir():
+        return CheckpointError(f"{said}: the run's folder {root.parent} was deleted")
+    why, remedy = str(error), "Once this is mended"
+    if _is_full(error):
+        why, remedy = "the disk is full", "Make room, then"
+    elif not _writing(root, step).is_dir():
+        why, remedy = f"{_writing(root, step)} was deleted meanwhile", "Leave the run's folder alone, then"
     last = newest(root)
     rest = f"the last good checkpoint is {last}" if last else "there is no earlier checkpoint"
-    return CheckpointError(
-        f"could not save step {step} in {root}: {why}; {rest}. Make room, then go on with --resume"
-    )
+    return CheckpointError(f"{said}: {why}; {rest}. {remedy} go on with --resume")
 
 
 def check(folder: Path) -> dict[str, Any]:
@@ -195,13 +198,20 @@ def check(folder: Path) -> dict[str, Any]:
         raise altered
     for name, facts in manifest["files"].items():
         file = folder / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:  # no path escapes: `reduce` deletes what is named
+            raise CheckpointError(f"the checkpoint {folder} was altered: {name} would lie outside of it")
         if not file.is_file():
             raise CheckpointError(f"the checkpoint {folder} is not whole: {name} is missing")
-        if file.stat().st_size != facts["bytes"]:
+        try:
+            size = file.stat().st_size
+            same = size == facts["bytes"] and sha256(file) == facts["sha256"]
+        except OSError as error:  # of a disk that fails, or a folder that is being deleted
+            raise CheckpointError(f"the checkpoint {folder} is not whole: {name} cannot be read: {error}") from None
+        if size != facts["bytes"]:
             raise CheckpointError(
-                f"the checkpoint {folder} is truncated: {name} has {file.stat().st_size} of {facts['bytes']} bytes"
+                f"the checkpoint {folder} is truncated: {name} has {size} of {facts['bytes']} bytes"
             )
-        if sha256(file) != facts["sha256"]:
+        if not same:
             raise CheckpointError(f"the checkpoint {folder} was altered: {name} has another content than was saved")
     return manifest
 
