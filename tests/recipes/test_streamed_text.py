@@ -111,7 +111,8 @@ def test_the_command_line_streams_says_so_and_times_a_step(command, folder, tmp_
     assert seconds_a_step(run_of(pair(folder)[1]), steps=1) > 0
 
 
-def test_what_cannot_be_streamed_says_so(folder, tmp_path):
+def test_what_cannot_be_streamed_says_so_before_a_model_is_built(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(TextModel, "build", lambda self: pytest.fail("a model was built"))
     with pytest.raises(ValueError, match=r"keeps no rows.*leave out --data\.stream or --data\.cache"):
         TextData(str(folder), stream=True, cache=str(tmp_path))
     run = run_of(pair(folder)[1])

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from datasets import Dataset
 
 from unmask import (
     GIFT,
@@ -21,7 +20,7 @@ from unmask import (
 )
 from unmask.parts import NoEvaluation, named_masking
 from unmask.recipes import PromptData, sft, sudoku
-from unmask.runs.prepare import looked_up, parts_of, with_guide
+from unmask.runs.prepare import check_guide, looked_up, parts_of, with_guide
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +83,8 @@ def test_syrm_masks_the_syntax_of_prompts(run):
 
 
 def test_one_column_serves_one_of_them():
-    rows = Dataset.from_dict({"tokens": [[1]], "maskable": [[True]]})
     with pytest.raises(ValueError, match="both read the column"):
-        with_guide(IndependentMasking(mask=GIFT()), SyRM(tokens=(1,)), rows, None)
+        check_guide(IndependentMasking(mask=GIFT()), SyRM(tokens=(1,)), None)
     assert [type(part) for part in parts_of(IndependentMasking(mask=GIFT()))][-1] is GIFT
 
 

@@ -6,18 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
-from datasets import Dataset, load_dataset, load_from_disk
+from datasets import Dataset, IterableDataset, load_dataset, load_from_disk
 
 from unmask.config import positive_int, require
 from unmask.data.documents import belongs
+from unmask.data.streamed import at_hand
 from unmask.data.tables import on_hub, the_one
 from unmask.parts.places import found_from
 from unmask.parts.text import check_count, spread
 
 _FORMS = {".parquet": "parquet", ".jsonl": "json", ".arrow": "arrow"}
-RowsSource = str | Callable[[], Dataset] | None
+RowsSource = str | Callable[[], Dataset | IterableDataset] | None
 
 
 @dataclass(frozen=True)
@@ -31,15 +32,19 @@ class RowsOnDisk:
     """The same of rows that are not trained on."""
     divided: bool = False
     """Without a held_out_source: one in ten rows of `source` is held out, by its tokens."""
+    stream: bool = False
+    """Keep no rows: every epoch reads `source` again, in its order, and mixes 1,024 rows at a time. For more than
+    memory or disk hold; what is sorted by kind should be mixed before. A function may give an IterableDataset."""
     held_out_rows: int = 256
-    """At most so many of them, spread evenly."""
+    """At most so many of them, spread evenly; of a stream the first ones."""
 
     def __post_init__(self) -> None:
         positive_int("held_out_rows", self.held_out_rows)
 
-    def load(self) -> Dataset:
-        """The rows of `source` that are trained on; ValueError where none is named."""
-        return self._rows if self.held_out_source is not None or not self.divided else self._parts[0]
+    def load(self) -> Dataset | IterableDataset:
+        """The rows of `source` that are trained on; ValueError where none is named. Of a stream each caller gets one
+        of its own."""
+        return self._part("train") if self.stream else self._training_rows
 
     def held_out(self) -> Dataset:
         """Rows of `held_out_source`, or those of `source` that are held out; ValueError for fewer than two."""
@@ -47,7 +52,7 @@ class RowsOnDisk:
             self.divided or self.held_out_source is not None,
             "no held-out rows are named: name them with --data.held-out-source, or hold some out with --data.divided",
         )
-        apart = self._parts[1] if self.held_out_source is None else _read(self.held_out_source)
+        apart = at_hand(self._part("validation"), self.held_out_rows)
         check_count(len(apart), str(self.held_out_source or self.source))
         return spread(apart, self.held_out_rows)
 
@@ -58,42 +63,77 @@ class RowsOnDisk:
         return replace(self, **found)
 
     @cached_property
-    def _rows(self) -> Dataset:
-        return _read(self.source)
+    def extent(self) -> Extent:
+        """How many rows are trained on, how long rows are, which tokens they have; a stream is read through once."""
+        rows = longest = largest = 0
+        for part in (self.held_out(), self.load()):
+            rows = 0
+            for tokens in part["tokens"] if isinstance(part, Dataset) else (row["tokens"] for row in part):
+                rows, longest, largest = rows + 1, max(longest, len(tokens)), max(largest, *tokens, 0)
+        return Extent(rows, longest, largest)
 
     @cached_property
-    def _parts(self) -> tuple[Dataset, Dataset]:
-        """The rows that are trained on, and those that are held out."""
-        held_out = [belongs({"tokens": list(map(int, row))}, "validation", "tokens") for row in self._rows["tokens"]]
-        kept, apart = (
-            self._rows.select([i for i, out in enumerate(held_out) if out == part]) for part in (False, True)
-        )
-        return kept, apart
+    def _training_rows(self) -> Dataset | IterableDataset:
+        return self._part("train")
+
+    def _part(self, part: Literal["train", "validation"]) -> Dataset | IterableDataset:
+        """The rows that are trained on, or those that are held out."""
+        if self.held_out_source is not None or not self.divided:
+            return _read(self.source if part == "train" else self.held_out_source, self.stream)
+        rows = _read(self.source, self.stream)
+
+        def lies_there(row: dict[str, Any]) -> bool:
+            return belongs({"tokens": list(map(int, row["tokens"]))}, "validation", "tokens") == (
+                part == "validation"
+            )
+
+        if isinstance(rows, Dataset):
+            return rows.select([i for i, tokens in enumerate(rows["tokens"]) if lies_there({"tokens": tokens})])
+        return rows.filter(lies_there)
 
 
-def _read(source: RowsSource) -> Dataset:
+class Extent(NamedTuple):
+    """Of rows.
+
+    Attributes:
+        rows: to train on.
+        longest: tokens of the longest, held-out ones included.
+        largest: token of any, held-out ones included.
+    """
+
+    rows: int
+    longest: int
+    largest: int
+
+
+def _read(source: RowsSource, stream: bool) -> Dataset | IterableDataset:
     if source is None:
         raise ValueError(
             "no rows are named: name them with --data.source (a folder of Dataset.save_to_disk, a .parquet or .jsonl "
             "file, hub:NAME, or module:function). A run that was trained from Python does not know its rows"
         )
-    rows = the_one(source() if callable(source) else _opened(source), source)
-    require(isinstance(rows, Dataset), f"{source} gives {type(rows).__name__}, and no datasets.Dataset")
-    missing = {"tokens", "maskable"} - set(rows.column_names)
+    rows = the_one(source() if callable(source) else _opened(source, stream), source)
+    if isinstance(rows, IterableDataset):
+        require(stream, f"{source} gives a stream: say --data.stream, or give a datasets.Dataset")
+        columns = next(iter(rows), {})
+        require(bool(columns), f"{source} holds no row")
+    else:
+        require(isinstance(rows, Dataset), f"{source} gives {type(rows).__name__}, and no datasets.Dataset")
+        columns = rows.column_names
+    missing = {"tokens", "maskable"} - set(columns)
     if missing:
-        raise ValueError(
-            f"{source} has no column {' and no column '.join(sorted(missing))}; it has {rows.column_names}"
-        )
-    require(len(rows) > 0, f"{source} holds no row")
-    return rows
+        raise ValueError(f"{source} has no column {' and no column '.join(sorted(missing))}; it has {list(columns)}")
+    require(isinstance(rows, IterableDataset) or len(rows) > 0, f"{source} holds no row")
+    return rows.to_iterable_dataset() if stream and isinstance(rows, Dataset) else rows
 
 
-def _opened(source: str) -> Any:
+def _opened(source: str, stream: bool) -> Any:
     path = Path(source)
+    options: dict[str, Any] = {"split": "train", "streaming": stream}
     if named := on_hub(source):
-        return load_dataset(*named, split="train")
+        return load_dataset(*named, **options)
     if path.suffix in _FORMS and path.is_file():
-        return load_dataset(_FORMS[path.suffix], data_files=str(path), split="train")
+        return load_dataset(_FORMS[path.suffix], data_files=str(path), **options)
     if path.is_dir():
         return load_from_disk(str(path))
     module, _, function = source.partition(":")

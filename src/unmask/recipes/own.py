@@ -133,24 +133,25 @@ def _run(
         if isinstance(data, Fitted):
             data = data.fitted()
             data.check()
-        made = data.load()
-        length = getattr(data, "length", None) or max(map(len, made["tokens"]))
-        count = len(made) if isinstance(made, Dataset) else _counted(data, enough_rows(length, batch_size))
+        vocabulary, length, count = _extent(data, batch_size)
         if isinstance(model, TextModel):
-            model = fitting_model(*_vocabulary(data), length, count * length)
+            model = fitting_model(*vocabulary, length, count * length)
         training = fitting_steps(count, length, model, steps, batch_size)
     return RunConfig(recipe, data, model, **named_masking(masking), training=TrainingConfig(**training), **parts)
+
+
+def _extent(data: Any, batch_size: int | None) -> tuple[tuple[int, int], int, int]:
+    """V and the mask token, tokens of the longest row, and how many rows are trained on."""
+    if isinstance(data, RowsOnDisk):  # the mask is one more token than the rows have
+        found = data.extent
+        return (found.largest + 2, found.largest + 1), found.longest, found.rows
+    made, tokenizer = data.load(), data.tokenizer()
+    length = getattr(data, "length", None) or max(map(len, made["tokens"]))
+    count = len(made) if isinstance(made, Dataset) else _counted(data, enough_rows(length, batch_size))
+    return (tokenizer.vocab_size, tokenizer.mask_token_id), length, count
 
 
 @lru_cache(maxsize=1)
 def _counted(data: TextData, most: int) -> int:
     """Rows of streamed data, at most so many; each arm of a comparison asks."""
     return sum(1 for _ in islice(data.load(), most))
-
-
-def _vocabulary(data: Any) -> tuple[int, int]:
-    """V and the mask token: the tokenizer's, or one more token than the rows have."""
-    if isinstance(data, RowsOnDisk):
-        largest = max(max(map(max, part["tokens"])) for part in (data.load(), data.held_out()))
-        return largest + 2, largest + 1
-    return data.tokenizer().vocab_size, data.tokenizer().mask_token_id

@@ -26,7 +26,7 @@ from unmask.parts import NoEvaluation, RowsOnDisk, SavedModel, TextModel
 from unmask.processes import Masking
 from unmask.processes.progressive import refuse_importance
 from unmask.report.figures import draw_rates
-from unmask.runs.prepare import looked_up, with_guide
+from unmask.runs.prepare import check_guide, looked_up, with_guide
 from unmask.store import checkpoint
 from unmask.store.folder import CONFIG_FILE, check_folder, read_config
 from unmask.training import Trainer, TrainingConfig
@@ -214,6 +214,7 @@ class RunConfig:
         if tokenizer is not None and isinstance(self.model, TextModel):
             tokenizer.check_model(self.model.mask, self.model.vocab_size)
         looked_up((self.masking, self.objective), tokenizer)
+        check_guide(self.masking, self.objective, self.data)
 
     def train(
         self, out: str | Path, *, name: str | None = None, resume: bool = False, overwrite: bool = False

@@ -51,6 +51,27 @@ def looked_up(part: Part, tokenizer: TextTokenizer | None) -> Part:
     return replace(part, **changes)
 
 
+def check_guide(masking: Masking, objective: Objective, data: Any) -> None:
+    """Refuse what reads a column `guide` where rows cannot be given one.
+
+    Args:
+        masking: of the run.
+        objective: of the run.
+        data: its config. Where it is streamed, its first row is looked at.
+
+    Raises:
+        ValueError: where two want the column, or rows without it are streamed.
+    """
+    gift, syntax = _readers(masking, objective)
+    if gift and syntax:
+        raise ValueError("GIFT and SyRM both read the column `guide`, and a data set has one")
+    if (gift or syntax) and getattr(data, "stream", False) and "guide" not in next(iter(data.load()), ()):
+        raise ValueError(
+            "GIFT and SyRM read a column `guide` that is made before training, of rows that are kept: leave out "
+            "--data.stream"
+        )
+
+
 def with_guide(
     masking: Masking, objective: Objective, rows: Dataset | IterableDataset, model: MaskedDiffusionLM
 ) -> Dataset | IterableDataset:
@@ -59,28 +80,21 @@ def with_guide(
     Args:
         masking: with the ids of all tokens.
         objective: the same.
-        rows: to train on.
+        rows: to train on; `check_guide` let their data pass.
         model: the one that training starts from; for entropies it is moved to the process's device.
 
     Raises:
-        ValueError: where two want the column, no prompt holds any syntax, or rows without the column are streamed.
+        ValueError: where no prompt holds any syntax.
     """
-    parts = [*parts_of(masking), *parts_of(objective)]
-    gift = any(isinstance(part, GIFT) for part in parts)
-    syntax = [part for part in parts if isinstance(part, SyRM)]
-    if gift and syntax:
-        raise ValueError("GIFT and SyRM both read the column `guide`, and a data set has one")
-    if not (gift or syntax):
-        return rows
-    if isinstance(rows, IterableDataset):
-        if "guide" in next(iter(rows), ()):
-            return rows
-        raise ValueError(
-            "GIFT and SyRM read a column `guide` that is made before training, of rows that are kept: leave out "
-            "--data.stream"
-        )
-    if "guide" in rows.column_names:
+    gift, syntax = _readers(masking, objective)
+    if not (gift or syntax) or isinstance(rows, IterableDataset) or "guide" in rows.column_names:
         return rows
     if gift:
         return add_entropies(model.to(PartialState().device), rows)
     return with_syntax(rows, known_tokens(syntax[0]))
+
+
+def _readers(masking: Masking, objective: Objective) -> tuple[list[GIFT], list[SyRM]]:
+    """What of a run reads the column `guide`."""
+    parts = [*parts_of(masking), *parts_of(objective)]
+    return [p for p in parts if isinstance(p, GIFT)], [p for p in parts if isinstance(p, SyRM)]
