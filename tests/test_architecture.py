@@ -31,7 +31,7 @@ ORDER = (
 NEVER = {("training", "evaluation"), ("training", "report")}  # what trains is not what measures
 MATHEMATICS = {"batch", "config", "distributed", "masks", "noise", "objectives", "policies", "reweighted"}
 MATHEMATICS |= {"schedules", "times", "token_rates"}
-LONGEST = 420
+LONGEST = 400
 
 MODULES = {
     ".".join(file.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__"): file

@@ -33,6 +33,7 @@ from unmask.policies import Policy, needs_of, resolve, stored
 from unmask.processes.base import local_size
 from unmask.processes.blocks import Blocks
 from unmask.processes.chains import Chain
+from unmask.processes.kept import kept_of, rows_kept
 from unmask.schedules import Schedule, check_schedule, integer_at
 from unmask.times import TimeDistribution, Uniform
 
@@ -309,20 +310,16 @@ class ProgressiveProcess:
     def state_dict(self) -> dict[str, Any]:
         """Which rows the pool holds, what is revealed of them, their stages, the steps done, the stream's position.
 
-        The tokens come back from the stream, or are kept here where it does not go back. What lies under "pool" is
-        row by row, in the order of the ranks' slots; so the parts of all ranks, joined, can be dealt to any number of
-        ranks (`processes.base.dealt_anew`).
+        What lies under "pool" is row by row, in the order of the ranks' slots; so the parts of all ranks, joined, can
+        be dealt to any number of ranks (`processes.base.dealt_anew`).
         """
         return {
             "rows": self.rows.state_dict(),
             "step": self.step,
             "pool": {
-                "row": self.clean.row.clone(),
-                "draw": self.clean.draw.clone(),
-                "tokens": _fingerprint(self.clean),
+                **kept_of(self.clean, self.rows),
                 "revealed": self.revealed.clone(),
                 "stage": self.stage.clone(),
-                **({} if self.rows.size is not None else _kept(self.clean)),
             },
         }
 
@@ -339,11 +336,7 @@ class ProgressiveProcess:
                 "resume with the same batch size and pool"
             )
         self.rows.load_state_dict(state["rows"])
-        numbers = {name: pool[name].clone() for name in ("row", "draw")}
-        clean = self.rows.rows(**numbers) if self.rows.size is not None else _came_back(pool, **numbers)
-        if not torch.equal(_fingerprint(clean), pool["tokens"]):
-            raise ValueError("the rows of the saved pool have other tokens in this data set: it has changed since")
-        clean = clean.padded(pool["revealed"].shape[1])
+        clean = rows_kept(pool, self.rows).padded(pool["revealed"].shape[1])
         self.step, self.clean, self._drawn = int(state["step"]), clean, None
         self.chain = self.config.chain(integer_at(self.config.stages, self.step), self.seed)
         self.blocks = self._cut(clean.length, self.step)
@@ -396,22 +389,3 @@ class ProgressiveProcess:
         units, revealed = blocks.units(self.clean), blocks.fold(self.revealed)
         nobody = torch.zeros(len(units), dtype=torch.bool)
         self.stage = self.chain.restaged(units, revealed, nobody).view(len(self.clean), -1)
-
-
-def _kept(clean: TokenBatch) -> dict[str, Tensor]:
-    """What a state holds of rows that do not come back."""
-    return {f"kept_{name}": value.clone() for name in _COLUMNS if (value := getattr(clean, name)) is not None}
-
-
-def _came_back(pool: dict[str, Tensor], row: Tensor, draw: Tensor) -> TokenBatch:
-    columns = {name: pool[f"kept_{name}"].clone() for name in _COLUMNS if f"kept_{name}" in pool}
-    return TokenBatch(row=row, draw=draw, weight=torch.ones(len(row)), **columns)
-
-
-_COLUMNS = ("tokens", "maskable", "attention", "guide", "document")
-
-
-def _fingerprint(clean: TokenBatch) -> Tensor:
-    """[B] int64 of tokens and maskable positions, whatever the padding."""
-    position = torch.arange(clean.length)
-    return (noise.hashes(clean.tokens, clean.maskable.long(), position) * clean.attention).sum(1)

@@ -25,7 +25,7 @@ from unmask.config import require, to_json
 from unmask.data.stream import RowStream
 from unmask.data.streamed import rows_of
 from unmask.data.tokenizers import TextTokenizer
-from unmask.distributed import gather_rows, is_sharded, sum_over_ranks, whole
+from unmask.distributed import is_sharded, sum_over_ranks, whole
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.objectives import Objective, RowMean
 from unmask.processes import Blockwise, Masking
@@ -45,6 +45,7 @@ from unmask.training.later import Later
 from unmask.training.log import RunLog
 from unmask.training.loss_scale import LossScale
 from unmask.training.micro import StepOutputs, micro_batches
+from unmask.training.occasions import Occasions
 from unmask.training.optimizer import OptimizerFactory, adamw, parameter_groups, updates_where_finite
 from unmask.training.progress import Display, TrainingProgress, shown_of
 from unmask.training.ranks import accelerator_of
@@ -198,9 +199,9 @@ class Trainer:
             settings = {"run": to_json(self.run), "training": to_json(config)}
             self.accelerator.init_trackers(**tracker_settings(config.tracker, self.name, settings))
         self.wrapped.train()
-        saved_at, saved = time.monotonic(), self.step if self.step else -1
+        ranks = self.accelerator.num_processes
+        occasions = Occasions(config, self.callbacks, ranks, self.step or None)
         if self.step < config.steps:
-            ranks = self.accelerator.num_processes
             described = platform.described(self.model, self.dtype, self.compiled)
             log.write("start", self._place(), described | {"ranks": ranks})
         with Display(visible=main) as display:
@@ -210,21 +211,15 @@ class Trainer:
             with Interrupts(progress.note) as interrupts:
                 if self.step == 0:
                     self._evaluate(log, progress)
-                while self.step < config.steps and not self._stopped():
+                while self.step < config.steps and not occasions.stops():
                     self._one_step(log, progress)
-                    if _due(self.step, config.evaluate_every, config.steps):
+                    if occasions.evaluates(self.step):
                         self._report(log, progress)
                         self._evaluate(log, progress)
-                    number, late, wanted = self._most(
-                        interrupts.signal,
-                        config.checkpoint_minutes is not None
-                        and time.monotonic() - saved_at > 60 * config.checkpoint_minutes,
-                        self.step in self._spared(),
-                    )
-                    if number or late or wanted or _due(self.step, config.checkpoint_every, config.steps):
+                    saves, number = occasions.saves(self.step, interrupts.signal)
+                    if saves:
                         self._report(log, progress)  # what is not finite is not saved
-                        self._save()
-                        saved_at, saved = time.monotonic(), self.step
+                        self._save(occasions)
                     if number:
                         text = f"stopped at step {self.step}, which is saved; go on with --resume"
                         progress.note(text)
@@ -232,8 +227,8 @@ class Trainer:
                 self._report(log, progress)
             for reason in filter(None, (callback.stop for callback in self.callbacks)):
                 progress.note(f"ends at step {self.step}: {reason}")
-        if saved != self.step:
-            self._save()
+        if occasions.saved != self.step:
+            self._save(occasions)
         for tracker in self.accelerator.trackers:  # not end_training: a later run needs the process group
             tracker.finish()
         return checkpoint.folder_of(self.checkpoints, self.step)
@@ -271,18 +266,7 @@ class Trainer:
         for callback in self.callbacks:
             callback.step(step, metrics)
 
-    def _most(self, *asked: int) -> list[int]:
-        """What any rank asks for, all do."""
-        ranks = self.accelerator.num_processes
-        return gather_rows(ranks, torch.tensor([list(map(int, asked))]))[0].amax(0).tolist()
-
-    def _stopped(self) -> bool:
-        return bool(self._most(any(callback.stop is not None for callback in self.callbacks))[0])
-
-    def _spared(self) -> set[int]:
-        return {callback.keep for callback in self.callbacks if callback.keep is not None}
-
-    def _save(self) -> None:
+    def _save(self, occasions: Occasions) -> None:
         card = {name: f"`{value}`" for name, value in self.run.items()}
         card["training"] = f"Step {self.step} of {self.config.steps}."
         folder = save_training(
@@ -290,10 +274,11 @@ class Trainer:
             self.parts,
             self.counters,
             keep=self.config.keep_checkpoints,
-            spared=self._spared(),
+            spared=occasions.spared,
             tokenizer=self.tokenizer,
             card=card,
         )
+        occasions.note_saved(self.step)
         for callback in self.callbacks:
             callback.checkpoint(self.step, folder)
 
@@ -410,7 +395,3 @@ class Trainer:
         description = Description(self.run, self.config, self.given, self.tokenizer, parameters)
         together = *self.ranks, self.accelerator.wait_for_everyone
         return claimed_folder(self.out, description, resume, overwrite, *together)
-
-
-def _due(step: int, every: int | None, last: int) -> bool:
-    return step == last or (every is not None and step % every == 0)
