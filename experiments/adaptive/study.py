@@ -16,9 +16,10 @@ from unmask.runs.study import Study
 EVEN = IndependentMasking(mask=ExactCount(), coupling="stratified")
 DENSITIES = {
     "uniform": Uniform(),
-    "clipped": Clipped(0.5, 1.0),
+    "0.3-to-0.8": Clipped(0.3, 0.8),
+    "0.5-to-1": Clipped(0.5, 1.0),
     "beta": Beta(2, 1),
-    "bell": Bell(),
+    "bell-middle": Bell(),
     "bell-low": Bell(0.35, 0.2),
     "bell-wide": Bell(0.5, 0.3),
 }

@@ -6,24 +6,21 @@ A pair whose carry runs through all its digits needs the sum's digits from right
 its own confidence may never practise that (The Confidence Shortcut, arXiv 2605.29123).
 """
 
-from unmask import Beta, ExactCount, IndependentMasking, ProgressiveUnmasking, RowMean, TrainingConfig
+from unmask import Beta, ExactCount, IndependentMasking, ProgressiveUnmasking, TrainingConfig
 from unmask.evaluation.tasks import AdditionTask
-from unmask.parts import AdditionData, AdditionModel
+from unmask.parts import AdditionData, AdditionModel, named_masking
 from unmask.runs.config import RunConfig
 from unmask.runs.study import Arm, Study
 from unmask.sampling import Decoding
 
-STANDARD = IndependentMasking(mask=ExactCount())
-
 
 def addition(digits: int) -> RunConfig:
-    """Standard masking on numbers of so many digits."""
+    """Uniform counts on numbers of so many digits."""
     return RunConfig(
         recipe="addition",
         data=AdditionData(digits),
         model=AdditionModel(digits),
-        masking=STANDARD,
-        objective=RowMean(),
+        **named_masking("uniform-count"),
         training=TrainingConfig(batch_size=96, learning_rate=2e-3, threads=1),
         evaluation=AdditionTask(digits=digits, puzzles=200, final_puzzles=1000),
     )

@@ -13,10 +13,10 @@ from unmask.runs.study import Arm, Study
 from unmask.sampling import Decoding
 
 recipe = sudoku()
-STANDARD = IndependentMasking(mask=ExactCount())
+COUNTED = IndependentMasking(mask=ExactCount())
 HALF = ProgressiveUnmasking(stages=8, threshold=0.8, time=Clipped(0.5, 1.0))
 WHOLE = ProgressiveUnmasking(stages=8, threshold=0.9)
-base = replace(recipe, masking=STANDARD, training=replace(recipe.training, batch_size=16, threads=1))
+base = replace(recipe, masking=COUNTED, training=replace(recipe.training, batch_size=16, threads=1))
 
 
 def judged_by(half: int):
@@ -28,8 +28,8 @@ screening = Study(
     judged_by(0),
     {
         "uniform-count": {},
-        "high-rates": {"masking": replace(STANDARD, time=Clipped(0.5, 1.0))},
-        "beta": {"masking": replace(STANDARD, time=Beta(2, 1))},
+        "high-rates": {"masking": replace(COUNTED, time=Clipped(0.5, 1.0))},
+        "beta": {"masking": replace(COUNTED, time=Beta(2, 1))},
     }
     | {
         name: {"masking": masking}
@@ -64,7 +64,7 @@ confirming = Study(
     judged_by(1),
     {
         "uniform-count": Arm(budgets=(1500,)),
-        "beta": Arm({"masking": replace(STANDARD, time=Beta(2, 1))}, budgets=(1500,)),
+        "beta": Arm({"masking": replace(COUNTED, time=Beta(2, 1))}, budgets=(1500,)),
         "puma": Arm({"masking": HALF}, budgets=(750, 1500)),
         "puma-whole": Arm({"masking": WHOLE}, budgets=(1500,)),
     },

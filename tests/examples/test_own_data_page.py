@@ -64,7 +64,7 @@ def test_two_commands_make_a_report(here, heading, capsys):
     compared, reported = commands(heading)
     main([*compared, *FEW_RUNS])
     said = capsys.readouterr()
-    assert "2 of 2 runs" in said.err
+    assert "3 of 3 runs" in said.err
     assert "What was not typed was chosen from the data" in said.err
     main(reported)
     out = here / compared[-1]

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from unmask import ELBO, IndependentMasking, ProgressiveUnmasking, RowMean
+from unmask.cli.options import DEFAULT_ARMS
+from unmask.cli.study import load_studies
 from unmask.cli.variance import ARMS, ESTIMATES
 from unmask.config import from_json, to_json
 from unmask.parts import named_masking
@@ -97,6 +99,26 @@ def test_records_name_what_was_trained():
             if found is not None:
                 assert _only(found, expected) == _only(expected, found), (folder, arm, part)
     assert seen >= {"standard", "uniform-count", "bell"}
+
+
+def test_studies_name_what_they_train(monkeypatch):
+    """But for PUMA's settings, which are each study's own."""
+    monkeypatch.chdir(EXPERIMENTS.parent)
+    seen = set()
+    for file in sorted(EXPERIMENTS.rglob("study.py")):
+        for study in load_studies(file):
+            cells = {cell.arm: cell.config for cell in study.cells() or study.cells(screen=True)}
+            for arm in cells.keys() & MEASURED.keys() - {"puma"}:
+                trained = cells[arm].masking, cells[arm].objective
+                assert trained == (MEASURED[arm].masking, MEASURED[arm].objective), (file, arm)
+                seen.add(arm)
+            assert study.control != "standard" or "clipped" in study.arms, f"{file}: its strong baseline is missing"
+    assert seen >= {"standard", "clipped", "uniform-count", "bell"}
+
+
+@pytest.mark.parametrize("command", DEFAULT_ARMS)
+def test_comparisons_carry_baselines_unasked(command):
+    assert {"uniform-count", "clipped"} <= set(DEFAULT_ARMS[command])
 
 
 def _only(one: dict, other: dict) -> dict:

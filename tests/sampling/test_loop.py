@@ -1,6 +1,9 @@
 """The loop with a real transformer: invariances, blocks, remasking, and no work for what cannot change."""
 
-from itertools import pairwise
+import random
+from contextlib import suppress
+from dataclasses import fields
+from itertools import combinations, pairwise
 
 import pytest
 import torch
@@ -156,14 +159,41 @@ def decodings():
     )
 
 
-@given(decoding=decodings(), lengths=st.lists(st.integers(1, L), min_size=1, max_size=3), seed=st.integers(0, 99))
-@settings(max_examples=60, deadline=None)
-def test_every_block_has_a_clock_of_its_own(model, ragged, decoding, lengths, seed):
-    """It takes no more steps than it may, and after each of them as much is revealed as its own schedule says."""
-    batch = ragged(lengths, seed)
+SETTINGS = {
+    "policy": ("confidence", "margin", "entropy", "random", "left_to_right"),
+    "tokens_per_step": (1, 3),
+    "steps": (None, 1, 4, 9),
+    "schedule": ("linear", "cosine"),
+    "threshold": (None, 0.3, 0.7),
+    "temperature": (0.0, 1.0),
+    "top_p": (1.0, 0.7),
+    "block_size": (None, 1, 3, 5),
+    "causal_blocks": (False, True),
+    "remasking": (0.0, 0.5),
+    "remasking_rule": ("cap", "rescale"),
+}
+
+
+def covering() -> list[Decoding]:
+    """A few decodings in which any two values of two settings meet that may stand together."""
+    chance, pairs = random.Random(0), {}
+    for _ in range(4000):
+        chosen = {name: chance.choice(values) for name, values in SETTINGS.items()}
+        with suppress(ValueError):  # some settings exclude others
+            pairs[Decoding(**chosen)] = set(combinations(chosen.items(), 2))
+    left, found = set().union(*pairs.values()), []
+    while left:
+        found.append(max(pairs, key=lambda decoding: len(pairs[decoding] & left)))
+        left -= pairs[found[-1]]
+    return found
+
+
+def check_blocks(model, batch, decoding, seed):
+    """Everything is revealed; no block takes more steps than it may; after each as much is as its own clock says."""
     made, masks = trajectory(model, batch, decoding, seed=seed)
+    assert not masks[-1].any()
     size = decoding.block_size or L
-    for row in range(len(lengths)):
+    for row in range(len(batch)):
         ticks = dict.fromkeys(range(-(-L // size)), 0)
         for before, after in pairwise(mask[row] for mask in masks):
             if not before.any():
@@ -180,6 +210,14 @@ def test_every_block_has_a_clock_of_its_own(model, ragged, decoding, lengths, se
             ticks[number] += 1
         if decoding.steps is not None:
             assert max(ticks.values()) <= decoding.steps
+
+
+def test_every_block_has_a_clock_of_its_own_under_every_pair_of_settings(model, ragged):
+    assert set(SETTINGS) == {field.name for field in fields(Decoding)}
+    decodings = covering()
+    assert len(decodings) < 40
+    for seed, decoding in enumerate(decodings):
+        check_blocks(model, ragged([12, 7, 10], seed), decoding, seed)
 
 
 @given(decoding=decodings(), end=st.integers(0, 3), seed=st.integers(0, 99))

@@ -34,8 +34,8 @@ from unmask.times import TimeDistribution
 RunConfigs = dict[str, RunConfig]
 MASKINGS = (IndependentMasking, ProgressiveUnmasking, Blockwise)
 DEFAULT_ARMS = {
-    "compare": ("uniform-count", "puma"),  # PUMA and its paper's baseline: one loss, so the masks alone differ
-    "advise": ("standard", "uniform-count", "bell", "best", "puma"),  # both fields' baselines, and what may beat them
+    "compare": ("uniform-count", "clipped", "puma"),  # PUMA's own baseline, rates in an interval, and PUMA
+    "advise": ("standard", "uniform-count", "clipped", "bell", "best", "puma"),  # baselines, and what may beat them
 }
 REGISTRY = ConstructorRegistry()
 
