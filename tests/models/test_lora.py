@@ -277,6 +277,7 @@ def test_a_base_in_four_bits_without_bitsandbytes_is_refused(base):
         from_pretrained(base, quantization_config=FOUR_BITS, lora=LoRA(rank=4))
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
 def test_adapters_on_a_base_in_four_bits_train_and_are_saved_alone(base, rows, tmp_path):
     torch.manual_seed(1)

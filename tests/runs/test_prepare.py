@@ -22,6 +22,8 @@ from unmask.parts import NoEvaluation, named_masking
 from unmask.recipes import PromptData, sft, sudoku
 from unmask.runs.prepare import check_guide, looked_up, parts_of, with_guide
 
+CPU = torch.device("cpu")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
@@ -66,16 +68,18 @@ def test_gift_reads_the_entropies_of_the_model_that_training_starts_from(run):
     masking, rows = named_masking("gift"), run.data.load().select(range(8))
     torch.manual_seed(3)
     model = run.model.build()
-    found = with_guide(**masking, rows=rows, model=model)
+    found = with_guide(**masking, rows=rows, model=model, device=CPU)
     assert found["guide"] == add_entropies(model, rows)["guide"]
-    assert with_guide(**masking, rows=found, model=None) is found  # rows with numbers of their own keep them
-    assert with_guide(**named_masking("standard"), rows=rows, model=None) is rows
+    assert (
+        with_guide(**masking, rows=found, model=None, device=CPU) is found
+    )  # rows with numbers of their own keep them
+    assert with_guide(**named_masking("standard"), rows=rows, model=None, device=CPU) is rows
 
 
 def test_syrm_masks_the_syntax_of_prompts(run):
     rows = run.data.load()
     (token,) = run.data.tokenizer().named(["<"])
-    found = with_guide(IndependentMasking(), SyRM(tokens=(token,)), rows, None)
+    found = with_guide(IndependentMasking(), SyRM(tokens=(token,)), rows, None, CPU)
     for before, after in zip(rows, found, strict=True):
         for i, id_ in enumerate(after["tokens"]):
             assert after["guide"][i] == (id_ == token)

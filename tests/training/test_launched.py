@@ -6,9 +6,12 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
+from unmask.data.sudoku import load_sudoku
+from unmask.recipes import RowsOnDisk, rows
 from unmask.runs.launch import run_jobs
 from unmask.training import read_metrics
 from unmask.training.launched import OURS, check_launch, warn_of_unused
@@ -90,3 +93,16 @@ def test_plain_torchrun_on_a_cpu_is_one_run_of_two_ranks(tmp_path):
     assert said.stderr.count("gradient_accumulation_steps 3 of accelerate's config is not used") == 1
     assert [line["ranks"] for line in read_metrics(tmp_path / "run", "start")] == [2]
     assert len(read_metrics(tmp_path / "run", "train")) == 2
+
+
+@pytest.mark.slow
+def test_what_is_measured_before_training_does_not_part_the_ranks(forked_ranks, tmp_path, monkeypatch):
+    """GIFT's entropies are taken on the device of the rank, before there is a trainer."""
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    load_sudoku("train", limit=60).to_parquet(tmp_path / "rows.parquet")
+    data = RowsOnDisk(str(tmp_path / "rows.parquet"), divided=True)
+    run = rows("gift", data, steps=2, batch_size=8)
+    training = replace(run.training, warmup_steps=1, evaluate_every=None, tracker="none", threads=1)
+    run = replace(run, model=replace(run.model, layers=1, width=16, heads=2), training=training)
+    assert forked_ranks(lambda rank: run.train(tmp_path / "run") and None) == [0, 0]
+    assert [line["ranks"] for line in read_metrics(tmp_path / "run", "start")] == [2]

@@ -38,11 +38,19 @@ MASKINGS = {
     "puma": ProgressiveUnmasking(stages=4, threshold=0.15),
     "sparse": SPARSE,
 }
+UNUSED = {"steps": 3, "batch_size": 4, "micro_batch_size": 1}
 SETTINGS = {"steps": 8, "batch_size": 4, "ema_decay": 0.9, "checkpoint_every": 4, "micro_batch_size": 1}
 
 
 def sudoku_model(layers=1, width=16):
     return SudokuModel(layers=layers, width=width, heads=2).build()
+
+
+def with_an_unused_weight():
+    """As published models have: poolers, experts without a token."""
+    model = sudoku_model().double()
+    model.backbone.register_parameter("unused", torch.nn.Parameter(torch.ones(3)))
+    return model
 
 
 def train_all(out: Path) -> None:
@@ -68,6 +76,10 @@ def train_all(out: Path) -> None:
             assert trainer.accelerator.num_processes == 2
             with contextlib.suppress(KeyError):
                 trainer.train(resume=True)
+    torch.manual_seed(0)
+    config = TrainingConfig(precision="fp32", threads=1, warmup_steps=2, tracker="none", **UNUSED)
+    rows = load_sudoku("train", limit=40)
+    Trainer(with_an_unused_weight(), MASKINGS["standard"], rows, config=config, out=out / "unused").train()
 
 
 def fail(out: Path, rank: int) -> None:
@@ -111,6 +123,16 @@ def test_two_processes_give_the_weights_of_one(two_processes, trainer, weights_i
         assert weights.keys() == wanted.keys()
         for tensor in wanted:
             torch.testing.assert_close(weights[tensor], wanted[tensor], rtol=1e-8, atol=1e-8)
+
+
+def test_a_weight_that_no_forward_uses_stops_no_rank(two_processes, trainer, weights_in):
+    """In each of the micro-batches, and from the second step on."""
+    torch.manual_seed(0)
+    one = trainer(model=with_an_unused_weight(), masking=MASKINGS["standard"], **UNUSED).train()
+    weights, wanted = weights_in(two_processes / "unused" / "checkpoints" / one.name), weights_in(one)
+    assert wanted["transformer.unused"].tolist() == [1, 1, 1]
+    for tensor in wanted:
+        torch.testing.assert_close(weights[tensor], wanted[tensor], rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.slow

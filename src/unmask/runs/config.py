@@ -31,6 +31,7 @@ from unmask.store import checkpoint
 from unmask.store.folder import CONFIG_FILE, check_folder, read_config
 from unmask.training import Trainer, TrainingConfig
 from unmask.training.launched import check_launch
+from unmask.training.ranks import connect
 from unmask.training.state import read_weights
 from unmask.training.trainer import Evaluation
 
@@ -238,7 +239,7 @@ class RunConfig:
             model.check_tokenizer(tokenizer)
         masking, objective = looked_up((self.masking, self.objective), tokenizer)
         held_out, rows = self.data.held_out(), self.data.load()
-        rows = with_guide(masking, objective, rows, model)
+        rows = with_guide(masking, objective, rows, model, connect(self.training))
         trainer = Trainer(
             model,
             masking,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
-from accelerate import PartialState
+import torch
 from datasets import Dataset, IterableDataset
 
 from unmask.data import with_syntax
@@ -73,7 +73,11 @@ def check_guide(masking: Masking, objective: Objective, data: Any) -> None:
 
 
 def with_guide(
-    masking: Masking, objective: Objective, rows: Dataset | IterableDataset, model: MaskedDiffusionLM
+    masking: Masking,
+    objective: Objective,
+    rows: Dataset | IterableDataset,
+    model: MaskedDiffusionLM,
+    device: torch.device,
 ) -> Dataset | IterableDataset:
     """The rows with the column `guide` that masking or objective read, where they read one and the rows have none.
 
@@ -81,7 +85,8 @@ def with_guide(
         masking: with the ids of all tokens.
         objective: the same.
         rows: to train on; `check_guide` let their data pass.
-        model: the one that training starts from; for entropies it is moved to the process's device.
+        model: the one that training starts from; for entropies it is moved to the device.
+        device: of this process.
 
     Raises:
         ValueError: where no prompt holds any syntax.
@@ -90,7 +95,7 @@ def with_guide(
     if not (gift or syntax) or isinstance(rows, IterableDataset) or "guide" in rows.column_names:
         return rows
     if gift:
-        return add_entropies(model.to(PartialState().device), rows)
+        return add_entropies(model.to(device), rows)
     return with_syntax(rows, known_tokens(syntax[0]))
 
 
