@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -70,6 +72,17 @@ def test_what_weights_are_made_of_stays_on_the_host(stream_of):
     assert torch.equal(moved.rate, batch.rate)
     assert torch.equal(moved.density, batch.density)
     assert batch.to(None) is batch
+
+
+def test_no_float64_is_moved_whatever_the_rows_carry(stream_of):
+    """At any depth: a batch holds rows, and rows may hold a guide and the mean length of the data."""
+    batch = _masked(stream_of([3, 5]), 2)
+    guide, length = torch.rand(batch.masked.shape, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+    batch = replace(batch, clean=replace(batch.clean, guide=guide, expected_length=length, document=guide.long()))
+    places = {}
+    batch.to("meta").map(lambda tensor: places.setdefault(tensor.dtype, set()).add(tensor.device.type) or tensor)
+    assert places[torch.float64] == {"cpu"}
+    assert "meta" in places[torch.bool]
 
 
 @pytest.mark.parametrize("excluded", [None, 2])

@@ -67,7 +67,7 @@ class Tensors:
         return cls(**{field.name: join([getattr(part, field.name) for part in parts]) for field in fields(cls)})
 
     def to(self, device: torch.device | str | None) -> Self:
-        """Move every tensor to `device`, but for what is the host's alone; None leaves all where it is.
+        """Move every tensor to `device`, but for what is the host's alone, at any depth; None leaves all where it is.
 
         The numbers that weights are made of are float64, which not every device has: they stay on the CPU.
         """
@@ -75,16 +75,18 @@ class Tensors:
             return self
         # Back on the host a copy must be whole before it is read.
         waits = torch.device(device).type == "cpu"
-        kept = {name: getattr(self, name) for name in self._host_only}
-        moved = replace(self, **dict.fromkeys(kept)) if kept else self
         pins = torch.device(device).type == "cuda"  # a copy out of pageable memory makes the host wait
 
-        def move(tensor: Tensor) -> Tensor:
-            tensor = tensor.pin_memory() if pins and tensor.device.type == "cpu" else tensor
-            return tensor.to(device, non_blocking=not waits)
+        def moved(value: Any) -> Any:
+            if isinstance(value, Tensors):
+                return value.to(device)
+            if not isinstance(value, Tensor):
+                return value
+            value = value.pin_memory() if pins and value.device.type == "cpu" else value
+            return value.to(device, non_blocking=not waits)
 
-        moved = moved.map(move)
-        return replace(moved, **kept) if kept else moved
+        names = [field.name for field in fields(self) if field.name not in self._host_only]
+        return replace(self, **{name: moved(getattr(self, name)) for name in names})
 
 
 @dataclass(frozen=True)

@@ -193,7 +193,8 @@ class SyRM(Reweighted):
         """The base's, times alpha or 1 - alpha."""
         if batch.clean.guide is None:
             raise ValueError("SyRM needs rows of unmask.data.with_syntax: there is no column `guide`")
-        return self.base.weights(batch) * torch.where(batch.clean.guide > 0, 1 - self.alpha, self.alpha).float()
+        factor = torch.where(batch.clean.guide > 0, 1 - self.alpha, self.alpha).float()
+        return self.base.weights(batch) * factor.to(batch.masked.device)
 
 
 def _check_of(of: str) -> None:

@@ -7,6 +7,7 @@ import torch
 from accelerate.state import PartialState
 
 from unmask import (
+    CAP,
     ELBO,
     PPOTS,
     Bell,
@@ -16,6 +17,7 @@ from unmask import (
     IndependentMasking,
     MaskedMean,
     ProgressiveUnmasking,
+    RowImportance,
     RowMean,
     RowStream,
     generate,
@@ -71,6 +73,15 @@ def test_a_run_needs_no_float64_on_its_device_and_trains_the_same_weights(
         assert ours["weight_ess"] == pytest.approx(theirs["weight_ess"], rel=1e-3)
     for name, weight in found["host"].items():
         torch.testing.assert_close(found["device"][name], weight, rtol=1e-4, atol=1e-4)
+
+
+def test_weights_that_look_at_the_model_need_none_whatever_the_rows_carry(trainer, build, device, rows):
+    guide = [[float(place % 2) for place in range(len(row))] for row in rows["tokens"]]
+    model, few = build(tie_word_embeddings=False).to(device), rows.add_column("guide", guide)
+    settings = {"batch_size": 4, "steps": 2, "importance": RowImportance(uniform=0.5)}
+    run = trainer(model=model, dataset=few, masking=IndependentMasking(), objective=CAP(), **settings)
+    run.train()
+    assert isinstance(run.model.head.output.weight, DeviceTensor)
 
 
 def _state(run):
