@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,17 @@ def test_studies_name_what_they_train(monkeypatch):
 @pytest.mark.parametrize("command", DEFAULT_ARMS)
 def test_comparisons_carry_baselines_unasked(command):
     assert {"uniform-count", "clipped"} <= set(DEFAULT_ARMS[command])
+
+
+def test_comparisons_that_the_docs_show_carry_the_strong_baseline():
+    """On Sudoku it is `high-rates`, which the demo has."""
+    root, shown = EXPERIMENTS.parent, []
+    for page in (root / "README.md", *sorted((root / "docs").rglob("*.md"))):
+        text = re.sub(r"\\?\s+", " ", page.read_text(encoding="utf-8"))
+        for recipe, arms in re.findall(r"unmask compare (\w+) [^`]*?--arms ([\w-]+(?: [\w=-]+)*)", text):
+            shown.append(recipe)
+            assert recipe == "sudoku" or "clipped" in arms.split(), (page.name, recipe, arms)
+    assert len(shown) > 8
 
 
 def _only(one: dict, other: dict) -> dict:

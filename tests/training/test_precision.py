@@ -48,13 +48,16 @@ def test_no_setting_of_accelerate_changes_a_run(trainer, state_of, monkeypatch, 
     assert run.wrapped is run.model
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_record_says_what_ran(trainer, stop_at, precision):
     settings = {"precision": precision, "steps": 4, "checkpoint_every": 2, "evaluate_every": 1}
     with pytest.raises(stop_at.error):
         trainer(evaluate=stop_at(3), **settings).train()
-    run = trainer(**settings)
+    run, dtypes = trainer(**settings), set()
+    layer = run.model.backbone.get_submodule("h.0.mlp.c_fc")
+    layer.register_forward_hook(lambda module, inputs, output: dtypes.add(output.dtype))
     run.train(resume=True)
+    assert {name_of(None if dtype == torch.float32 else dtype) for dtype in dtypes} == {precision}
     starts = read_metrics(run.out, "start")
     assert [line["step"] for line in starts] == [0, 2]
     for line in starts:
