@@ -20,8 +20,8 @@ SIZE = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 96, "num
 SETTINGS = {"batch_size": 8, "log_every": 1000, "precision": "fp32", "tracker": "none"}
 NOTE = """Counted by a dispatch mode on a simulated device (`unmask.testing.launches`), so the figures are exact and
 the same on every machine. Sizes do not change them; more layers add to the model's operations alone. A step of the
-trainer is set against forwards, backwards, clipping and a fused AdamW on the same rows; what it has beside them is
-divided by the micro-batches. The host waits for the scores where chains are to move on, and for nothing else."""
+trainer is set against forwards, backwards, clipping and a fused AdamW on the same rows. The host waits for the scores
+where chains are to move on, and for nothing else."""
 
 
 def measure(repeats: int) -> Table:
@@ -44,6 +44,6 @@ def measure(repeats: int) -> Table:
                 found = count_launches(trainer, device)
             rows.append(
                 {"masking": name, "micro-batches": parts, "operations": found.operations, "model's": found.model}
-                | {"masking's, each micro-batch": found.masking, "waits": len(found.waits)}
+                | {"masking's": found.masking, "waits": len(found.waits)}
             )
     return Table({**SIZE, **SETTINGS}, rows, NOTE)

@@ -24,7 +24,7 @@ def joined_rows(parts: Sequence[Tensor]) -> Tensor:
     if parts[0].dim() == 1:
         return torch.cat(list(parts))
     width = max(part.shape[1] for part in parts)
-    return torch.cat([pad(part, (0, width - part.shape[1])) for part in parts])
+    return torch.cat([part if part.shape[1] == width else pad(part, (0, width - part.shape[1])) for part in parts])
 
 
 @dataclass(frozen=True)

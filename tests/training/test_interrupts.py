@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from unmask.cli import main
+from unmask.store import checkpoint
 from unmask.training import read_metrics
 
 SMALL = [
@@ -70,6 +71,19 @@ def test_run_interrupted_from_python_resumes_bitwise(trainer, state_of, tmp_path
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
     cut = trainer("cut", callbacks=[_kill_self_at(99, number)]).train(resume=True)
     assert state_of(cut) == state_of(whole)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_rank_saves_the_step_and_ends_all(forked_ranks, trainer, tmp_path):
+    """As a scheduler sends it to one node."""
+
+    def work(rank: int) -> None:
+        trainer("cut", callbacks=[_kill_self_at(3 if rank == 1 else 99, signal.SIGTERM)]).train()
+
+    assert forked_ranks(work) == [143, 143]
+    (last,) = (tmp_path / "cut" / "checkpoints").iterdir()
+    assert checkpoint.check(last)["step"] == 4
+    assert {file.name for file in last.glob("rank-*.json")} == {"rank-0.json", "rank-1.json"}
 
 
 def test_a_second_signal_ends_the_run_at_once(trainer, tmp_path):

@@ -30,9 +30,9 @@ class Launches:
     waits: tuple[str, ...]
 
     @property
-    def masking(self) -> float:
-        """Operations beside the model's, for each part: masks, weights, loss, scores, diagnostics."""
-        return (self.operations - self.model) / self.parts
+    def masking(self) -> int:
+        """Operations beside the model's: masks, weights, loss, scores, diagnostics."""
+        return self.operations - self.model
 
 
 @contextmanager
