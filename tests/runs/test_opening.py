@@ -7,7 +7,8 @@ import multiprocessing
 import os
 import runpy
 import sys
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import MISSING, fields, is_dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from datasets import Dataset
 
 from unmask import ExactCount, IndependentMasking, Trainer, TrainingConfig, Uniform
 from unmask.cli import main
-from unmask.config import from_json, to_json
+from unmask.config import _OURS, from_json, to_json
 from unmask.evaluation.records import load_records
 from unmask.evaluation.variance import load_variance
 from unmask.parts import HeldOutLikelihood, RowsOnDisk, SavedModel, TextData, TextModel
@@ -152,6 +153,31 @@ def test_hostile_json_builds_nothing_else(own_run, monkeypatch, name):
             RunConfig.load(own_run / "hostile.json", modules)
     assert not (own_run / "built").exists()
     assert not (own_run / "called").exists()
+
+
+def test_what_a_file_may_name_touches_nothing_while_it_is_built():
+    """No file, process, network or module: a config is data until somebody trains or loads with it."""
+    kinds = {name: kind for name, kind in _OURS.items() if isinstance(kind, type) and is_dataclass(kind)}
+    assert {"RunConfig", "PretrainedModel", "RowsOnDisk", "AnswerTask"} <= kinds.keys()
+
+    def build() -> None:
+        def refuse(event: str, details: tuple) -> None:
+            if event == "open" or event.split(".")[0] in ("import", "subprocess", "os", "socket", "shutil"):
+                raise RuntimeError(f"{event} {details}")
+
+        sys.addaudithook(refuse)  # nobody can take it away again: in a process of its own
+        for name, kind in kinds.items():
+            needed = (f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING)
+            with suppress(ValueError):
+                from_json({"type": name, **dict.fromkeys(needed, "hub:x")})
+        with pytest.raises(RuntimeError, match="open"):
+            Path("anything").read_text()
+        os._exit(0)
+
+    process = multiprocessing.get_context("fork").Process(target=build)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
 
 
 def test_a_module_that_is_not_there_is_named(own_run, monkeypatch):

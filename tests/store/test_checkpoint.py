@@ -276,6 +276,17 @@ def test_checkpoint_of_a_newer_version_is_neither_passed_over_nor_deleted(traine
     assert {p: p.read_bytes() for p in last.rglob("*") if p.is_file()} == before
 
 
+def test_no_checkpoint_of_another_version_makes_room_for_a_new_one(trainer, stop_at, tmp_path):
+    """Not even one that is behind, as after copying: what is kept besides are the newest of this version."""
+    settings = {"steps": 8, "checkpoint_every": 1, "keep_checkpoints": 2}
+    with pytest.raises(stop_at.error):
+        trainer("run", evaluate=stop_at(3), evaluate_every=1, **settings).train()
+    folder = tmp_path / "run" / "checkpoints"
+    _manifest(format="unmask-checkpoint-99")(folder / "step-00000001")
+    trainer("run", **settings).train(resume=True)
+    assert sorted(int(p.name[-1]) for p in folder.glob("step-*")) == [1, 7, 8]
+
+
 @pytest.mark.parametrize("damage", [_truncate, _alter, _foreign])
 def test_resume_goes_on_from_the_earlier_of_two(trainer, state_of, stop_at, tmp_path, damage):
     settings = {"steps": 8, "checkpoint_every": 2, "evaluate_every": 1}

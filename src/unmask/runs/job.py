@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 import sys
 import threading
 from collections.abc import Iterable, Mapping
@@ -111,9 +110,7 @@ class Job:
                 replace_text(self.final_path(name), json.dumps(result, indent=2) + "\n")
         if self.reduce:
             checkpoint.reduce(self.last, ("model", "ema"))
-            for folder in self.last.parent.glob("step-*"):
-                if folder != self.last:
-                    shutil.rmtree(folder)
+            checkpoint.delete(folder for folder in self.last.parent.glob("step-*") if folder != self.last)
 
     def _provenance(self) -> dict[str, Any]:
         return {**({COMMAND: self.command} if self.command else {}), **provenance(self.config)}

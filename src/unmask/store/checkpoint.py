@@ -152,9 +152,19 @@ def _seal(root: Path, temporary: Path, step: int, version: str, keep: int, spare
     folders = _folders(root)
     here = bisect_right(folders, target)
     stays = {folder_of(root, other) for other in spared}
-    for other in folders[: max(0, here - keep)] + folders[here:]:
-        if other not in stays:
-            shutil.rmtree(other)
+    delete(other for other in folders[: max(0, here - keep)] + folders[here:] if other not in stays)
+
+
+def delete(folders: Iterable[Path]) -> None:
+    """Delete checkpoints, whole or broken, but none of another version."""
+    for folder in folders:
+        try:
+            _manifest(folder)
+        except OtherFormat:
+            continue
+        except CheckpointError:
+            pass
+        shutil.rmtree(folder)
 
 
 def _not_saved(root: Path, step: int, error: Exception) -> CheckpointError:
@@ -178,6 +188,32 @@ def check(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: for a folder that is no checkpoint of ours, or is truncated or altered.
     """
+    manifest = _manifest(folder)
+    for name, facts in manifest["files"].items():
+        file = folder / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:  # no path escapes: `reduce` deletes what is named
+            raise CheckpointError(f"the checkpoint {folder} was altered: {name} would lie outside of it")
+        if not file.is_file():
+            raise CheckpointError(f"the checkpoint {folder} is not whole: {name} is missing")
+        try:
+            size = file.stat().st_size
+            same = size == facts["bytes"] and sha256(file) == facts["sha256"]
+        except OSError as error:  # of a disk that fails, or a folder that is being deleted
+            raise CheckpointError(f"the checkpoint {folder} is not whole: {name} cannot be read: {error}") from None
+        if size != facts["bytes"]:
+            raise CheckpointError(
+                f"the checkpoint {folder} is truncated: {name} has {size} of {facts['bytes']} bytes"
+            )
+        if not same:
+            raise CheckpointError(f"the checkpoint {folder} was altered: {name} has another content than was saved")
+    return manifest
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint whose files nobody has looked at; raises as `check` does.
+
+    Manifests of every version are signed alike, so that a flipped bit is not taken for another version.
+    """
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
     except (OSError, ValueError):
@@ -196,23 +232,6 @@ def check(folder: Path) -> dict[str, Any]:
         )
     if set(manifest) != {"format", "step", "version", "files"}:
         raise altered
-    for name, facts in manifest["files"].items():
-        file = folder / name
-        if Path(name).is_absolute() or ".." in Path(name).parts:  # no path escapes: `reduce` deletes what is named
-            raise CheckpointError(f"the checkpoint {folder} was altered: {name} would lie outside of it")
-        if not file.is_file():
-            raise CheckpointError(f"the checkpoint {folder} is not whole: {name} is missing")
-        try:
-            size = file.stat().st_size
-            same = size == facts["bytes"] and sha256(file) == facts["sha256"]
-        except OSError as error:  # of a disk that fails, or a folder that is being deleted
-            raise CheckpointError(f"the checkpoint {folder} is not whole: {name} cannot be read: {error}") from None
-        if size != facts["bytes"]:
-            raise CheckpointError(
-                f"the checkpoint {folder} is truncated: {name} has {size} of {facts['bytes']} bytes"
-            )
-        if not same:
-            raise CheckpointError(f"the checkpoint {folder} was altered: {name} has another content than was saved")
     return manifest
 
 
