@@ -17,6 +17,9 @@ from unmask.training import read_metrics
 from unmask.training.launched import OURS, check_launch, warn_of_unused
 
 SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
+SHARDED |= dict.fromkeys(
+    ("FSDP_OFFLOAD_PARAMS", "FSDP_ACTIVATION_CHECKPOINTING"), "false"
+)  # as accelerate launch says
 RANK = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}
 SPLIT = {"ACCELERATE_USE_PARALLELISM_CONFIG": "true", "PARALLELISM_CONFIG_DP_SHARD_SIZE": "2"}
 REFUSED = {
@@ -25,6 +28,9 @@ REFUSED = {
     "FSDP1": ({**SHARDED, "FSDP_VERSION": "1"}, "FSDP_VERSION=1.*set fsdp_version: 2"),
     "FSDP of no version": ({"ACCELERATE_USE_FSDP": "true"}, "FSDP_VERSION=1.*set fsdp_version: 2"),
     "float8": ({**SHARDED, "FSDP_FLOAT8_ALL_GATHER": "True"}, "float8 all-gather rounds the weights"),
+    "offload": ({**SHARDED, "FSDP_OFFLOAD_PARAMS": "true"}, "CPU offload takes weights.*leave it out"),
+    "ignored": ({**SHARDED, "FSDP_IGNORED_MODULES": "lm_head"}, "FSDP_IGNORED_MODULES=lm_head: FSDP's ignored"),
+    "layers": ({**SHARDED, "FSDP_ACTIVATION_CHECKPOINTING": "true"}, "use the run's own .--activation-checkpointing"),
     "tensors": ({**SPLIT, "PARALLELISM_CONFIG_TP_SIZE": "2"}, r"tensor parallelism \(tp_size\)"),
     "contexts": ({**SPLIT, "PARALLELISM_CONFIG_CP_SIZE": "2"}, r"context parallelism \(cp_size\)"),
     "sequences": ({**SPLIT, "PARALLELISM_CONFIG_SP_SIZE": "2"}, r"sequence parallelism \(sp_size\)"),

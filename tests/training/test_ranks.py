@@ -150,6 +150,10 @@ def test_four_processes_give_the_weights_of_one(trainer, weights_in, forked_rank
         found = weights_in(tmp_path / f"four-{name}" / "checkpoints" / one.name)
         for tensor in wanted:
             torch.testing.assert_close(found[tensor], wanted[tensor], rtol=1e-8, atol=1e-8)
+        logged = [
+            [line["grad_norm"] for line in read_metrics(tmp_path / f"{n}-{name}", "train")] for n in ("four", "one")
+        ]
+        assert logged[0] == pytest.approx(logged[1], rel=1e-6)  # AdamW itself does not see a gradient's scale
 
 
 @pytest.mark.parametrize("name", MASKINGS)

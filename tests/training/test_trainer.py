@@ -60,7 +60,7 @@ def test_micro_batches_do_not_change_the_weights(trainer, build, weights_in, mas
         )
         found[size] = weights_in(run.train())
         masked[size] = [
-            (line["masked_share"], line["loss"], *(x or 0 for x in line["by_rate"]["gradient"]))
+            (line["masked_share"], line["loss"], line["grad_norm"], *(x or 0 for x in line["by_rate"]["gradient"]))
             for line in read_metrics(run.out, "train")
         ]
     assert next(iter(found[1].values())).dtype == torch.float64

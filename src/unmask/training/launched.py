@@ -25,8 +25,15 @@ REFUSED = {
     "ACCELERATE_USE_DEEPSPEED": ("DeepSpeed clips, accumulates and steps by itself", _SHARD),
     "ACCELERATE_USE_MEGATRON_LM": ("Megatron-LM brings models and a loop of its own", _SHARD),
     "FSDP_FLOAT8_ALL_GATHER": ("FSDP's float8 all-gather rounds the weights", "leave it out"),
+    "FSDP_OFFLOAD_PARAMS": ("FSDP's CPU offload takes weights and optimiser off the device", "leave it out"),
+    "FSDP_IGNORED_MODULES": ("FSDP's ignored modules are not kept alike on the ranks", "leave it out"),
+    "FSDP_ACTIVATION_CHECKPOINTING": (
+        "FSDP's activation checkpointing wraps layers anew",
+        "use the run's own (--activation-checkpointing)",
+    ),
 }
-"""Variable that is true: what is wrong with it, and what to use."""
+"""Variable that asks for something: what is wrong with it, and what to use."""
+_NOTHING = ("", "0", "no", "off", "false", "none")
 
 _SPLIT = {
     "PARALLELISM_CONFIG_TP_SIZE": "tensor parallelism (tp_size)",
@@ -42,13 +49,13 @@ def check_launch(environment: Mapping[str, str] | None = None) -> None:
         environment: of this process, if not that of the system.
 
     Raises:
-        ValueError: for DeepSpeed, Megatron-LM, FSDP1, rows or layers that are split over ranks, or a launcher's
-            environment that lacks a part; the message says what to use.
+        ValueError: for DeepSpeed, Megatron-LM, FSDP1, what FSDP2 does beside sharing weights, rows or layers that are
+            split over ranks, or a launcher's environment that lacks a part; the message says what to use.
     """
     found = os.environ if environment is None else environment
 
     def asks(name: str) -> bool:
-        return found.get(name, "").lower() in ("1", "true", "yes", "on")
+        return found.get(name, "").lower() not in _NOTHING
 
     for name, (why, instead) in REFUSED.items():
         if asks(name):
