@@ -191,6 +191,18 @@ def test_what_follows_the_end_of_a_text_is_neither_judged_nor_counted(judge, wri
     assert found.distinct[0] == len(set(characters)) / len(characters)
 
 
+def test_texts_of_a_vocabulary_without_an_end_are_judged_whole(judge):
+    """Its end-of-text token is the space, as in text8: nothing is an end."""
+    tokenizer = character_tokenizer(alphabet="27")
+    assert tokenizer.end_token_id is None
+    sizes = {"n_positions": 16, "n_embd": 16, "n_layer": 1, "n_head": 2, "bos_token_id": None}
+    config = GPT2Config(vocab_size=tokenizer.vocab_size, **sizes)
+    model = MaskedDiffusionLM.from_config(config, tokenizer.mask_token_id)
+    found, texts = generative_perplexity(model, tokenizer, judge[0], texts=3, length=9)
+    assert {len(text) for text in texts} == {9}
+    assert found.unjudged == 0
+
+
 def test_what_cannot_be_judged_is_refused(judge, writer):
     model, _ = writer
     with pytest.raises(ValueError, match="reads 64"):

@@ -19,7 +19,7 @@ from unmask.cli.options import chosen_device
 from unmask.config import positive_int, require
 from unmask.data.sudoku import is_solved
 from unmask.data.tokenizers import TextTokenizer
-from unmask.evaluation.generative import sample_tokens, text_length
+from unmask.evaluation.generative import sample_tokens, text_length, until_end
 from unmask.evaluation.tasks import SudokuTask
 from unmask.report.board import board, story
 from unmask.runs.config import load_model, load_run, tokenizer_of
@@ -98,7 +98,7 @@ def _write(tokenizer: TextTokenizer, options: SampleOptions, folder: Path, devic
     seconds = time.perf_counter() - began
     for row in tokens.tolist():
         print(f"{tokenizer.first_text(row)}\n")
-    made = len(tokens) * (length - len(prompt))
+    made = sum(len(until_end(row, tokenizer.end_token_id)) for row in tokens[:, len(prompt) :])
     print(f"{made} tokens in {steps} steps, {seconds:.1f} s, by the model in {folder}")
 
 

@@ -98,7 +98,7 @@ def generative_perplexity(
     positive_int("length", length)
     decoding = decoding or Decoding(policy="random", temperature=1.0)
     tokens, steps = sample_tokens(model, tokenizer, texts, length, decoding, seed, batch_size, progress)
-    rows = [_until(row, tokenizer.end_token_id) for row in tokens]
+    rows = [until_end(row, tokenizer.end_token_id) for row in tokens]
     written = [tokenizer.decode(row.tolist()) for row in rows]
     rows = [row for row in rows if len(row)]
     nats, name = judge_texts(written, judge, batch_size, next(model.parameters()).device)
@@ -221,10 +221,12 @@ def distinct(rows: Sequence[Tensor] | Tensor, n: int) -> float:
     return len(torch.cat(grams).unique(dim=0)) / sum(map(len, grams)) if grams else 0.0
 
 
-def _until(row: Tensor, end_token_id: int | None) -> Tensor:
-    """The tokens before the first end."""
+def until_end(row: Tensor, end_token_id: int | None) -> Tensor:
+    """The tokens [n] of a row [L] before its first end, n ≤ L; all of them where nothing ends a text."""
+    if end_token_id is None:
+        return row
     ends = (row == end_token_id).nonzero()
-    return row[: int(ends[0])] if end_token_id is not None and len(ends) else row
+    return row[: int(ends[0])] if len(ends) else row
 
 
 def _beginning(row: Tensor, width: int, given: Tensor) -> TokenBatch:
