@@ -58,7 +58,7 @@ def locality_figure(curves: dict[str, Sequence[Curve]], against: str | None = No
     """
     panels = [curve.against for curve in next(iter(curves.values())) if against in (None, curve.against)]
     figure = Figure(figsize=(4.2 * len(panels) + 1.2 * (len(panels) == 1), 3.8), layout="constrained")
-    colours = plt.get_cmap("viridis")([i / max(1, len(curves)) for i in range(len(curves))])
+    colours = plt.get_cmap("viridis")([i / max(1, len(curves) - 1) for i in range(len(curves))])
     for axis, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for (label, found), colour in zip(curves.items(), colours, strict=True):
             _draw_locality(axis, next(curve for curve in found if curve.against == panel), label, colour)
@@ -71,10 +71,8 @@ def locality_figure(curves: dict[str, Sequence[Curve]], against: str | None = No
 
 def _draw_locality(axis: Axes, curve: Curve, label: str, colour: Any) -> None:
     place = range(len(curve.points))
-    axis.plot(
-        place, [point.loss.value for point in curve.points], color=colour, marker="o", markersize=3, label=label
-    )
-    low, high = ([getattr(point.loss, end) for point in curve.points] for end in ("low", "high"))
+    value, low, high = ([getattr(point.loss, of) for point in curve.points] for of in ("value", "low", "high"))
+    axis.plot(place, value, color=colour, marker="o", markersize=3, label=label)
     axis.fill_between(place, low, high, color=colour, alpha=0.15, linewidth=0)
     if all(point.floor is not None for point in curve.points):
         floor = [0.0 if point.floor is None else point.floor.value for point in curve.points]
