@@ -5,12 +5,10 @@ unmask study experiments/letters/study.py --out runs/letters
 
 from dataclasses import replace
 
+from experiments.ranking.study import letters as ranked
 from unmask import Bell, IndependentMasking, MaskedMean, ProgressiveUnmasking, RowMean
-from unmask.parts import TextLikelihood
-from unmask.recipes import sotu
 from unmask.runs.study import Study, changed
 
-LENGTH = 64
 CHAIN = ProgressiveUnmasking(stages=8)
 arms = {
     "unweighted": IndependentMasking(coupling="stratified"),
@@ -23,22 +21,13 @@ arms = {
 }
 study = Study(
     "letters",
-    changed(
-        sotu(),
-        {
-            "model.layers": 2,
-            "data.length": LENGTH,
-            "data.held_out_rows": 64,
-            "objective": MaskedMean(),
-            "training.threads": 1,
-        },
-    ),
+    changed(ranked.base, {"objective": MaskedMean()}),
     {name: {"masking": masking} for name, masking in arms.items()}
     | {"puma-row-mean": {"masking": CHAIN, "objective": RowMean()}},
     control="unweighted",
     seeds=(1, 2, 3),
     budgets=(1000,),
-    finals={"test": TextLikelihood(rows=256, length=LENGTH)},
+    finals=ranked.finals,
     warmup=0.05,
     evaluate=0.2,
     checkpoint=None,

@@ -3,10 +3,10 @@
 unmask study experiments/puma_text/study.py --out runs/puma_text
 """
 
-from unmask import Beta, ExactCount, IndependentMasking, ProgressiveUnmasking, RowMean, TrainingConfig
+from unmask import Beta, ExactCount, IndependentMasking, ProgressiveUnmasking, TrainingConfig
 from unmask.data.sums import sums_lengths, sums_tokenizer
 from unmask.evaluation.tasks import SumsTask
-from unmask.parts import WorkedSums
+from unmask.parts import WorkedSums, named_masking
 from unmask.recipes import TextModel
 from unmask.runs.config import RunConfig
 from unmask.runs.study import Arm, Study
@@ -18,8 +18,7 @@ base = RunConfig(
     recipe="worked-sums",
     data=WorkedSums(TERMS),
     model=TextModel(tokenizer.vocab_size, tokenizer.mask_token_id, layers=2, positions=sum(sums_lengths(TERMS)) + 1),
-    masking=IndependentMasking(mask=ExactCount()),
-    objective=RowMean(),
+    **named_masking("uniform-count"),
     training=TrainingConfig(batch_size=64, learning_rate=2e-3, threads=1),
     evaluation=SumsTask(
         terms=TERMS, puzzles=200, final_puzzles=1000, batch_size=250, decoding=Decoding(tokens_per_step=2)

@@ -58,8 +58,7 @@ tuning = RunConfig(
     model=TextModel(
         tokenizer.vocab_size, tokenizer.mask_token_id, layers=2, shifted=True, positions=sum(sums_lengths(TERMS)) + 1
     ),
-    masking=IndependentMasking(mask=ExactCount()),
-    objective=RowMean(),
+    **named_masking("uniform-count"),
     training=TrainingConfig(batch_size=16, learning_rate=5e-4, threads=1),
     evaluation=SumsTask(
         terms=TERMS,

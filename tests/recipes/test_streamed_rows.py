@@ -86,6 +86,17 @@ def test_a_function_may_give_a_stream():
         RowsOnDisk(as_stream).load()
 
 
+def test_kept_rows_are_read_and_divided_once():
+    """However often training and evaluations ask; a stream is read anew by each who asks."""
+    for stream, once in ((False, True), (True, False)):
+        reads = []
+        data = RowsOnDisk(lambda reads=reads: reads.append(1) or made(), divided=True, stream=stream)
+        for _ in range(3):
+            data.load()
+            data.held_out()
+        assert (len(reads) == 1) == once
+
+
 def test_what_a_stream_lacks_is_named():
     for found, message in (
         (lambda: IterableDataset.from_generator(lambda: iter(())), "holds no row"),

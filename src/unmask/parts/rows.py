@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -44,7 +44,7 @@ class RowsOnDisk:
     def load(self) -> Dataset | IterableDataset:
         """The rows of `source` that are trained on; ValueError where none is named. Of a stream each caller gets one
         of its own."""
-        return self._part("train") if self.stream else self._training_rows
+        return self._part("train")
 
     def held_out(self) -> Dataset:
         """Rows of `held_out_source`, or those of `source` that are held out; ValueError for fewer than two."""
@@ -72,24 +72,34 @@ class RowsOnDisk:
                 rows, longest, largest = rows + 1, max(longest, len(tokens)), max(largest, *tokens, 0)
         return Extent(rows, longest, largest)
 
-    @cached_property
-    def _training_rows(self) -> Dataset | IterableDataset:
-        return self._part("train")
-
     def _part(self, part: Literal["train", "validation"]) -> Dataset | IterableDataset:
-        """The rows that are trained on, or those that are held out."""
+        """The rows that are trained on, or those that are held out. Kept rows are read and divided once."""
+        held_out = part == "validation"
+        if self.held_out_source is not None and held_out:
+            return _read(self.held_out_source, self.stream)
+        rows = _read(self.source, True) if self.stream else self._rows
         if self.held_out_source is not None or not self.divided:
-            return _read(self.source if part == "train" else self.held_out_source, self.stream)
-        rows = _read(self.source, self.stream)
+            return rows
+        if isinstance(rows, IterableDataset):
+            return rows.filter(lambda row: _is_held_out(row["tokens"]) == held_out)
+        return self._parts[held_out]
 
-        def lies_there(row: dict[str, Any]) -> bool:
-            return belongs({"tokens": list(map(int, row["tokens"]))}, "validation", "tokens") == (
-                part == "validation"
-            )
+    @cached_property
+    def _rows(self) -> Dataset | IterableDataset:
+        return _read(self.source, False)
 
-        if isinstance(rows, Dataset):
-            return rows.select([i for i, tokens in enumerate(rows["tokens"]) if lies_there({"tokens": tokens})])
-        return rows.filter(lies_there)
+    @cached_property
+    def _parts(self) -> tuple[Dataset, Dataset]:
+        """Of kept rows those that are trained on, and those that are held out."""
+        rows = self._rows
+        assert isinstance(rows, Dataset)
+        out = [_is_held_out(tokens) for tokens in rows["tokens"]]
+        kept, apart = (rows.select([i for i, is_out in enumerate(out) if is_out == part]) for part in (False, True))
+        return kept, apart
+
+
+def _is_held_out(tokens: Sequence[int]) -> bool:
+    return belongs({"tokens": list(map(int, tokens))}, "validation", "tokens")
 
 
 class Extent(NamedTuple):

@@ -75,17 +75,8 @@ class Section:
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing below the heading."""
-        parts = (
-            self.answer,
-            self.findings,
-            self.lines,
-            self.figures,
-            self.grids,
-            self.replay,
-            self.commands,
-            self.details,
-        )
-        return not any(parts)
+        told = self.answer, self.findings, self.lines, self.figures, self.grids
+        return not any((*told, self.replay, self.commands, self.details))
 
 
 def write_page(results: Results, out: Path, screened: Results | None = None, title: str = "") -> Path:

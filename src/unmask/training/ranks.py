@@ -56,7 +56,7 @@ def accelerator_of(config: TrainingConfig, out: Path) -> Accelerator:
         # Whatever `accelerate config` or the environment says of these, the run's own settings decide.
         accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),
-            # A model may have weights that a forward does not use: a pooler, experts without a token.
+            # A forward may leave weights out: experts without a token, parts of a model of the user's own.
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
             mixed_precision="no",
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
