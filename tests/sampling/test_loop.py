@@ -1,4 +1,4 @@
-"""The loop with a real transformer: invariances, blocks, remasking, and no work for what cannot change."""
+"""The loop with a real transformer: invariances, blocks, and no work for what cannot change."""
 
 import random
 from contextlib import suppress
@@ -10,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from transformers import LlamaConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 from unmask import Decoding, MaskedDiffusionLM, generate
@@ -32,47 +31,6 @@ WAYS = {
         "random", steps=3, threshold=0.3, block_size=7, remasking=0.5, temperature=1.0, top_p=0.8
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def model():
-    config = LlamaConfig(
-        vocab_size=V,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=64,
-        initializer_range=0.4,
-    )
-    config._attn_implementation = "eager"
-    torch.manual_seed(0)
-    return MaskedDiffusionLM.from_config(config, MASK).double()
-
-
-@pytest.fixture(scope="module")
-def ragged(token_batch):
-    """Rows of different lengths with prompts of different lengths, and clues between."""
-
-    def build(lengths, seed=0):
-        generator = torch.Generator().manual_seed(seed)
-        tokens = torch.randint(0, MASK, (len(lengths), L), generator=generator)
-        position, length = torch.arange(L), torch.tensor(lengths)[:, None]
-        attention = position < length
-        maskable = attention & (torch.rand(tokens.shape, generator=generator) < 0.7)
-        maskable &= position >= torch.randint(0, 4, (len(lengths), 1), generator=generator)
-        return token_batch(tokens.masked_fill(~attention, 0), maskable, attention)
-
-    return build
-
-
-def trajectory(model, batch, decoding, **options):
-    """Masks before the first and after each step."""
-    masks = [batch.maskable.clone()]
-    made = generate(
-        model, batch, decoding, on_step=lambda step, tokens, masked: masks.append(masked.clone()), **options
-    )
-    return made, masks
 
 
 @pytest.mark.parametrize("decoding", WAYS.values(), ids=WAYS)
@@ -112,7 +70,9 @@ def test_confidence_in_single_precision_stays_within_rounding(model, ragged):
     seed=st.integers(0, 999),
 )
 @settings(max_examples=60, deadline=None)
-def test_decoding_ends_with_every_maskable_position_filled_and_no_other(model, ragged, lengths, way, seed):
+def test_decoding_ends_with_every_maskable_position_filled_and_no_other(
+    model, ragged, trajectory, lengths, way, seed
+):
     batch, decoding = ragged(lengths, seed), WAYS[way]
     made, masks = trajectory(model, batch, decoding, seed=seed)
     assert not masks[-1].any()
@@ -188,7 +148,7 @@ def covering() -> list[Decoding]:
     return found
 
 
-def check_blocks(model, batch, decoding, seed):
+def check_blocks(trajectory, model, batch, decoding, seed):
     """Everything is revealed; no block takes more steps than it may; after each as much is as its own clock says."""
     made, masks = trajectory(model, batch, decoding, seed=seed)
     assert not masks[-1].any()
@@ -212,12 +172,12 @@ def check_blocks(model, batch, decoding, seed):
             assert max(ticks.values()) <= decoding.steps
 
 
-def test_every_block_has_a_clock_of_its_own_under_every_pair_of_settings(model, ragged):
+def test_every_block_has_a_clock_of_its_own_under_every_pair_of_settings(model, ragged, trajectory):
     assert set(SETTINGS) == {field.name for field in fields(Decoding)}
     decodings = covering()
     assert len(decodings) < 40
     for seed, decoding in enumerate(decodings):
-        check_blocks(model, ragged([12, 7, 10], seed), decoding, seed)
+        check_blocks(trajectory, model, ragged([12, 7, 10], seed), decoding, seed)
 
 
 @given(decoding=decodings(), end=st.integers(0, 3), seed=st.integers(0, 99))
@@ -278,109 +238,6 @@ def test_a_row_that_ended_costs_no_more_forwards(token_batch):
     assert made.tokens.tolist() == [[4] + [5] * (L - 1)] * 3
 
 
-@pytest.mark.parametrize("rule", ["cap", "rescale"])
-@pytest.mark.parametrize("steps", [6, 12, 40])
-def test_remasking_keeps_to_the_schedule_and_is_as_frequent_as_it_says(model, token_batch, rule, steps):
-    rows, eta = 300, 0.25
-    maskable = (torch.arange(L) >= 2).expand(rows, L)
-    batch = token_batch(torch.zeros(rows, L, dtype=torch.int64), maskable)
-    decoding = Decoding("random", steps=steps, remasking=eta, remasking_rule=rule)
-    _, masks = trajectory(model, batch, decoding)
-    size = L - 2
-    assert len(masks) - 1 == next(step for step in range(steps + 1) if -(-size * step // steps) == size)
-    for step, (before, after) in enumerate(pairwise(masks)):
-        target = -(-size * (step + 1) // steps)
-        assert (size - after.sum(1) == target).all()
-        revealed = size - int(before[0].sum())
-        again = (after & ~before)[:, 2:].sum(1).double()
-        assert (again <= size - target).all()
-        highest = min(1.0, (size - target) / max(1, revealed))
-        expected = revealed * (min(eta, highest) if rule == "cap" else eta * highest)
-        if size - target >= revealed:  # where the count is a free binomial
-            error = (revealed * eta * (1 - eta) / rows) ** 0.5
-            assert abs(float(again.mean()) - expected) <= 4.5 * error
-        else:
-            assert float(again.mean()) <= expected + 4.5 * (expected / rows) ** 0.5
-
-
-def test_a_token_masked_again_is_not_revealed_in_the_same_step(model, ragged):
-    """And what the forward saw includes it: the step goes from z_t to z_s."""
-    batch, seen = ragged([12, 12, 12]), []
-    predict = model.predict
-    masks, tokens = [batch.maskable.clone()], []
-
-    def record(step, now, masked):
-        masks.append(masked.clone())
-        tokens.append(now.clone())
-
-    class Spy:
-        """The model, whose inputs are kept."""
-
-        def __getattr__(self, name):
-            return getattr(model, name)
-
-        def predict(self, noisy, *rest):
-            seen.append(noisy.clone())
-            return predict(noisy, *rest)
-
-    generate(Spy(), batch, Decoding("random", steps=8, remasking=0.9), on_step=record)
-    happened = 0
-    for step in range(1, len(seen)):
-        if len(seen[step]) == 3:
-            assert torch.equal(seen[step], tokens[step - 1])
-        happened += int((masks[step + 1] & ~masks[step]).sum())
-    assert happened > 5
-
-
-@pytest.mark.parametrize("rule", ["cap", "rescale"])
-def test_a_probability_of_nearly_zero_is_plain_decoding(model, ragged, rule):
-    """The way through remasking, which plain decoding does not take, ends in the same tokens."""
-    batch, options = ragged([12, 8, 10]), {"policy": "random", "steps": 5, "temperature": 1.0}
-    plain = trajectory(model, batch, Decoding(**options))
-    nearly = trajectory(model, batch, Decoding(**options, remasking=1e-12, remasking_rule=rule))
-    assert torch.equal(plain[0].tokens, nearly[0].tokens)
-    assert all(torch.equal(a, b) for a, b in zip(plain[1], nearly[1], strict=True))
-    assert all((after & ~before).sum() == 0 for before, after in pairwise(plain[1]))
-    assert plain[0].forwards == nearly[0].forwards == sum(int(m.any(1).sum()) for m in plain[1][:-1])
-
-
-class _Knows(nn.Module):
-    """A backbone to which all tokens are alike."""
-
-    def forward(self, input_ids, attention_mask=None):
-        return BaseModelOutput(last_hidden_state=torch.zeros(*input_ids.shape, V))
-
-
-def test_what_is_masked_again_meets_new_noise(token_batch):
-    """Its token, the step that reveals it and whether it is masked once more do not follow from the first time."""
-    rows = 300
-    model = MaskedDiffusionLM(_Knows(), nn.Linear(V, V, bias=False), MASK)
-    batch = token_batch(torch.zeros(rows, L, dtype=torch.int64))
-    states = [(torch.full((rows, L), MASK), torch.ones(rows, L, dtype=torch.bool))]
-    decoding = Decoding("random", steps=30, remasking=0.2, temperature=1.0)
-    generate(model, batch, decoding, on_step=lambda _, *state: states.append(tuple(x.clone() for x in state)))
-
-    def excess(chosen, marked, among):
-        """By how many of the marked more than by chance what is chosen among some exceeds, in each row."""
-        chance = chosen.sum(1) * (marked & among).sum(1) / among.sum(1).clamp(min=1)
-        return ((chosen & marked).sum(1) - chance)[(marked & among).any(1) & chosen.any(1)]
-
-    had, just, ever = states[0][0], torch.zeros(rows, L, dtype=torch.bool), torch.zeros(rows, L, dtype=torch.bool)
-    same, soon, twice = [], [], []
-    for (tokens, before), (now, after) in pairwise(states):
-        revealed, hit = before & ~after, ~before & after
-        same.append((now == had)[revealed & ever].double())
-        soon.append(excess(revealed, just, before))
-        twice.append(excess(hit, ever, ~before))
-        had, just, ever = torch.where(hit, tokens, had), hit, ever | hit
-    alike = torch.cat(same)
-    assert len(alike) > 500
-    assert abs(float(alike.mean()) - 1 / (V - 1)) < 5 * (1 / (V - 1) / len(alike)) ** 0.5
-    for found in (torch.cat(soon), torch.cat(twice)):
-        assert len(found) > 500
-        assert abs(float(found.mean())) < 5 * float(found.std()) / len(found) ** 0.5
-
-
 @pytest.mark.parametrize("causal", [False, True])
 def test_later_blocks_are_seen_unless_blocks_are_causal(model, token_batch, causal):
     """The prompt of the last block changes; only decoding with causal blocks must not notice earlier."""
@@ -414,7 +271,7 @@ def test_only_positions_that_can_be_chosen_are_predicted(model, token_batch):
         hook.remove()
 
 
-def test_steps_beyond_the_tokens_cost_nothing_without_remasking(model, ragged):
+def test_steps_beyond_the_tokens_cost_nothing_without_remasking(model, ragged, trajectory):
     batch = ragged([12, 7])
     made, masks = trajectory(model, batch, Decoding(steps=50))
     assert made.forwards == made.revealed
