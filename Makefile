@@ -7,7 +7,7 @@ RUN := runs/demo
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup demo test test-slow mutants docs lint format clean
+.PHONY: help setup demo test test-slow mutants pages docs lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ test-slow: setup  ## the slow tests alone
 mutants: setup  ## which small faults of the mathematics no test notices (hours)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[mutants]'
 	$(BIN)/python scripts/mutants.py
+
+pages: setup  ## tables and figures of docs, README and experiments, from the records that are there
+	$(BIN)/python -m scripts.pages
 
 docs: setup  ## the site, into site/, with warnings as errors
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'

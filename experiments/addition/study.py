@@ -6,6 +6,8 @@ A pair whose carry runs through all its digits needs the sum's digits from right
 its own confidence may never practise that (The Confidence Shortcut, arXiv 2605.29123).
 """
 
+from dataclasses import replace
+
 from unmask import Beta, ExactCount, IndependentMasking, ProgressiveUnmasking, TrainingConfig
 from unmask.evaluation.tasks import AdditionTask
 from unmask.parts import AdditionData, AdditionModel, named_masking
@@ -33,7 +35,7 @@ def arms(digits: int) -> dict[str, dict[str, object]]:
         "uniform-count": {},
         "beta": {"masking": IndependentMasking(Beta(2, 1), ExactCount())},
         "puma": {"masking": puma},
-        "puma-batch": {"masking": ProgressiveUnmasking(stages=digits + 1, pool="batch")},
+        "puma-batch": {"masking": replace(puma, pool="batch")},
     }
 
 
@@ -47,19 +49,18 @@ def tail(digits: int) -> dict[str, AdditionTask]:
     }
 
 
+chains = ProgressiveUnmasking(stages=6, threshold=0.9, pool=96 * 40)
+screened = {
+    **{f"puma-times-{times}": replace(chains, pool=96 * times) for times in (10, 40, 128)},
+    "puma-no-threshold": replace(chains, threshold=None),
+    "puma-high": replace(chains, time=Beta(2, 1)),
+    "puma-random": replace(chains, threshold=None, policy="random"),
+}
 screening = Study(
     "five-screening",
     addition(5),
     {name: arm for name, arm in arms(5).items() if name in ("uniform-count", "beta")}
-    | {
-        f"puma-times-{times}": {"masking": ProgressiveUnmasking(stages=6, threshold=0.9, pool=96 * times)}
-        for times in (10, 40, 128)
-    }
-    | {
-        "puma-no-threshold": {"masking": ProgressiveUnmasking(stages=6, pool=96 * 40)},
-        "puma-high": {"masking": ProgressiveUnmasking(stages=6, threshold=0.9, time=Beta(2, 1), pool=96 * 40)},
-        "puma-random": {"masking": ProgressiveUnmasking(stages=6, policy="random", pool=96 * 40)},
-    },
+    | {name: {"masking": masking} for name, masking in screened.items()},
     control="uniform-count",
     seeds=(11, 1),
     budgets=(1000,),

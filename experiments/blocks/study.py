@@ -3,8 +3,6 @@
 Every arm ends with blocks of 16 letters; the curricula begin with blocks of one, autoregression, and of four.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from unmask import Blockwise, ExactCount, IndependentMasking, LikelihoodConfig, ProgressiveUnmasking, RowMean
@@ -16,6 +14,7 @@ from unmask.runs.study import Study
 
 BLOCK = 16
 INDEPENDENT, PUMA = IndependentMasking(mask=ExactCount()), ProgressiveUnmasking(stages=8, threshold=0.9)
+data = TextData(first_given=True)
 NOISE = LikelihoodConfig(Blockwise(IndependentMasking(mask=ExactCount(), coupling="stratified"), BLOCK), samples=2)
 
 
@@ -23,10 +22,8 @@ def growing(masking: Masking):
     """Blocks that grow over the first three tenths."""
 
     def change(config: RunConfig) -> RunConfig:
-        steps = config.training.steps
-        return replace(
-            config, masking=Blockwise(masking, ((0, 1), (round(0.15 * steps), 4), (round(0.3 * steps), BLOCK)))
-        )
+        four, all_of_them = (round(share * config.training.steps) for share in (0.15, 0.3))
+        return replace(config, masking=Blockwise(masking, ((0, 1), (four, 4), (all_of_them, BLOCK))))
 
     return change
 
@@ -34,11 +31,7 @@ def growing(masking: Masking):
 study = Study(
     name="blocks",
     base=replace(
-        sotu(),
-        data=TextData(first_given=True),
-        model=TextModel(shifted=True),
-        objective=RowMean(),
-        evaluation=LikelihoodBy(NOISE),
+        sotu(), data=data, model=TextModel(shifted=True), objective=RowMean(), evaluation=LikelihoodBy(NOISE)
     ),
     arms={
         "fixed": {"masking": Blockwise(INDEPENDENT, BLOCK)},

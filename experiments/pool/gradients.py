@@ -6,8 +6,6 @@ Training as in study.py; from step 100 on the gradients of 64 steps are kept. Wh
 training) shows for standard masking too; what is above it comes from rows that come back. Writes gradients.json.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -54,10 +52,7 @@ def main() -> None:
     """Measure every arm."""
     torch.set_num_threads(1)
     arms = {cell.arm: cell.config.masking for cell in control.cells(arms=ARMS, seeds=[1])}
-    found = {}
-    for name, masking in arms.items():
-        found[name] = [cosines(masking, seed) for seed in (1, 2)]
-        print(name, [round(sum(values) / 2, 3) for values in zip(*found[name], strict=True)][::4], flush=True)
+    found = {name: [cosines(masking, seed) for seed in (1, 2)] for name, masking in arms.items()}
     out = {"distances": list(DISTANCES), "from": FROM, "kept": KEPT, "cosines": found}
     Path(__file__).with_name("gradients.json").write_text(json.dumps(out) + "\n")
 

@@ -4,8 +4,6 @@ It separates "the same few rows in consecutive steps" from everything that is PU
 pool="batch" a row is trained K times in a row; with a larger pool its K visits lie apart; there are as many of both.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

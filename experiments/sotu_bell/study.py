@@ -5,8 +5,6 @@ rates alone. The records that are here are of standard's 1000 steps against half
 Learning curves are of held-out rows of the validation addresses, the final likelihood of the test addresses.
 """
 
-from __future__ import annotations
-
 from unmask.parts import GeneratedTexts, TextLikelihood, named_masking
 from unmask.recipes import sotu
 from unmask.runs.study import Arm, Study, changed

@@ -84,6 +84,30 @@ def test_ratio_is_the_geometric_mean_over_pairs_with_the_t_interval_of_its_logar
         assert own.ratio(of).estimate.value == pytest.approx(found.estimate.value)
 
 
+def test_the_controls_end_is_a_target_of_its_own_seed():
+    """It ends at .4 and .8 after 40 steps; the arm holds .4 after 10 and .8 after 20 steps: four times, twice."""
+    control = [_straight(0.1), _straight(0.2)]
+    results = _study(control, [[0.0, 0.4, 0.5, 0.6, 0.7], [0.0, 0.4, 0.8, 0.8, 0.8]])
+    arm = results.speeds(40)[-1]
+    assert (arm.arm, arm.target, arm.reached) == ("b", None, (2, 2))
+    assert arm.costs["step"] == {0: 10, 1: 20}
+    assert arm.control["step"] == {0: 40, 1: 40}
+    assert arm.ratio("seconds").estimate.value == pytest.approx(8**0.5)
+    late = _study(control, [[0.0, 0.1, 0.2, 0.3, 0.5], [0.0, 0.4, 0.8, 0.8, 0.8]]).speeds(40)[-1]
+    assert (late.verdict(), late.reached) == ("target not reached", (1, 2))
+    begun = _study(control, [[0.41, 0.5, 0.5, 0.5, 0.5]] * 2)
+    assert None not in [speed.target for speed in begun.speeds(40)]
+
+
+def test_the_controls_end_tells_no_two_runs_apart_that_stand_still_at_one_level():
+    """The control stands at .8 from step 20 on: it is not charged the steps that it stood."""
+    still = [0.0, 0.4, 0.8, 0.8, 0.8]
+    assert _study([still] * 2, [still] * 2).speeds(40)[-1].ratio().estimate.value == pytest.approx(1)
+    noisy, other = [0.0, 0.4, 0.82, 0.84, 0.8], [0.0, 0.4, 0.8, 0.8, 0.8]
+    slow, fast = _study([noisy], [other]).speeds(40)[-2:]
+    assert slow.costs["step"][0] < fast.costs["step"][0] == 20
+
+
 def test_turning_arm_and_control_round_turns_the_ratio_round():
     rows = [_straight(s) for s in (0.05, 0.06, 0.07)], [_straight(s) for s in (0.1, 0.18, 0.14)]
     forth, back = (_study(*pair).speeds(40, [0.1])[-1].ratio().estimate for pair in (rows, rows[::-1]))

@@ -118,7 +118,9 @@ def test_costs_name_who_reached_a_target_and_who_did_not():
     assert rows[at + 1] == ["", "puma", "1 of 1", "83", "~2.00x", "2", "~2.00x", "no verdict from one seed"]
     assert "~: of one seed" in grid.note
     assert not any("~" in str(cell) for grid in costs(Results.of(FIVE)) for row in grid.rows for cell in row)
-    assert [row[-1] for row in rows][-1] == "target not reached by the control"
+    assert rows[-3][-1] == "target not reached by the control"
+    assert [row[0] for row in rows[-2:]] == ["standard's end", ""]
+    assert "ends." in grid.note
     (empty,) = costs(Results.of([_record("standard", 1, 0.0, 0.0), _record("puma", 1, 0.0, 0.0)]))
     assert list(empty.rows) == []
     assert empty.note.startswith("No run held any target")
@@ -127,13 +129,13 @@ def test_costs_name_who_reached_a_target_and_who_did_not():
 
 def test_verdicts_are_sentences():
     (one,) = verdicts(Results.of(ONE))
-    assert one == "puma, 300 steps, 1 seed: ~2.00x fewer steps to 50%; at the end +30.0 points"
+    assert one == "puma, 300 steps, 1 seed: ~2.00x fewer steps to standard's end; at the end +30.0 points"
     (stuck,) = verdicts(Results.of([ONE[0], _record("puma", 1, 0.0, 0.0, 0.1, 0.1)]))
     assert stuck == "puma, 300 steps, 1 seed: target not reached (25%); at the end -50.0 points"
     (five,) = verdicts(Results.of(FIVE))
     assert five.startswith("puma, 300 steps, 5 seeds: ")
     assert five.endswith("at the end +30.0 (+30.0 to +30.0) points: better")
-    assert "fewer steps to 50%: faster;" in five
+    assert "fewer steps to standard's end: faster;" in five
     (losing,) = verdicts(Results.of([r | {"control": "puma"} for r in FIVE]))
     assert "0.50x" in losing
     assert "slower; at the end -30.0" in losing

@@ -12,7 +12,7 @@ import numpy as np
 
 from unmask.config import nearest, require
 from unmask.evaluation.estimate import mean_of
-from unmask.evaluation.speedup import MEASURES, Cost, Matched, Measure, Paired, Role, Run, Speed, measure_of
+from unmask.evaluation.speedup import MEASURES, Cost, Costs, Matched, Measure, Paired, Role, Run, Speed, measure_of
 
 RECORDS = "records.jsonl"
 COMMAND = "command"
@@ -206,20 +206,49 @@ class Results:
                 over.append(found.high - found.low)
         return max(float(np.mean(widths)) if widths else 0.0 for widths in (own, over))
 
-    def speeds(self, steps: int, targets: Sequence[float] | None = None) -> list[Speed]:
-        """Every arm's cost of every target, at one budget; the control's among them."""
+    def speeds(self, steps: int, targets: Sequence[float | None] | None = None) -> list[Speed]:
+        """Every arm's cost of every target, at one budget; the control's among them.
+
+        Args:
+            steps: the budget.
+            targets: levels; None for where the control's run of the same seed ends. By default `targets` and, where
+                no run begins as good, that end.
+        """
+        if targets is None:
+            targets = [*self.targets(steps), *([None] if self._is_ahead(steps) else [])]
         found = []
-        for target in self.targets(steps) if targets is None else targets:
+        for target in targets:
             for arm in self.arms:
                 runs = self.of_seed(arm, steps)
                 control = {s: run for s, run in self.of_seed(self.control, steps).items() if s in runs}
                 if runs:
-                    costs = (self._costs(of_seed, target) for of_seed in (runs, control))
-                    found.append(Speed(arm, steps, target, *costs))
+                    found.append(Speed(arm, steps, target, *self._costs(runs, control, target)))
         return found
 
-    def _costs(self, runs: Mapping[int, Run], target: float) -> dict[Cost, dict[int, float | None]]:
-        return {of: {s: run.reached(self.measure, target, of) for s, run in runs.items()} for of in get_args(Cost)}
+    def _is_ahead(self, steps: int) -> bool:
+        """Whether the control's runs of a budget end better than any begins."""
+        key, good = self.measure.key, self.measure.good
+        begun = (good(run.curve[0][key]) for run in self.runs if run.steps == steps)
+        ends = [good(run.curve[-1][key]) for run in self.of_seed(self.control, steps).values()]
+        return bool(ends) and min(ends) > max(begun)
+
+    def _costs(self, runs: Mapping[int, Run], control: Mapping[int, Run], target: float | None) -> list[Costs]:
+        """An arm's and the control's cost of a target, by seed.
+
+        The control's end costs the control what it costs an arm, but never more than its whole run: two runs that
+        stand still at one level are not told apart, and the last step needs no further evaluation that holds it.
+        """
+        key, found = self.measure.key, []
+        ends = {seed: run.curve[-1] for seed, run in control.items()}
+        for by in (runs, control):
+            costs: dict[Cost, dict[int, float | None]] = {of: {} for of in get_args(Cost)}
+            for of, cost in costs.items():
+                for seed in by if target is not None else ends:
+                    cost[seed] = by[seed].reached(self.measure, ends[seed][key] if target is None else target, of)
+                    if target is None and cost[seed] is None and by[seed] is control[seed]:
+                        cost[seed] = ends[seed].get(of)
+            found.append(costs)
+        return found
 
     def matched(self, measure: Measure | None = None, final: str | None = None) -> list[Matched]:
         """Every arm at a budget against the control at every budget as large or larger."""

@@ -25,6 +25,7 @@ ONE_SEED = "no verdict from one seed"
 """What stands for a verdict where nothing tells how training varies."""
 
 Cost = Literal["step", "tokens", "seconds"]
+Costs = Mapping[Cost, Mapping[int, float | None]]
 Role = Literal["start", "screen", "compare"]
 
 
@@ -166,16 +167,16 @@ class Speed:
     Attributes:
         arm: its name.
         steps: the budget.
-        target: of the measure.
+        target: of the measure; None for where the control's run of the same seed ends.
         costs: by what is counted, of each seed; None where the target was not reached.
         control: the same of the control, over the same seeds.
     """
 
     arm: str
     steps: int
-    target: float
-    costs: Mapping[Cost, Mapping[int, float | None]]
-    control: Mapping[Cost, Mapping[int, float | None]]
+    target: float | None
+    costs: Costs
+    control: Costs
 
     @property
     def reached(self) -> tuple[int, int]:

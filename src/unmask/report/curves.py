@@ -87,7 +87,7 @@ def ratio_figure(results: Results, steps: int) -> Figure | None:
     axis.xaxis.set_major_locator(FixedLocator(marks))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(StrMethodFormatter("{x:.2g}x"))
-    axis.set_yticks(ticks, [written(target, results.measure) for target in targets])
+    axis.set_yticks(ticks, [written_target(target, results) for target in targets])
     axis.grid(axis="y", visible=False)
     axis.set(xlabel="how many times fewer steps", ylabel="target")
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(3, len(handles)))
@@ -138,6 +138,11 @@ def costs_of(results: Results, steps: int) -> list[Cost]:
 def written(value: float, measure: Measure) -> str:
     """A level of a measure, as a target is named."""
     return format(value, ".0%" if measure.is_share else measure.form)
+
+
+def written_target(target: float | None, results: Results) -> str:
+    """A target's name: its level, or whose end it is."""
+    return f"{results.control}'s end" if target is None else written(target, results.measure)
 
 
 def _draw(axis: Axes, results: Results, measure: Measure, of: Cost, steps: int) -> None:

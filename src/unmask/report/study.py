@@ -14,7 +14,7 @@ from unmask.config import require
 from unmask.evaluation.estimate import Estimate, deviation_of, mean_of
 from unmask.evaluation.results import COMMAND, RECORDS, Results, is_number
 from unmask.evaluation.speedup import CLAIM, Measure, Paired, Speed
-from unmask.report.curves import plot_results, written
+from unmask.report.curves import plot_results, written_target
 from unmask.report.grid import Grid
 
 SUMMARY, CURVES = "summary.md", "curves.png"
@@ -69,7 +69,7 @@ def findings(results: Results) -> list[Finding]:
                 continue
             parts, sign = [(f"at the end {_difference(end, results.measure)}{unit}", _verdict(end))], end.sign
             if speed is not None:
-                target, ratio = written(speed.target, results.measure), speed.ratio()
+                target, ratio = written_target(speed.target, results), speed.ratio()
                 if ratio is None:
                     parts.insert(0, (f"{speed.verdict()} ({target})", ""))
                     sign = 0
@@ -147,19 +147,21 @@ def costs(results: Results) -> list[Grid]:
     """What it took every arm to reach each target, and how many times less than the control."""
     grids = []
     for steps in results.budgets(results.control):
-        rows, last = [], None
+        rows, last = [], ""
         for speed in results.speeds(steps):
-            target = written(speed.target, results.measure) if speed.target != last else ""
-            last = speed.target
+            target = written_target(speed.target, results)
+            shown, last = "" if target == last else target, target
             got, count = speed.reached
             mean, seconds = speed.mean("step"), speed.mean("seconds")
-            row = [target, speed.arm, f"{got} of {count}", "" if mean is None else f"{mean:.0f}"]
+            row = [shown, speed.arm, f"{got} of {count}", "" if mean is None else f"{mean:.0f}"]
             ratios = [speed.ratio(of) for of in ("step", "seconds")]
             cells = ["" if ratio is None or speed.arm == results.control else _ratio(ratio) for ratio in ratios]
             verdict = "" if speed.arm == results.control else speed.verdict()
             rows.append([*row, cells[0], "" if seconds is None else f"{seconds:.0f}", cells[1], verdict])
         head = ["target", "arm", "reached", "steps", "ratio", "seconds", "ratio", "verdict, in steps"]
         note = f"Ratio: {results.control}'s cost over the arm's. A target is reached where two evaluations hold it."
+        if any(row[0] == written_target(None, results) for row in rows):
+            note += f" {results.control}'s end: where its run of the same seed ends."
         if any(row[4].startswith("~") for row in rows):
             note += " ~: of one seed, so that nothing tells it from chance."
         if not rows:

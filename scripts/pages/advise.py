@@ -1,6 +1,6 @@
 """How often is `unmask advise` right? Its rule, replayed on the saved studies (`unmask.evaluation.replay`).
 
-    python -m experiments.advise
+    python -m scripts.pages.advise
 
 Seeds that chose a study's settings are replayed too. Puts the table into docs/evaluation.md.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from experiments.publish import ROOT, publish
+from scripts.pages.publish import DOCS, EXPERIMENTS, publish
 from unmask.evaluation.replay import Comparison, Replayed, comparisons_of, replay
 from unmask.evaluation.results import RECORDS, Results, read_records
 from unmask.report.grid import Grid
@@ -20,7 +20,7 @@ SHARES = (0.1, 0.2, 0.3, 0.5)
 def saved() -> list[Comparison]:
     """Of all studies whose records are here."""
     found = []
-    for path in sorted((ROOT / "experiments").rglob(RECORDS)):
+    for path in sorted(EXPERIMENTS.rglob(RECORDS)):
         try:
             roles = [read_records(path, role) for role in ("compare", "screen")]
         except ValueError:
@@ -54,7 +54,7 @@ def main() -> None:
         f"{len(every)} comparisons: {'; '.join(named)}.\n\nAn arm chosen blindly would be the best in {guess:.0%} of "
     )
     note += f"the probes of one seed and within noise of the best in {lucky:.0%}. One seed is never sure."
-    publish(ROOT / "docs" / "evaluation.md", {"advise": f"{grid.table}\n{note}"})
+    publish(DOCS / "evaluation.md", {"advise": f"{grid.table}\n{note}"})
 
 
 if __name__ == "__main__":

@@ -1,22 +1,21 @@
 """Draw docs/pool.png and write the tables of docs/puma.md between its markers, from saved records alone.
 
-python -m experiments.pool.report
+python -m scripts.pages.pool
 """
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.publish import ROOT, publish
+from scripts.pages.publish import DOCS, EXPERIMENTS, publish
 from unmask.evaluation.results import RECORDS
 
-HERE, DOCS = Path(__file__).parent, ROOT / "docs"
+HERE = EXPERIMENTS / "pool"
 POOLS = {"batch": "pool 16, the batch", "pool": "pool 512, the default", "large": "pool 1600"}
 KINDS = {"repeated": "rows that come back, fresh masks", "random-chain": "random chain", "chain": "PUMA (confidence)"}
 

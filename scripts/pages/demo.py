@@ -1,6 +1,6 @@
 """Put the records of a finished `make demo` where the README shows them.
 
-    make demo && .venv/bin/python -m experiments.demo.publish
+    make demo && .venv/bin/python -m scripts.pages.demo
 
 Copies the records to experiments/demo, each arm under the name that its masking and objective have in
 `unmask.parts.maskings`, draws docs/demo.png from them, and writes the tables into the README between its markers. No
@@ -17,14 +17,14 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments.publish import ROOT, publish
+from scripts.pages.publish import DOCS, EXPERIMENTS, ROOT, publish
 from unmask.config import from_json
 from unmask.evaluation.results import RECORDS, Results, read_records
 from unmask.parts.maskings import named_by
 from unmask.report.curves import plot_results
 from unmask.report.study import costs, ends, seeds_of, verdicts
 
-HERE = Path(__file__).resolve().parent
+HERE = EXPERIMENTS / "demo"
 
 
 def named(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -37,14 +37,20 @@ def named(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
+    """Of the run that is named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=ROOT / "runs" / "demo")
     options = parser.parse_args()
-    lines = (options.run / RECORDS).read_text(encoding="utf-8").splitlines()
+    write(options.run)
+
+
+def write(run: Path) -> None:
+    """Copy the records of a run of the demo, draw them and write the README's tables."""
+    lines = (run / RECORDS).read_text(encoding="utf-8").splitlines()
     records = named([json.loads(line) for line in lines])
     (HERE / RECORDS).write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     results = Results.of(read_records(HERE, "compare"))
-    plot_results(results, ROOT / "docs" / "demo.png", title=f"Sudoku: {seeds_of(results)}")
+    plot_results(results, DOCS / "demo.png", title=f"Sudoku: {seeds_of(results)}")
     console = Console(record=True, width=108, file=io.StringIO())
     console.print(*(grid.rich() for grid in (*ends(results), *costs(results))))
     console.print(*verdicts(results), sep="\n", soft_wrap=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
+EXPERIMENTS, DOCS = ROOT / "experiments", ROOT / "docs"
 
 
 def publish(page: Path, parts: Mapping[str, str]) -> None:

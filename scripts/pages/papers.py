@@ -1,13 +1,13 @@
 """Put tables and figures of the studies into docs/papers/, from their records alone.
 
-python -m experiments.papers
+python -m scripts.pages.papers
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from experiments.publish import ROOT, publish
+from scripts.pages.publish import DOCS, EXPERIMENTS, publish
 from unmask.cli.variance import ESTIMATES
 from unmask.evaluation.results import Results, read_records
 from unmask.evaluation.variance import load_variance
@@ -16,7 +16,6 @@ from unmask.report.curves import plot_results, ranking_figure
 from unmask.report.grid import Grid
 from unmask.report.study import caution, costs, ends, matched, seeds_of, spread, verdicts
 
-EXPERIMENTS, DOCS = ROOT / "experiments", ROOT / "docs"
 PAPERS = DOCS / "papers"
 PARTS = {"masks": "A, masks", "rates": "B, rates", "rows": "C, rows"}
 
