@@ -54,6 +54,7 @@ screened = {
     **{f"puma-times-{times}": replace(chains, pool=96 * times) for times in (10, 40, 128)},
     "puma-no-threshold": replace(chains, threshold=None),
     "puma-high": replace(chains, time=Beta(2, 1)),
+    "puma-high-times-10": replace(chains, time=Beta(2, 1), pool=96 * 10),
     "puma-random": replace(chains, threshold=None, policy="random"),
 }
 screening = Study(

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from unmask import Beta, Clipped, ExactCount, IndependentMasking, MaskedMean, ProgressiveUnmasking, Ramp
 from unmask.evaluation.tasks import SudokuTask
-from unmask.parts.sudoku import CLUES
+from unmask.parts import SudokuData, SudokuModel
+from unmask.parts.sudoku import CELLS, CLUES
 from unmask.recipes import sudoku
 from unmask.runs.study import Arm, Study
 from unmask.sampling import Decoding
@@ -72,4 +73,26 @@ confirming = Study(
     },
     warmup=0.04,
     evaluate=0.1,
+)
+paper = Study(
+    "paper",
+    replace(
+        base,
+        data=SudokuData(form="pair"),
+        model=SudokuModel(layers=8, width=256, heads=8, positions=2 * CELLS),
+        training=replace(base.training, batch_size=32, learning_rate=3e-4),
+        evaluation=SudokuTask(form="pair", clues=CLUES, half=1, puzzles=100, final_puzzles=400),
+    ),
+    {
+        "uniform-count": {},
+        "puma-batch": {"masking": ProgressiveUnmasking(stages=8, pool="batch")},
+        "puma": {"masking": ProgressiveUnmasking(stages=8)},
+        "puma-half": {"masking": HALF},
+    },
+    control="uniform-count",
+    seeds=(1,),
+    budgets=(3000,),
+    warmup=0.04,
+    evaluate=0.1,
+    checkpoint=0.05,
 )

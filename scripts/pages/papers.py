@@ -49,7 +49,8 @@ def text() -> dict[str, str]:
     part = study(results, "test", "![learning curves](bell.png)") + "\n"
     if screened := read_records(folder, "screen"):
         part += f"\nOther seeds, to choose arms by:\n\n{shown(ends(Results.of(screened), None))}"
-    return {"bell": part.rstrip()}
+    horizons = Results.of(read_records(EXPERIMENTS / "ranking" / "horizons", "compare"))
+    return {"bell": part.rstrip(), "horizons": study(horizons, "test")}
 
 
 def variance() -> dict[str, str]:

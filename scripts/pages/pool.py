@@ -1,4 +1,4 @@
-"""Draw docs/pool.png and write the tables of docs/puma.md between its markers, from saved records alone.
+"""Draw docs/pool.png and docs/pool-size.png and write the tables of docs/puma.md between its markers, from saved records alone.
 
 python -m scripts.pages.pool
 """
@@ -6,6 +6,7 @@ python -m scripts.pages.pool
 from __future__ import annotations
 
 import json
+import re
 from statistics import mean
 from typing import Any
 
@@ -72,6 +73,38 @@ def control_table(arms: dict[str, list[float]]) -> str:
     return "\n".join([*lines, "", f"Unseen puzzles solved after 800 steps, %; {seeds} seed{'s' * (seeds > 1)}."])
 
 
+def sizes(arms: dict[str, list[float]]) -> dict[tuple[int, int], dict[int, float]]:
+    """Percent solved of the sweep: by batch and stages, then by batches in the pool."""
+    found: dict[tuple[int, int], dict[int, float]] = {}
+    for name, values in arms.items():
+        if match := re.fullmatch(r"batch-(\d+)-stages-(\d+)-times-(\d+)", name):
+            batch, stages, times = map(int, match.groups())
+            found.setdefault((batch, stages), {})[times] = mean(values)
+    return {key: dict(sorted(found[key].items())) for key in sorted(found)}
+
+
+def draw_sizes(panel: Axes, arms: dict[str, list[float]]) -> None:
+    """Solved against the pool, in batches."""
+    for (batch, stages), values in sizes(arms).items():
+        panel.plot(list(values), list(values.values()), "o-", ms=4, label=f"{batch} rows a step, {stages} stages")
+    panel.axhline(mean(arms["uniform-count"]), color="0.5", ls=":", label="uniform counts, 16 rows")
+    panel.set(xscale="log", xlabel="chains in the pool, in batches", ylabel="unseen puzzles solved, %")
+    panel.legend(frameon=False, fontsize=8)
+
+
+def sweep_table(arms: dict[str, list[float]]) -> str:
+    """Percent solved by pool, a line for each batch and number of stages."""
+    found = sizes(arms)
+    every = sorted({times for values in found.values() for times in values})
+    lines = [f"| rows a step | stages | {' | '.join(map(str, every))} |", "|---" * (2 + len(every)) + "|"]
+    for (batch, stages), values in found.items():
+        cells = (f"{values[times]:.1f}" if times in values else "" for times in every)
+        lines.append(f"| {batch} | {stages} | {' | '.join(cells)} |")
+    note = f"Unseen puzzles solved, %, by batches in the pool; one seed; 12,800 to 25,600 rows in all. \
+Uniform counts, 16 rows a step: {mean(arms['uniform-count']):.1f}."
+    return "\n".join([*lines, "", note])
+
+
 def main() -> None:
     """Read the records, draw and write."""
     control = by_arm(read("control"))
@@ -80,7 +113,11 @@ def main() -> None:
     draw_control(first, control)
     draw_gradients(second)
     figure.savefig(DOCS / "pool.png", dpi=130)
-    publish(DOCS / "puma.md", {"control": control_table(control)})
+    sweep = by_arm(read("sweep"))
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    draw_sizes(figure.subplots(), sweep)
+    figure.savefig(DOCS / "pool-size.png", dpi=130)
+    publish(DOCS / "puma.md", {"control": control_table(control), "sweep": sweep_table(sweep)})
 
 
 if __name__ == "__main__":
