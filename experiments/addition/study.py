@@ -49,6 +49,7 @@ def tail(digits: int) -> dict[str, AdditionTask]:
     }
 
 
+fixed = {"control": "uniform-count", "warmup": 0.04}
 chains = ProgressiveUnmasking(stages=6, threshold=0.9, pool=96 * 40)
 screened = {
     **{f"puma-times-{times}": replace(chains, pool=96 * times) for times in (10, 40, 128)},
@@ -62,31 +63,37 @@ screening = Study(
     addition(5),
     {name: arm for name, arm in arms(5).items() if name in ("uniform-count", "beta")}
     | {name: {"masking": masking} for name, masking in screened.items()},
-    control="uniform-count",
     seeds=(11, 1),
     budgets=(1000,),
-    warmup=0.04,
     evaluate=0.1,
+    **fixed,
 )
 five = Study(
     "five",
     addition(5),
     {name: Arm(change, seeds=(21, 22) if name == "puma-batch" else None) for name, change in arms(5).items()},
-    control="uniform-count",
     seeds=(21, 22, 23, 24, 25),
     budgets=(1000,),
     finals=tail(5),
-    warmup=0.04,
     evaluate=0.05,
+    **fixed,
+)
+high = Study(
+    "five-high",
+    addition(5),
+    {"uniform-count": {}, "puma-high": {"masking": screened["puma-high-times-10"]}, "beta": arms(5)["beta"]},
+    seeds=(31, 32, 33, 34, 35),
+    budgets=(1000,),
+    evaluate=0.05,
+    **fixed,
 )
 eight = Study(
     "eight",
     addition(8),
     {name: change for name, change in arms(8).items() if name != "puma-batch"},
-    control="uniform-count",
     seeds=(1,),
     budgets=(1500,),
     finals=tail(8),
-    warmup=0.04,
     evaluate=0.05,
+    **fixed,
 )

@@ -39,6 +39,7 @@ def pooled(times: int, stages: int = 8, batch: int = 16, steps: int = STEPS) -> 
     return Arm(change, budgets=(steps,))
 
 
+often = {"control": "uniform-count", "warmup": 0.04, "evaluate": 0.1}
 sweep = Study(
     "sweep",
     base,
@@ -47,10 +48,8 @@ sweep = Study(
     | {f"batch-16-stages-{k}-times-{times}": pooled(times, k) for k in (4, 16) for times in (1, 10, 100)}
     | {f"batch-8-stages-8-times-{times}": pooled(times, batch=8, steps=2 * STEPS) for times in (1, 10, 100, 320)}
     | {f"batch-64-stages-8-times-{times}": pooled(times, batch=64, steps=STEPS // 2) for times in (1, 10, 100)},
-    control="uniform-count",
     seeds=(1,),
-    warmup=0.04,
-    evaluate=0.1,
+    **often,
 )
 control = Study(
     "control",
@@ -65,8 +64,6 @@ control = Study(
         }.items()
         for where, pool in {"batch": 16, "pool": 512, "large": 1600}.items()
     },
-    control="uniform-count",
     seeds=(1, 2),
-    warmup=0.04,
-    evaluate=0.1,
+    **often,
 )

@@ -18,6 +18,7 @@ COUNTED = IndependentMasking(mask=ExactCount())
 HALF = ProgressiveUnmasking(stages=8, threshold=0.8, time=Clipped(0.5, 1.0))
 WHOLE = ProgressiveUnmasking(stages=8, threshold=0.9)
 base = replace(recipe, masking=COUNTED, training=replace(recipe.training, batch_size=16, threads=1))
+often = {"control": "uniform-count", "warmup": 0.04, "evaluate": 0.1}
 
 
 def judged_by(half: int):
@@ -50,11 +51,9 @@ screening = Study(
     judged_by(0),
     {name: {"masking": masking} for name, masking in screened.items()}
     | {"half-masked-mean": {"masking": HALF, "objective": MaskedMean()}},
-    control="uniform-count",
     seeds=(11,),
     budgets=(750, 1000),
-    warmup=0.04,
-    evaluate=0.1,
+    **often,
 )
 confirming = Study(
     "confirming",
@@ -65,14 +64,12 @@ confirming = Study(
         "puma": Arm({"masking": HALF}, budgets=(750, 1500)),
         "puma-whole": Arm({"masking": WHOLE}, budgets=(1500,)),
     },
-    control="uniform-count",
     seeds=(21, 22, 23, 24, 25),
     finals={
         policy: SudokuTask(clues=CLUES, half=1, final_puzzles=400, decoding=Decoding(policy, tokens_per_step=4))
         for policy in ("margin", "entropy", "random")
     },
-    warmup=0.04,
-    evaluate=0.1,
+    **often,
 )
 paper = Study(
     "paper",
@@ -89,10 +86,8 @@ paper = Study(
         "puma": {"masking": ProgressiveUnmasking(stages=8)},
         "puma-half": {"masking": HALF},
     },
-    control="uniform-count",
     seeds=(1,),
     budgets=(3000,),
-    warmup=0.04,
-    evaluate=0.1,
     checkpoint=0.05,
+    **often,
 )

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unmask import Blockwise, Clipped, ProgressiveUnmasking, RowStream
+from unmask.data.streamed import StreamedRows
 from unmask.store.checkpoint import load_state, save_state
 
 LENGTHS = [5, 17, 3, 30, 9, 22, 1, 12]
@@ -264,6 +265,29 @@ def test_a_pool_of_4096_rows_of_512_tokens_is_saved_in_less_than_25_megabytes(tm
     process = (config if size is None else Blockwise(config, size)).start(RowStream(data), 32)
     save_state(tmp_path / "state", process.state_dict())
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 25e6
+
+
+def test_a_pool_of_streamed_rows_with_all_columns_is_as_small_and_comes_back(tmp_path):
+    place = np.broadcast_to(np.arange(512), (512, 512))
+    rows = {"tokens": np.arange(512 * 512).reshape(512, 512), "maskable": np.ones((512, 512), dtype=bool)}
+    data = datasets.Dataset.from_dict(rows | {"guide": place * 1.0, "document": place // 100})
+    process = ProgressiveUnmasking(pool=4096).start(StreamedRows(data.to_iterable_dataset()), 32)
+    save_state(tmp_path / "state", process.state_dict())
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 25e6
+    other = ProgressiveUnmasking(pool=4096).start(StreamedRows(data.to_iterable_dataset()), 32)
+    other.load_state_dict(load_state(tmp_path / "state"))
+    for name in ("tokens", "maskable", "attention", "guide", "document"):
+        before, after = (getattr(one.clean, name) for one in (process, other))
+        assert before.dtype == after.dtype
+        assert torch.equal(before, after), name
+
+
+@pytest.mark.parametrize("value", [0.1, 1e300, float("nan"), -(2.0**40)])
+def test_a_guide_that_smaller_numbers_do_not_hold_is_kept_as_it_is(value):
+    rows = datasets.Dataset.from_dict({"tokens": [[1, 2]], "maskable": [[True, True]], "guide": [[value, 1.0]]})
+    process = ProgressiveUnmasking(stages=2).start(StreamedRows(rows.to_iterable_dataset()), 1)
+    kept = process.state_dict()["pool"]["kept_guide"].double()
+    assert torch.equal(kept.nan_to_num(7.0), process.clean.guide.nan_to_num(7.0))
 
 
 def changed(dataset, row, tokens=None, maskable=None):

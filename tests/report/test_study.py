@@ -118,9 +118,7 @@ def test_costs_name_who_reached_a_target_and_who_did_not():
     assert rows[at + 1] == ["", "puma", "1 of 1", "83", "~2.00x", "2", "~2.00x", "no verdict from one seed"]
     assert "~: of one seed" in grid.note
     assert not any("~" in str(cell) for grid in costs(Results.of(FIVE)) for row in grid.rows for cell in row)
-    assert rows[-3][-1] == "target not reached by the control"
-    assert [row[0] for row in rows[-2:]] == ["standard's end", ""]
-    assert "ends." in grid.note
+    assert rows[-1][-1] == "target not reached by the control"
     (empty,) = costs(Results.of([_record("standard", 1, 0.0, 0.0), _record("puma", 1, 0.0, 0.0)]))
     assert list(empty.rows) == []
     assert empty.note.startswith("No run held any target")
@@ -129,17 +127,29 @@ def test_costs_name_who_reached_a_target_and_who_did_not():
 
 def test_verdicts_are_sentences():
     (one,) = verdicts(Results.of(ONE))
-    assert one == "puma, 300 steps, 1 seed: ~2.00x fewer steps to standard's end; at the end +30.0 points"
+    assert one == "puma, 300 steps, 1 seed: ~2.00x fewer steps to 50%; at the end +30.0 points"
     (stuck,) = verdicts(Results.of([ONE[0], _record("puma", 1, 0.0, 0.0, 0.1, 0.1)]))
     assert stuck == "puma, 300 steps, 1 seed: target not reached (25%); at the end -50.0 points"
     (five,) = verdicts(Results.of(FIVE))
     assert five.startswith("puma, 300 steps, 5 seeds: ")
     assert five.endswith("at the end +30.0 (+30.0 to +30.0) points: better")
-    assert "fewer steps to standard's end: faster;" in five
+    assert "fewer steps to 50%: faster;" in five
     (losing,) = verdicts(Results.of([r | {"control": "puma"} for r in FIVE]))
     assert "0.50x" in losing
     assert "slower; at the end -30.0" in losing
     assert losing.endswith("worse")
+
+
+def test_the_weaker_end_is_told_by_whose_it_is():
+    slow, fast = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5), (0.0, 0.2, 0.4, 0.5, 0.7, 0.9)
+    records = [_record(arm, seed, *row) for arm, row in (("standard", slow), ("puma", fast)) for seed in range(5)]
+    (told,) = verdicts(Results.of(records))
+    assert "1.67x (1.67–1.67) fewer steps to standard's end: faster;" in told
+    (grid,) = costs(Results.of(records))
+    assert [row[0] for row in grid.rows][-2:] == ["weaker end", ""]
+    assert "Weaker end:" in grid.note
+    (back,) = verdicts(Results.of([record | {"control": "puma"} for record in records]))
+    assert "0.60x (0.60–0.60) fewer steps to standard's end: slower;" in back
 
 
 def test_losses_are_better_where_they_are_lower():

@@ -17,6 +17,8 @@ from unmask.evaluation.speedup import MEASURES, Cost, Costs, Matched, Measure, P
 RECORDS = "records.jsonl"
 COMMAND = "command"
 """Key of a record's provenance: the command line that made the run."""
+CURVE = 6
+"""Fewest evaluations of a run whose time to its end is compared."""
 TARGETS = (0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 
 
@@ -206,49 +208,51 @@ class Results:
                 over.append(found.high - found.low)
         return max(float(np.mean(widths)) if widths else 0.0 for widths in (own, over))
 
-    def speeds(self, steps: int, targets: Sequence[float | None] | None = None) -> list[Speed]:
+    def speeds(self, steps: int, targets: Sequence[float] | None = None) -> list[Speed]:
         """Every arm's cost of every target, at one budget; the control's among them.
 
         Args:
             steps: the budget.
-            targets: levels; None for where the control's run of the same seed ends. By default `targets` and, where
-                no run begins as good, that end.
+            targets: levels. By default `targets`, and the weaker end of every pair (`to_weaker_end`).
         """
-        if targets is None:
-            targets = [*self.targets(steps), *([None] if self._is_ahead(steps) else [])]
         found = []
-        for target in targets:
+        for target in self.targets(steps) if targets is None else targets:
             for arm in self.arms:
                 runs = self.of_seed(arm, steps)
                 control = {s: run for s, run in self.of_seed(self.control, steps).items() if s in runs}
                 if runs:
-                    found.append(Speed(arm, steps, target, *self._costs(runs, control, target)))
-        return found
+                    own, other = (self._costs(side, dict.fromkeys(side, target)) for side in (runs, control))
+                    found.append(Speed(arm, steps, target, own, other))
+        ends = [self.to_weaker_end(arm, steps) for arm in self.arms] if targets is None else []
+        told = [speed for speed in ends if speed is not None]
+        return [*found, *told] if any(speed.arm != self.control for speed in told) else found
 
-    def _is_ahead(self, steps: int) -> bool:
-        """Whether the control's runs of a budget end better than any begins."""
-        key, good = self.measure.key, self.measure.good
-        begun = (good(run.curve[0][key]) for run in self.runs if run.steps == steps)
-        ends = [good(run.curve[-1][key]) for run in self.of_seed(self.control, steps).values()]
-        return bool(ends) and min(ends) > max(begun)
+    def to_weaker_end(self, arm: str, steps: int) -> Speed | None:
+        """What an arm and the control need to come to where the worse of the two ends, each pair by itself.
 
-    def _costs(self, runs: Mapping[int, Run], control: Mapping[int, Run], target: float | None) -> list[Costs]:
-        """An arm's and the control's cost of a target, by seed.
-
-        The control's end costs the control what it costs an arm, but never more than its whole run: two runs that
-        stand still at one level are not told apart, and the last step needs no further evaluation that holds it.
+        Both ends reach that level, so every pair has a ratio, and turning arm and control round turns it round: two
+        arms of one law are not told apart. None without a shared seed, with fewer than `CURVE` evaluations, which
+        make the time a matter of the line between them, and where a run begins as good.
         """
-        key, found = self.measure.key, []
-        ends = {seed: run.curve[-1] for seed, run in control.items()}
-        for by in (runs, control):
-            costs: dict[Cost, dict[int, float | None]] = {of: {} for of in get_args(Cost)}
-            for of, cost in costs.items():
-                for seed in by if target is not None else ends:
-                    cost[seed] = by[seed].reached(self.measure, ends[seed][key] if target is None else target, of)
-                    if target is None and cost[seed] is None and by[seed] is control[seed]:
-                        cost[seed] = ends[seed].get(of)
-            found.append(costs)
-        return found
+        runs, control = self.of_seed(arm, steps), self.of_seed(self.control, steps)
+        pairs = {seed: (run, control[seed]) for seed, run in runs.items() if seed in control}
+        key, good = self.measure.key, self.measure.good
+        if not pairs or any(len(run.curve) < CURVE for pair in pairs.values() for run in pair):
+            return None
+        levels = {seed: min((run.curve[-1][key] for run in pair), key=good) for seed, pair in pairs.items()}
+        if any(good(run.curve[0][key]) >= good(levels[seed]) for seed, pair in pairs.items() for run in pair):
+            return None
+        weaker = {self.control if levels[s] == pair[1].curve[-1][key] else arm for s, pair in pairs.items()}
+        sides = ({seed: pair[side] for seed, pair in pairs.items()} for side in (0, 1))
+        own, other = (self._costs(of_seed, levels, closing=True) for of_seed in sides)
+        return Speed(arm, steps, None, own, other, ends=weaker.pop() if len(weaker) == 1 else None)
+
+    def _costs(self, runs: Mapping[int, Run], levels: Mapping[int, float], closing: bool = False) -> Costs:
+        """By what is counted, when the run of each seed reached its level."""
+        return {
+            of: {seed: run.reached(self.measure, levels[seed], of, closing) for seed, run in runs.items()}
+            for of in get_args(Cost)
+        }
 
     def matched(self, measure: Measure | None = None, final: str | None = None) -> list[Matched]:
         """Every arm at a budget against the control at every budget as large or larger."""

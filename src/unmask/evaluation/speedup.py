@@ -93,15 +93,16 @@ class Run:
         """The last evaluation, or the final one of that name."""
         return self.curve[-1] if final is None else self.finals[final]
 
-    def reached(self, measure: Measure, target: float, of: Cost) -> float | None:
+    def reached(self, measure: Measure, target: float, of: Cost, closing: bool = False) -> float | None:
         """Steps, tokens or seconds until the measure held a target; None where it never did, or without a count.
 
         It is held where two evaluations after one another are as good as the target or better, and reached on the
-        straight line to the first of the two from the evaluation before.
+        straight line to the first of the two from the evaluation before. Closing: the last one stands by itself.
         """
         if any(of not in point for point in self.curve):
             return None
         good = [measure.good(point[measure.key]) - measure.good(target) for point in self.curve]
+        good += good[-1:] if closing else []
         for i in range(len(good) - 1):
             if good[i] >= 0 and good[i + 1] >= 0:
                 if i == 0:
@@ -167,9 +168,10 @@ class Speed:
     Attributes:
         arm: its name.
         steps: the budget.
-        target: of the measure; None for where the control's run of the same seed ends.
+        target: of the measure; None for the weaker end of each pair (`Results.to_weaker_end`).
         costs: by what is counted, of each seed; None where the target was not reached.
         control: the same of the control, over the same seeds.
+        ends: of the weaker end: the arm or the control, where it is that one's in all pairs.
     """
 
     arm: str
@@ -177,6 +179,7 @@ class Speed:
     target: float | None
     costs: Costs
     control: Costs
+    ends: str | None = None
 
     @property
     def reached(self) -> tuple[int, int]:
@@ -203,7 +206,12 @@ class Speed:
         return Paired(mean_of(logs).map(_exp), len(logs), level=1.0) if logs else None
 
     def verdict(self, of: Cost = "step") -> str:
-        """faster, slower, not distinguishable, or target not reached: by whom, where the arm did reach it."""
+        """faster, slower, not distinguishable, or target not reached: by whom, where the arm did reach it.
+
+        Nothing where no seed is shared.
+        """
+        if not self.control["step"]:
+            return ""
         if found := self.ratio(of):
             return found.verdict("faster", "slower")
         return "target not reached by the control" if self.reached[0] == self.reached[1] else "target not reached"

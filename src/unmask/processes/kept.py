@@ -1,7 +1,7 @@
 """What a state keeps of the rows of a pool, and the rows that it stands for when it is loaded.
 
 Of rows on a disk a state holds the numbers alone: the tokens come back from the stream. A stream that does not go
-back (`unmask.data.streamed`) has its rows kept whole.
+back (`unmask.data.streamed`) has its rows kept whole, each column in the smallest numbers that hold it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,19 @@ from unmask import noise
 from unmask.batch import TokenBatch
 from unmask.data.stream import RowStream
 
-_COLUMNS = ("tokens", "maskable", "attention", "guide", "document")
+_COLUMNS = {
+    "tokens": torch.int64,
+    "maskable": torch.bool,
+    "attention": torch.bool,
+    "guide": torch.float64,
+    "document": torch.int64,
+}
 
 
 def kept_of(clean: TokenBatch, rows: RowStream) -> dict[str, Tensor]:
     """What a state holds of rows [N, L] of a stream: tensors row by row, [N] or [N, L]."""
-    whole = () if rows.size is not None else _COLUMNS
-    columns = {f"kept_{name}": value.clone() for name in whole if (value := getattr(clean, name)) is not None}
+    whole = () if rows.size is not None else tuple(_COLUMNS)
+    columns = {f"kept_{name}": _small(value) for name in whole if (value := getattr(clean, name)) is not None}
     return {"row": clean.row.clone(), "draw": clean.draw.clone(), "tokens": _fingerprint(clean), **columns}
 
 
@@ -33,11 +39,21 @@ def rows_kept(state: dict[str, Tensor], rows: RowStream) -> TokenBatch:
     if rows.size is not None:
         clean = rows.rows(row, draw)
     else:
-        columns = {name: state[f"kept_{name}"].clone() for name in _COLUMNS if f"kept_{name}" in state}
+        kept = {name: state[f"kept_{name}"] for name in _COLUMNS if f"kept_{name}" in state}
+        columns = {name: value.to(_COLUMNS[name], copy=True) for name, value in kept.items()}
         clean = TokenBatch(row=row, draw=draw, weight=torch.ones(len(row)), **columns)
     if not torch.equal(_fingerprint(clean), state["tokens"]):
         raise ValueError("the rows of the saved pool have other tokens in this data set: it has changed since")
     return clean
+
+
+def _small(column: Tensor) -> Tensor:
+    """A copy in the smallest numbers that hold it exactly."""
+    if column.dtype == torch.bool:
+        return column.clone()
+    kinds = (torch.int16, torch.int32, torch.float32)
+    fits = (kind for kind in kinds if torch.equal(column.to(kind).to(column.dtype), column))
+    return column.to(next(fits, column.dtype), copy=True)
 
 
 def _fingerprint(clean: TokenBatch) -> Tensor:

@@ -141,8 +141,8 @@ def written(value: float, measure: Measure) -> str:
 
 
 def written_target(target: float | None, results: Results) -> str:
-    """A target's name: its level, or whose end it is."""
-    return f"{results.control}'s end" if target is None else written(target, results.measure)
+    """A target's name."""
+    return "weaker end" if target is None else written(target, results.measure)
 
 
 def _draw(axis: Axes, results: Results, measure: Measure, of: Cost, steps: int) -> None:

@@ -196,7 +196,7 @@ class _Page:
                     shown.append(self._shown(figure, name, title, told, of if len(kinds) > 1 else ""))
         lead = (
             "Lines are means over seeds. Bands are 95% intervals: of that mean, or with one seed of its evaluations; "
-            "of two seeds both are thin lines. Dotted lines are the targets of the next section."
+            "of two seeds both are thin lines. Dotted lines are the levels of the next section."
         )
         return Section(
             "curves",

@@ -69,7 +69,7 @@ def findings(results: Results) -> list[Finding]:
                 continue
             parts, sign = [(f"at the end {_difference(end, results.measure)}{unit}", _verdict(end))], end.sign
             if speed is not None:
-                target, ratio = written_target(speed.target, results), speed.ratio()
+                target, ratio = _where(speed, results), speed.ratio()
                 if ratio is None:
                     parts.insert(0, (f"{speed.verdict()} ({target})", ""))
                     sign = 0
@@ -86,7 +86,7 @@ def verdicts(results: Results) -> list[str]:
 
 
 def _headline(speeds: Sequence[Speed]) -> Speed | None:
-    """The hardest target that all pairs reached; without one the easiest target."""
+    """To the weaker end; without one the hardest target that all pairs reached, or the easiest target."""
     whole = [speed for speed in speeds if speed.ratio() is not None]
     return whole[-1] if whole else speeds[0] if speeds else None
 
@@ -143,6 +143,13 @@ def ends(results: Results, final: str | None = None) -> list[Grid]:
     return grids
 
 
+def _where(speed: Speed, results: Results) -> str:
+    """A target as a sentence names it."""
+    if speed.target is None:
+        return f"{speed.ends}'s end" if speed.ends else "the weaker end"
+    return written_target(speed.target, results)
+
+
 def costs(results: Results) -> list[Grid]:
     """What it took every arm to reach each target, and how many times less than the control."""
     grids = []
@@ -161,7 +168,7 @@ def costs(results: Results) -> list[Grid]:
         head = ["target", "arm", "reached", "steps", "ratio", "seconds", "ratio", "verdict, in steps"]
         note = f"Ratio: {results.control}'s cost over the arm's. A target is reached where two evaluations hold it."
         if any(row[0] == written_target(None, results) for row in rows):
-            note += f" {results.control}'s end: where its run of the same seed ends."
+            note += " Weaker end: where the worse run of each pair ends, its last evaluation by itself."
         if any(row[4].startswith("~") for row in rows):
             note += " ~: of one seed, so that nothing tells it from chance."
         if not rows:
