@@ -107,9 +107,10 @@ class ProgressiveUnmasking:
     def pool_size(self, batch_size: int, rows: int | None) -> int:
         """Chains over all ranks, for a batch and a data set of so many rows; None: it is streamed.
 
-        Where `pool` is None: as many that 32 steps lie between two visits to a chain, but no more than the data set
-        has rows. What matters is this distance: gradients of one row should not meet again within the memory of the
-        optimiser, and beyond that a larger pool changes little (docs/puma.md has the figures).
+        Where `pool` is None: as many that on average 32 steps lie between two visits to a chain, but no more than the
+        data set has rows. Ten batches were too few for 16 stages and enough for 8; above, no size was told from
+        another (docs/puma.md), so neither stages nor steps are in the rule. A chain takes 32 K steps from end to end:
+        a run that is not several times as long wants a smaller pool.
 
         Raises:
             ValueError: for a pool that is no multiple of the batch.
@@ -181,7 +182,7 @@ class ProgressiveProcess:
 
     The global batch has `batch_size` slots. Each slot has as many chains of its own as every other, and deals them
     once a sweep, in an order shuffled by (seed, sweep, slot). So a chain is trained once in every sweep, no batch
-    holds a row twice, and a rank that has some of the slots needs to know of no other rank's chains. First stages
+    holds a chain twice, and a rank that has some of the slots needs to know of no other rank's chains. First stages
     ascend over the pool: a slot's chains begin near one stage, so that every batch has all of them evenly.
 
     A row is replaced once the chains of all its blocks have ended; a block whose chain has ended before that carries
