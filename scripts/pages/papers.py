@@ -95,11 +95,14 @@ def puma() -> dict[str, str]:
         for part, folder in (
             ("sudoku", "puma_sudoku/confirming"),
             ("addition", "addition/five"),
+            ("high", "addition/high"),
             ("worked-sums", "puma_text/worked-sums"),
         )
     }
     screened = Results.of(read_records(EXPERIMENTS / "puma_sudoku" / "screening", "compare"))
-    return parts | {"screening": shown(ends(screened)).rstrip()}
+    letters = Results.of(read_records(EXPERIMENTS / "letters", "compare"))
+    told = {"screening": shown(ends(screened)), "letters": shown(ends(letters, "test"))}
+    return parts | {name: part.rstrip() for name, part in told.items()}
 
 
 def baselines() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Draw docs/pool.png and docs/pool-size.png and write the tables of docs/puma.md between its markers, from saved records alone.
+"""Draw docs/pool.png and docs/pool-size.png, and write the tables of docs/puma.md, from saved records alone.
 
 python -m scripts.pages.pool
 """
