@@ -52,7 +52,10 @@ def main() -> None:
     """Measure every arm."""
     torch.set_num_threads(1)
     arms = {cell.arm: cell.config.masking for cell in control.cells(arms=ARMS, seeds=[1])}
-    found = {name: [cosines(masking, seed) for seed in (1, 2)] for name, masking in arms.items()}
+    found = {}
+    for name, masking in arms.items():
+        found[name] = [cosines(masking, seed) for seed in (1, 2)]
+        print(name, [round(sum(values) / 2, 3) for values in zip(*found[name], strict=True)][::4], flush=True)
     out = {"distances": list(DISTANCES), "from": FROM, "kept": KEPT, "cosines": found}
     Path(__file__).with_name("gradients.json").write_text(json.dumps(out) + "\n")
 

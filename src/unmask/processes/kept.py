@@ -11,20 +11,15 @@ from torch import Tensor
 
 from unmask import noise
 from unmask.batch import TokenBatch
-from unmask.data.stream import RowStream
+from unmask.data.stream import CARRIED, RowStream
 
-_COLUMNS = {
-    "tokens": torch.int64,
-    "maskable": torch.bool,
-    "attention": torch.bool,
-    "guide": torch.float64,
-    "document": torch.int64,
-}
+_COLUMNS = {"tokens": torch.int64, "maskable": torch.bool, "attention": torch.bool}
+_COLUMNS |= {name: torch.as_tensor(kind()).dtype for name, kind in CARRIED.items()}
 
 
 def kept_of(clean: TokenBatch, rows: RowStream) -> dict[str, Tensor]:
     """What a state holds of rows [N, L] of a stream: tensors row by row, [N] or [N, L]."""
-    whole = () if rows.size is not None else tuple(_COLUMNS)
+    whole = _COLUMNS if rows.size is None else ()
     columns = {f"kept_{name}": _small(value) for name in whole if (value := getattr(clean, name)) is not None}
     return {"row": clean.row.clone(), "draw": clean.draw.clone(), "tokens": _fingerprint(clean), **columns}
 
