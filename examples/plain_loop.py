@@ -11,20 +11,23 @@ import torch
 from torch import nn
 
 from unmask import (
+    ELBO,
+    PPOTS,
     Bell,
     ExactCount,
     IndependentMasking,
+    MaskedDiffusionLM,
     MaskedMean,
     ProgressiveUnmasking,
     RowMean,
-    RowStream,
-    Scores,
+    TrainingStep,
 )
 from unmask.data import character_tokenizer, load_text
 
 MASKINGS = {
     "uniform-count": (IndependentMasking(mask=ExactCount()), RowMean()),
     "bell": (IndependentMasking(Bell(), ExactCount(), "stratified"), MaskedMean()),
+    "ppots": (IndependentMasking(PPOTS(25, grid=8, rows=8, masks=4), ExactCount()), ELBO()),
     "puma": (ProgressiveUnmasking(stages=8, threshold=0.9), RowMean()),
 }
 LENGTH, WIDTH = 64, 64
@@ -53,24 +56,18 @@ def main(masking: str = "puma", steps: int = 100, batch_size: int = 32) -> list[
     tokenizer = character_tokenizer(alphabet="27")
     rows = load_text("sotu", "train", tokenizer=tokenizer, length=LENGTH)
     config, objective = MASKINGS[masking]
-    process = config.start(RowStream(rows, seed=0), batch_size)
-    model = Denoiser(tokenizer.vocab_size)
+    held_out = load_text("sotu", "validation", tokenizer=tokenizer, length=LENGTH)
+    step = TrainingStep(config, rows, batch_size, objective=objective, held_out=held_out)
+    model = MaskedDiffusionLM.from_logits(Denoiser(tokenizer.vocab_size), tokenizer.mask_token_id)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     losses = []
-    for step in range(steps):
-        batch = process.draw()
-        logits = model(batch.noisy(tokenizer.mask_token_id), batch.clean.attention)
-        logits[..., tokenizer.mask_token_id] = -torch.inf  # no position ever holds it
-        nll = nn.functional.cross_entropy(logits.transpose(1, 2), batch.clean.tokens, reduction="none")
-        loss = (objective.weights(batch) * nll).sum() / objective.normaliser(batch).float()
-        loss.backward()
+    for number in range(steps):
+        loss = step(model)
         optimizer.step()
         optimizer.zero_grad()
-        if process.needs is not None:
-            process.observe(Scores.from_logits(logits.detach(), tokenizer.mask_token_id, process.needs))
         losses.append(loss.item())
-        if step % 10 == 9:
-            print(f"step {step + 1:4}  loss {sum(losses[-10:]) / 10:.3f}")
+        if number % 10 == 9:
+            print(f"step {number + 1:4}  loss {sum(losses[-10:]) / 10:.3f}")
     return losses
 
 

@@ -51,5 +51,6 @@ from unmask.token_rates import Delimiters as Delimiters
 from unmask.token_rates import HalfLife as HalfLife
 from unmask.training import Trainer as Trainer
 from unmask.training import TrainingConfig as TrainingConfig
+from unmask.training import TrainingStep as TrainingStep
 
 __version__: str

@@ -18,7 +18,7 @@ def example(name: str):
     return module
 
 
-@pytest.mark.parametrize("masking", ["bell", "puma"])
+@pytest.mark.parametrize("masking", ["bell", "ppots", "puma"])
 def test_plain_loop_learns(masking, capsys):
     losses = example("plain_loop").main(masking, steps=30, batch_size=16)
     assert losses[0] == pytest.approx(math.log(27), abs=0.5)

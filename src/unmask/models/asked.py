@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from unmask.models.head import MaskedHead
 
@@ -17,9 +18,32 @@ from unmask.models.head import MaskedHead
 class AnswersTrainers(nn.Module):
     """Base of `MaskedDiffusionLM`. A backbone that is not Hugging Face's has no input embeddings and nothing tied."""
 
+    backbone: nn.Module
     head: MaskedHead
     base_model_prefix = "backbone"
     _container: tuple[PreTrainedModel, ...]
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
+
+    @property
+    def is_hugging_face(self) -> bool:
+        """Whether it was made from a Hugging Face model, and so has a folder format."""
+        return bool(self._container)
+
+    @property
+    def hugging_face(self) -> PreTrainedModel:
+        """The Hugging Face model that backbone and head are parts of; ValueError where there is none."""
+        if not self._container:
+            raise ValueError("this model was not made from a Hugging Face model, so it has no folder format")
+        return self._container[0]
+
+    @property
+    def config(self) -> PretrainedConfig | None:
+        """The Hugging Face config, or None for a backbone of another kind."""
+        return getattr(self.backbone, "config", None)
 
     def get_input_embeddings(self) -> nn.Module | None:
         """The token embedding."""

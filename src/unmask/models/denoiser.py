@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from datasets import Dataset, IterableDataset
@@ -33,6 +33,7 @@ from unmask.models.families import (
 )
 from unmask.models.head import MaskedHead
 from unmask.models.inputs import Inputs, Prepared
+from unmask.models.logits import LogitsBackbone, LogitsHead
 from unmask.models.lora import WEIGHTS_FILE as ADAPTERS_FILE
 from unmask.models.lora import has_adapters, load_adapters, save_adapters
 from unmask.models.readout import ReadOut
@@ -117,6 +118,11 @@ class MaskedDiffusionLM(AnswersTrainers):
             ValueError: for a model without output embeddings, one that predicts otherwise than the library's own, or
                 one that stays causal or lets padding leak. The message names the family and what differs.
         """
+        if not isinstance(model, PreTrainedModel):
+            raise ValueError(
+                f"{type(model).__name__} is no Hugging Face model: wrap a module that makes logits with "
+                "MaskedDiffusionLM.from_logits, a backbone and its output layer with MaskedDiffusionLM(...)"
+            )
         output = model.get_output_embeddings()
         if output is None:
             raise ValueError(
@@ -137,6 +143,22 @@ class MaskedDiffusionLM(AnswersTrainers):
         model.config.mask_token_id = mask_token_id
         model.config.unmask_shifted = shifted
         return denoiser
+
+    @classmethod
+    def from_logits(cls, model: nn.Module, mask_token_id: int, attention: bool = True) -> MaskedDiffusionLM:
+        """Wrap a module that makes its own logits; weights stay where they are, and keep being the module's.
+
+        Args:
+            model: maps tokens [B, L], int64, and attention [B, L], bool (True for real tokens), to logits [B, L, V]:
+                those at position i predict token i, and see the tokens on both sides.
+            mask_token_id: id of the mask token, below V; what the model gives for it is not read.
+            attention: whether the module takes the second argument; without it rows must have no padding.
+
+        Raises:
+            ValueError: for a module that does not do so, or a mask token outside the vocabulary.
+        """
+        backbone = LogitsBackbone(model, attention)
+        return cls(backbone, LogitsHead(backbone.vocab_size()), mask_token_id)
 
     @classmethod
     def from_config(cls, config: PretrainedConfig, mask_token_id: int, shifted: bool = False) -> MaskedDiffusionLM:
@@ -185,8 +207,7 @@ class MaskedDiffusionLM(AnswersTrainers):
                 f"{self.head.vocab_size}"
             )
         if every != known:
-            weight = cast(Tensor, self.head.output.weight)
-            self.head.unused = torch.tensor(every, device=weight.device)
+            self.head.unused = torch.tensor(every, device=self.device)
             if self._container:
                 self.hugging_face.config.unmask_unused = spans(every)
 
@@ -244,26 +265,9 @@ class MaskedDiffusionLM(AnswersTrainers):
         return {name: theirs[there] for name, there in self._container_names().items()}
 
     @property
-    def is_hugging_face(self) -> bool:
-        """Whether it was made from a Hugging Face model, and so has a folder format."""
-        return bool(self._container)
-
-    @property
     def has_adapters(self) -> bool:
         """Whether `add_lora` was called on it."""
         return self.is_hugging_face and has_adapters(self.hugging_face)
-
-    @property
-    def hugging_face(self) -> PreTrainedModel:
-        """The Hugging Face model that backbone and head are parts of; ValueError where there is none."""
-        if not self._container:
-            raise ValueError("this model was not made from a Hugging Face model, so it has no folder format")
-        return self._container[0]
-
-    @property
-    def config(self) -> PretrainedConfig | None:
-        """The Hugging Face config, or None for a backbone of another kind."""
-        return getattr(self.backbone, "config", None)
 
     @property
     def longest_row(self) -> int | None:
@@ -336,7 +340,7 @@ class MaskedDiffusionLM(AnswersTrainers):
             objective: one that reweights tokens by the model's own scores; any other changes nothing.
         """
         prepared = batch if isinstance(batch, Prepared) else self.prepare(batch, weights)
-        prepared = prepared.to(cast(Tensor, self.head.output.weight).device)
+        prepared = prepared.to(self.device)
         inputs, place, spread = prepared.inputs, prepared.place, prepared.spread
         hidden, output = self._run(inputs)
         states, targets, token_weights = hidden.flatten(0, 1).index_select(0, place), prepared.target, prepared.weight

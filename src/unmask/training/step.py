@@ -1,0 +1,149 @@
+"""A training step for a loop of your own: one call that does what the `Trainer` does between two updates.
+
+step = TrainingStep(ProgressiveUnmasking(), rows, batch_size=32)
+for _ in range(1000):
+    loss = step(model)
+    optimizer.step()
+    optimizer.zero_grad()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from datasets import Dataset, IterableDataset
+from torch import Tensor, nn
+
+from unmask.config import require
+from unmask.data.importance import RowImportance
+from unmask.data.streamed import rows_of
+from unmask.distributed import is_sharded, sum_over_ranks
+from unmask.models.denoiser import MaskedDiffusionLM
+from unmask.objectives import Objective, RowMean
+from unmask.processes import Masking
+from unmask.processes.refit import refit_time, time_of
+from unmask.training.checks import check_measured
+from unmask.training.micro import StepOutputs, micro_batches
+
+
+class TrainingStep:
+    """Draw a step's rows, leave the gradient of their loss in the weights, tell the process what the model thought.
+
+    A time distribution that learns is fitted anew where that is due. The optimiser, its schedule, clipping, precision
+    (autocast around the call) and checkpoints are the loop's own. Under torch.distributed the ranks share a step.
+
+    Args:
+        masking: config of the forward process.
+        dataset: rows with `tokens` and `maskable`; it may be streamed.
+        batch_size: rows (forwards) of a step over all ranks together.
+        objective: weights of the masked tokens' losses; RowMean by default.
+        micro_batch_size: rows of one forward on this rank; by default all of the step's. Nothing else depends on it.
+        held_out: rows for time distributions that measure the model (`PPOTS`): others than those that evaluate it.
+        importance: draw rows in proportion to their loss, and weigh them back.
+        seed: of rows, rates and masks.
+
+    Attributes:
+        process: that is running; its `state_dict` is what a checkpoint must hold besides model and optimiser.
+        learnt: what the last refit found, for a log; empty before one.
+
+    Raises:
+        ValueError: for an objective that refuses the masking, rows that are lacking, or a batch that does not divide.
+    """
+
+    def __init__(
+        self,
+        masking: Masking,
+        dataset: Dataset | IterableDataset,
+        batch_size: int,
+        *,
+        objective: Objective | None = None,
+        micro_batch_size: int | None = None,
+        held_out: Dataset | None = None,
+        importance: RowImportance | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.masking, self.objective, self.held_out, self.seed = masking, objective or RowMean(), held_out, seed
+        self.objective.check(masking)
+        require(
+            micro_batch_size is None or micro_batch_size >= 1,
+            f"micro_batch_size must be at least 1, got {micro_batch_size}",
+        )
+        self.micro_batch_size = micro_batch_size
+        joined = dist.is_available() and dist.is_initialized()
+        rank, self.ranks = (dist.get_rank(), dist.get_world_size()) if joined else (0, 1)
+        self._dataset, self._checked = dataset, False
+        rows = rows_of(dataset, seed, rank, self.ranks, importance, self._check_block)
+        self.process = masking.start(rows, batch_size, seed)
+        check_measured(masking, time_of(self.process).measures, held_out, sharded=False)
+        self.learnt: dict[str, Any] = {}
+
+    def __call__(self, model: nn.Module, backward: Callable[[Tensor], object] = Tensor.backward) -> Tensor:
+        """Add the step's gradient to the weights' `.grad`.
+
+        Args:
+            model: a `MaskedDiffusionLM`, or one inside DistributedDataParallel.
+            backward: called with the loss of each micro-batch: `accelerator.backward`, say, or one that scales it.
+
+        Returns:
+            The loss of this rank's rows, detached; summed over the ranks it is the step's.
+
+        Raises:
+            ValueError: for another model, or one that cannot train on the rows (at the first call).
+        """
+        denoiser = self._denoiser_in(model)
+        fit = refit_time(self.process, self.masking, denoiser, self.held_out, self.seed, self._mean)
+        self.learnt = fit or self.learnt
+        batch = self.process.draw()
+        # A batch may be without any mask at all: its loss and gradient are zero, whatever Z is.
+        z = sum_over_ranks(self.ranks, self.objective.normaliser(batch)).clamp(min=1e-30)
+        wrapped = model is not denoiser
+        # What wraps the model averages gradients over the ranks, and the loss is a sum over them.
+        scale = (self.ranks if wrapped else 1) / z
+        weights = self.objective.weights(batch) * scale.float()
+        parts = list(micro_batches(batch, self.micro_batch_size or len(batch)))
+        outputs, total = [], torch.zeros(())
+        for i, (run, part) in enumerate(parts):
+            waits = wrapped and i < len(parts) - 1
+            with model.no_sync() if waits and hasattr(model, "no_sync") else nullcontext():  # type: ignore[operator]
+                prepared = denoiser.prepare(part, weights[run, : part.clean.length])
+                output = model(prepared, needs=self.process.needs, objective=self.objective)
+                outputs.append(output)
+                with torch.autocast(output.loss.device.type, enabled=False):
+                    backward(output.loss)
+            total = total.to(output.loss.device) + output.loss.detach()
+        if self.process.needs is not None:
+            self.process.observe(StepOutputs([run for run, _ in parts], outputs, batch.masked.shape).scores())
+        return total / self.ranks if wrapped else total
+
+    def _denoiser_in(self, model: nn.Module) -> MaskedDiffusionLM:
+        """The denoiser, looked at once with the rows."""
+        inside = getattr(model, "module", model)
+        if not isinstance(inside, MaskedDiffusionLM):
+            raise ValueError(
+                f"{type(inside).__name__} is no MaskedDiffusionLM: wrap it once, before the optimiser is made, with "
+                "MaskedDiffusionLM.from_logits(model, mask_token_id), or from_hf for a Hugging Face model"
+            )
+        self._model = inside
+        if not self._checked:
+            inside.check_rows(self._dataset)
+            check_measured(self.masking, time_of(self.process).measures, self.held_out, is_sharded(inside))
+            self._checked = True
+        return inside
+
+    def _check_block(self, block: Dataset, first: int) -> None:
+        self._model.check_rows(block, first)
+
+    def _mean(self, measured: Tensor) -> Tensor:
+        return sum_over_ranks(self.ranks, measured) / self.ranks
+
+    def state_dict(self) -> dict[str, Any]:
+        """The process's: a resumed run draws what this one would have drawn."""
+        return self.process.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken, on as many ranks."""
+        self.process.load_state_dict(state)
