@@ -86,6 +86,7 @@ def test_command_without_a_recipe_lists_the_recipes(command, name):
 
 MISTAKES = {
     "command": (["trian", "sudoku"], "unknown command 'trian'; did you mean 'train'?"),
+    "recipe as command": (["sft", "--help"], "unknown command 'sft': it is a recipe, as in `unmask train sft`"),
     "recipe": (["train", "sudokku"], "unknown recipe 'sudokku'; did you mean 'sudoku'?"),
     "recipe of compare": (["compare", "sudokku"], "unknown recipe 'sudokku'; did you mean 'sudoku'?"),
     "masking": (["train", "sudoku", "--masking", "pume"], "unknown masking 'pume'; did you mean 'puma'?"),
@@ -358,6 +359,7 @@ def test_sample_shows_every_cell_of_an_unseen_puzzle(command, trained, which):
     [
         (["/nowhere"], "neither a run's folder nor a checkpoint"),
         (["{run}", "--policy", "margn"], "unknown policy 'margn'; did you mean 'margin'"),
+        (["{run}", "--policy", "stored"], "the policy 'stored' reads rows of a data set"),
         (["{run}/checkpoints/step-00000003/model"], "no run of unmask"),
         (["{run}", "--split", "tset"], "invalid choice 'tset'"),
         (["{run}", "--number", "x"], "--number: invalid literal for int"),
@@ -390,3 +392,13 @@ def test_command_ends_a_process_with_code_2_and_no_traceback(tmp_path):
     assert ended.stdout == ""
     assert ended.stderr.startswith("unmask: unknown masking 'pume'; did you mean 'puma'? Known: standard, ")
     assert ended.stderr.count("\n") == 1
+
+
+def test_errors_of_the_system_come_without_their_number(command, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = command(
+        "train", "sudoku", "--data.limit", "9", "--steps", "1", "--out", str(tmp_path / "file" / "run")
+    )
+    assert code == 2
+    assert "not a directory" in err
+    assert "Errno" not in err

@@ -205,21 +205,22 @@ class Scores(Tensors):
 
     @classmethod
     def from_logits(
-        cls, logits: Tensor, mask_token_id: int | None = None, needs: tuple[str, ...] = ("log_confidence",)
+        cls, logits: Tensor, mask_token_id: int | None = None, needs: tuple[str, ...] | None = ()
     ) -> Scores:
         """Compute scores from plain logits [..., V], for models that do not use the masked head.
 
         Args:
             logits: [..., V] in any dtype; statistics are taken in fp32 (float64 stays float64).
             mask_token_id: excluded from the distribution if given.
-            needs: names of the statistics to compute; the log-confidence always is.
+            needs: names of the statistics to compute, as a process gives them (None: none); the log-confidence
+                always is.
         """
         logits = logits.double() if logits.dtype == torch.float64 else logits.float()
         if mask_token_id is not None:
             excluded = torch.arange(logits.shape[-1], device=logits.device) == mask_token_id
             logits = logits.masked_fill(excluded, -torch.inf)
         others, _, _ = relative_to_best(logits.clone())
-        return cls(**statistics(others, others.sum(-1), needs))
+        return cls(**statistics(others, others.sum(-1), needs or ()))
 
 
 def relative_to_best(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,13 +9,13 @@ rests on that.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from unmask.batch import Scores
-from unmask.config import nearest, ours
+from unmask.config import check_name, ours
 from unmask.masks import smallest
 
 Policy = Callable[[Scores, Tensor], Tensor]
@@ -96,13 +96,24 @@ NAMED = POLICIES | {"stored": stored}
 """All that has a name: policies that need nothing but scores, and the one that needs a data set."""
 
 
-def resolve(policy: str | Policy) -> Policy:
-    """Look a policy up by name; a callable is taken as it is."""
+def resolve(policy: str | Policy, known: Mapping[str, Policy] = NAMED) -> Policy:
+    """Look a policy up by name; a callable is taken as it is.
+
+    Args:
+        policy: a name or a function.
+        known: those that can be had here: decoding has no rows for "stored".
+
+    Raises:
+        ValueError: for another name.
+    """
     if callable(policy):
         return policy
-    if policy not in NAMED:
-        raise ValueError(f"unknown policy '{policy}'{nearest(str(policy), NAMED)}, or pass a function")
-    return NAMED[policy]
+    if policy in NAMED and policy not in known:
+        raise ValueError(
+            f"the policy '{policy}' reads rows of a data set, and here are none. Known: {', '.join(known)}"
+        )
+    check_name("policy", policy, known)
+    return known[policy]
 
 
 def needs_of(policy: Policy) -> tuple[str, ...]:

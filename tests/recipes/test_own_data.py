@@ -12,6 +12,7 @@ from datasets import Dataset
 
 from unmask.config import from_json, to_json
 from unmask.data import load_documents
+from unmask.data.documents import belongs
 from unmask.data.passages import passages
 from unmask.data.sequences import found_alphabet, read_sequences
 from unmask.evaluation.tasks import same_answer
@@ -40,6 +41,9 @@ def fasta(tmp_path):
     path = tmp_path / "proteins.fasta"
     path.write_text("".join(f">sp|P{i} a name=b\n{s[:15]}\n{s[15:]}\n" for i, s in enumerate(strings(PROTEIN, 80))))
     return path
+
+
+SPLITS = "train", "validation"
 
 
 def prompts(path, **fields):
@@ -248,11 +252,23 @@ def test_messages_name_the_option(qa, tmp_path):
         (prompts(empty), r"empty\.csv is empty"),
         (
             PromptData(str(qa), prompt="question", response="reply"),
-            r"no column 'reply'; it has \['question', 'answer'\]",
+            r"no column 'reply'; it has \['question', 'answer'\]\. Name your own by prompt \(--data\.prompt\) and",
         ),
+        (PromptData(str(qa), prompt="question", response="anser"), r"did you mean 'answer'\? Name your own"),
     ):
         with pytest.raises(ValueError, match=message):
             sft(data=data)
+    with pytest.raises(ValueError, match=r"Name your own by column \(--data\.column\)"):
+        text(data=TextData(str(qa), column="words", vocabulary="auto", divided="auto"))
+    with pytest.raises(ValueError, match=r"Name your own by column \(--data\.column\)"):
+        sequences(data=SequenceData(str(qa), column="protein"))
+    one = tmp_path / "one.csv"  # one of its rows is held out, and an interval needs two
+    known = {
+        split: [q for q in map(str, range(99)) if belongs({"question": q}, split, "question")] for split in SPLITS
+    }
+    one.write_text("question,answer\n" + "".join(f"{q},b\n" for q in (*known["train"][:9], known["validation"][0])))
+    with pytest.raises(ValueError, match=r"1 document of .*one\.csv is held out, and 2 must be"):
+        sft(data=prompts(one))
     run = sft(data=prompts(qa))
     for changed, message in (
         (replace(run, model=replace(run.model, positions=8)), r"--data\.length 8, or --model\.positions 16"),

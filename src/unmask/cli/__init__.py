@@ -20,6 +20,7 @@ from unmask.cli.study import study
 from unmask.cli.train import train
 from unmask.cli.variance import variance
 from unmask.config import nearest
+from unmask.recipes import RECIPES
 from unmask.training.ending import RankError
 from unmask.training.warned import told_as_lines
 
@@ -39,13 +40,21 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(0 if words else 2)
     try:
         if words[0] not in COMMANDS:
-            raise ValueError(f"unknown command '{words[0]}'{nearest(words[0], COMMANDS)}")
+            hint = f": it is a recipe, as in `unmask train {words[0]}`." if words[0] in RECIPES else ""
+            raise ValueError(f"unknown command '{words[0]}'{hint or nearest(words[0], COMMANDS)}")
         with told_as_lines():
             COMMANDS[words[0]](words[1:])
     except (ValueError, OSError, FloatingPointError, RankError) as error:
-        message = escape(" ".join(str(error).split()))
+        message = escape(" ".join(_said(error).split()))
         Console(stderr=True, soft_wrap=True).print(f"[bold red]unmask:[/] {message}", highlight=False)
         raise SystemExit(2) from None
     except KeyboardInterrupt as error:
         Console(stderr=True).print("\nunmask: interrupted", *([f"; {error}"] if str(error) else []), sep="")
         raise SystemExit(130) from None
+
+
+def _said(error: Exception) -> str:
+    """An error in words; those of the system without their number, and with the file first."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}"
+    return str(error)

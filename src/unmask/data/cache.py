@@ -31,8 +31,8 @@ from datasets import Dataset, IterableDataset
 from filelock import FileLock
 
 from unmask.config import require
-from unmask.data.columns import PathLike
-from unmask.data.documents import batches, check_dataset
+from unmask.data.columns import PathLike, check_dataset
+from unmask.data.documents import batches
 from unmask.data.tokenizers import TextTokenizer
 
 #: Changes when the same documents, tokenizer and settings begin to give other rows or another file.

@@ -2,12 +2,49 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from datasets import Dataset, IterableDataset
 
 PathLike = str | os.PathLike[str]
+
+
+class MissingColumn(ValueError):
+    """Rows lack a column that was asked for."""
+
+
+def check_column(where: object, column: str, there: Iterable[str]) -> None:
+    """Raise MissingColumn, with the columns that are there and a near one, unless the column is one of them."""
+    there = list(there)
+    if column not in there:
+        close = difflib.get_close_matches(column, there, n=1)
+        meant = f"; did you mean {close[0]!r}?" if close else ""
+        raise MissingColumn(f"{where} has no column {column!r}; it has {there}{meant}")
+
+
+@contextmanager
+def columns_named_by(*fields: str) -> Iterator[None]:
+    """Let a missing column's error say which fields of a config, and options, name the columns that are read."""
+    try:
+        yield
+    except MissingColumn as error:
+        options = " and ".join(f"{field} (--data.{field})" for field in fields)
+        end = "" if str(error).endswith("?") else "."
+        raise ValueError(f"{error}{end} Name your own by {options}") from None
+
+
+def check_dataset(dataset: Any) -> None:
+    """Raise TypeError for anything but a data set, such as a dictionary of splits."""
+    if not isinstance(dataset, (Dataset, IterableDataset)):
+        raise TypeError(
+            f"expected one datasets.Dataset or IterableDataset, got {type(dataset).__name__}; choose a split"
+        )
 
 
 def list_column(values: np.ndarray) -> pa.FixedSizeListArray:

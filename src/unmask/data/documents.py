@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from unmask.config import check_name, require
-from unmask.data.columns import PathLike
+from unmask.data.columns import PathLike, check_column, check_dataset
 from unmask.data.sequences import is_fasta
 from unmask.data.tables import is_table, on_hub, read_table
 
@@ -112,26 +112,18 @@ def batches(
     if isinstance(dataset, Dataset):
         total, names = len(dataset), dataset.column_names
         for column in columns:
-            require(column in names, f"the data set has no column {column!r}; it has {names}")
+            check_column("the data set", column, names)
         dataset = dataset.select_columns([n for n in names if n in (*columns, "file", "line")]).with_format(None)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not (shown and console.is_terminal)) as progress:
         task = progress.add_task("documents", total=total)
         for batch in cast(Iterator[dict[str, list]], dataset.iter(batch_size=size)):
             for column in columns:
-                require(column in batch, f"the data set has no column {column!r}; it has {list(batch)}")
+                check_column("the data set", column, batch)
             count = len(next(iter(batch.values())))
             yield [_place(batch, number, i) for i in range(count)], [batch[column] for column in columns]
             number += count
             progress.update(task, completed=number)
-
-
-def check_dataset(dataset: Any) -> None:
-    """Raise TypeError for anything but a data set, such as a dictionary of splits."""
-    if not isinstance(dataset, (Dataset, IterableDataset)):
-        raise TypeError(
-            f"expected one datasets.Dataset or IterableDataset, got {type(dataset).__name__}; choose a split"
-        )
 
 
 def _place(batch: dict[str, list], number: int, i: int) -> str:
@@ -186,8 +178,7 @@ def json_lines(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
             if "\\ud" in text.lower():  # half of a surrogate pair, perhaps, which is no text
                 _check_text(json.dumps(record, ensure_ascii=False), where)
             for column in columns:
-                if column not in record:
-                    raise ValueError(f"{where} has no column {column!r}; it has {list(record)}")
+                check_column(where, column, record)
                 kind = type(record[column])
                 if kind is not type(None) and kinds.setdefault(column, kind) is not kind:
                     before = kinds[column].__name__

@@ -14,6 +14,7 @@ from torch import Tensor
 from unmask import noise
 from unmask.batch import TokenBatch
 from unmask.data.ahead import Ahead
+from unmask.data.columns import check_dataset
 from unmask.data.importance import RowImportance, RowScales
 from unmask.distributed import gather_rows
 
@@ -54,6 +55,7 @@ class RowStream:
                 "beginning on: take some of its rows into memory (Dataset.from_list(list(stream.take(1000)))), or "
                 "make a data set on disk of it (unmask.data.tokenize with a cache)"
             )
+        check_dataset(dataset)
         columns = columns_of(dataset.column_names)
         if len(dataset) == 0:
             raise ValueError("the data set is empty")
@@ -291,6 +293,7 @@ def check_rows(
             the vocabulary or one of `unused`, is longer than the model's positions, or, for a shifted model, has a
             maskable first position.
     """
+    check_dataset(dataset)
     documents = ["document"] if shifted and "document" in dataset.column_names else []
     view = dataset.select_columns(["tokens", "maskable", *documents]).with_format("numpy")
     lengths = []

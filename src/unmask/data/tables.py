@@ -10,6 +10,7 @@ import pandas as pd
 from datasets import DatasetDict, Features, Value, load_dataset, load_from_disk
 
 from unmask.config import require
+from unmask.data.columns import check_column
 
 _HUB = "hub:"  # before the name of a data set on the hub
 _SAVED = ("state.json", "dataset_dict.json")  # what a folder of `save_to_disk` holds, of one data set or of several
@@ -51,7 +52,7 @@ def read_table(source: str | Path, columns: Sequence[str] | None = None) -> Iter
     try:
         for row in _rows(source):
             for column in columns or ():
-                require(column in row, f"{source} has no column {column!r}; it has {list(row)}")
+                check_column(source, column, row)
             yield row if columns is None else {column: row[column] for column in columns}
     except ValueError as error:  # those of pandas and pyarrow among them
         if str(source) in str(error):

@@ -27,8 +27,8 @@ from datasets import Dataset, IterableDataset
 from unmask.config import check_name, require
 from unmask.data.beginnings import with_prefix
 from unmask.data.cache import Rows, as_dataset, as_stream, data_key
-from unmask.data.columns import PathLike
-from unmask.data.documents import Source, Split, batches, check_dataset, load_documents, source_hash, stream_documents
+from unmask.data.columns import PathLike, check_dataset
+from unmask.data.documents import Source, Split, batches, load_documents, source_hash, stream_documents
 from unmask.data.endings import Ending, Rainbow, check_ending, with_ending
 from unmask.data.tokenizers import TextTokenizer
 

@@ -166,6 +166,7 @@ def losses(
     model: MaskedDiffusionLM, dataset: Dataset, config: LikelihoodConfig, *, batch_size: int = 64
 ) -> Iterator[tuple[MaskedBatch, Tensor]]:
     """Yield (batch, nll [B, L] float64), on the CPU, with all samples of a row next to one another."""
+    MaskedDiffusionLM.check(model)
     with evaluating(model):
         for clean in chunks(dataset, max(1, batch_size // config.samples)):
             batch = MaskedBatch.concatenated([_samples(clean[i : i + 1], config) for i in range(len(clean))])

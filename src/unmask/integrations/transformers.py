@@ -74,6 +74,7 @@ class MaskedDiffusionTrainer(Trainer):
         held_out: Dataset | None = None,
         **options: Any,
     ) -> None:
+        MaskedDiffusionLM.check(model)
         self.masking, self.objective = masking, objective or RowMean()
         self.objective.check(masking)
         check_arguments(args)

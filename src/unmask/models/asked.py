@@ -23,6 +23,15 @@ class AnswersTrainers(nn.Module):
     base_model_prefix = "backbone"
     _container: tuple[PreTrainedModel, ...]
 
+    @classmethod
+    def check(cls, model: Any) -> None:
+        """Raise TypeError for what has no mask token, and so is no denoiser, such as a module that makes logits."""
+        if not hasattr(model, "mask_token_id"):
+            raise TypeError(
+                f"expected a MaskedDiffusionLM, got {type(model).__name__}: wrap it once, before the optimiser is "
+                "made, with MaskedDiffusionLM.from_logits(model, mask_token_id), or from_hf for a Hugging Face model"
+            )
+
     @property
     def device(self) -> torch.device:
         """Where it runs."""

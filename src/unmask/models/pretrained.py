@@ -229,6 +229,7 @@ def save_pretrained(
     Raises:
         ValueError: where tokenizer and model name different mask tokens.
     """
+    MaskedDiffusionLM.check(model)
     if tokenizer.mask_token_id != model.mask_token_id:
         raise ValueError(
             f"the model's mask token is {model.mask_token_id}, the tokenizer's {tokenizer.mask_token_id}: "
@@ -254,6 +255,7 @@ def add_lora(model: MaskedDiffusionLM, lora: LoRA | None = None) -> MaskedDiffus
         ValueError: where peft is not installed, there are adapters already, no layer has a target's name, or the
             output layer or the token embedding has one.
     """
+    MaskedDiffusionLM.check(model)
     add_adapters(model.hugging_face, lora or LoRA(), model.mask_token_id)
     model.head.adopt()
     return model

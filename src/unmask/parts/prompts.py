@@ -12,6 +12,7 @@ from datasets import Dataset
 from unmask.config import positive_int
 from unmask.data import TextTokenizer, load_documents, prompt_rows
 from unmask.data.beginnings import Beginning
+from unmask.data.columns import columns_named_by
 from unmask.data.documents import Split
 from unmask.data.endings import Ending
 from unmask.data.supervised import template_columns
@@ -83,6 +84,10 @@ class PromptData:
 
     def fitted(self) -> PromptData:
         """The same with vocabulary and length chosen from the training rows, where they are not given."""
+        with columns_named_by("prompt", "response"):
+            return self._fitted()
+
+    def _fitted(self) -> PromptData:
         data = self
         if data.vocabulary == "auto":
             check_source(data.source)
@@ -113,7 +118,8 @@ class PromptData:
     def check(self) -> None:
         """Raise ValueError where too few rows are held out, or a file to hold out is trained on too."""
         check_source(self.source)
-        check_parts(self.source, self.held_out_source, self.columns)
+        with columns_named_by("prompt", "response"):
+            check_parts(self.source, self.held_out_source, self.columns, least=2)  # an interval needs two
 
     def load(self) -> Dataset:
         """Rows of the training part: `tokens` and `maskable`."""

@@ -11,6 +11,7 @@ from datasets import Dataset
 
 from unmask.config import positive_int, require
 from unmask.data import TextTokenizer, character_tokenizer, tokenize
+from unmask.data.columns import columns_named_by
 from unmask.data.documents import Split, belongs, files_of
 from unmask.data.endings import Ending
 from unmask.data.sequences import ALPHABETS, ENDINGS, found_alphabet, letters_of, read_sequences
@@ -111,7 +112,8 @@ class SequenceData:
         found = []
         for path in files_of(source, ENDINGS):
             if isinstance(path, str) or is_table(path):
-                found += [row[self.column] or "" for row in read_table(path, [self.column])]
+                with columns_named_by("column"):
+                    found += [row[self.column] or "" for row in read_table(path, [self.column])]
             else:
                 found += read_sequences(path)
         found = [sequence for sequence in found if sequence]

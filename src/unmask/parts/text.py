@@ -23,6 +23,7 @@ from unmask.data import (
     tokenize_stream,
 )
 from unmask.data.beginnings import Beginning, check_beginning
+from unmask.data.columns import columns_named_by
 from unmask.data.documents import Split, belongs, files_of, read_documents
 from unmask.data.endings import Ending
 from unmask.data.passages import passages
@@ -91,6 +92,10 @@ class TextData:
 
     def fitted(self) -> TextData:
         """The same with what is "auto" chosen from the texts."""
+        with columns_named_by("column"):
+            return self._fitted()
+
+    def _fitted(self) -> TextData:
         data = self
         if data.divided == "auto":
             check_source(data.source)
@@ -118,10 +123,11 @@ class TextData:
     def check(self) -> None:
         """Raise ValueError where no text is held out, or one is trained on too."""
         check_source(self.source)
-        if self.divided == "documents" or self.held_out_source is not None:
-            check_parts(self.source, self.held_out_source, (self.column,))
-        else:
-            check_count(sum(1 for _ in islice(self._texts(self.source, "validation"), 2)), self.source)
+        with columns_named_by("column"):
+            if self.divided == "documents" or self.held_out_source is not None:
+                check_parts(self.source, self.held_out_source, (self.column,))
+            else:
+                check_count(sum(1 for _ in islice(self._texts(self.source, "validation"), 2)), self.source)
 
     def load(self) -> Dataset | IterableDataset:
         """Rows of the training texts. Of a stream each caller gets one of its own."""
@@ -247,23 +253,28 @@ def pretrained_tokenizer(
     return TextTokenizer.from_hugging_face(tokenizer, beginning)
 
 
-def check_parts(source: Files, held_out_source: Files | None, columns: tuple[str, ...] = ("text",)) -> None:
+def check_parts(
+    source: Files, held_out_source: Files | None, columns: tuple[str, ...] = ("text",), least: int = 1
+) -> None:
     """Look whether something is held out and nothing of it trained on, reading no more documents than that takes.
 
     Args:
         source: files to train on.
         held_out_source: files that are held out; None: documents of the source, by the first column's content.
         columns: what is read of them.
+        least: documents that must be held out.
 
     Raises:
-        ValueError: where no document is held out by its content, or a held-out file is among those to train on.
+        ValueError: where fewer documents are held out by its content, or a held-out file is among those to train on.
     """
     if held_out_source is None:
+        held_out = (d for d in read_documents(source, "all", columns) if belongs(d, "validation", columns))
+        found = sum(1 for _ in islice(held_out, least))
         require(
-            any(belongs(document, "validation", columns) for document in read_documents(source, "all", columns)),
-            f"no document of {source} is held out: one in ten is, by its content. Name other files as "
-            "held_out_source (--data.held-out-source), or divide the text into documents: a .jsonl file with a "
-            "paragraph a line",
+            found >= least,
+            f"{found or 'no'} document of {source} is held out, and {least} must be: one in ten is, by its content. "
+            "Give more, name other files as held_out_source (--data.held-out-source), or divide the text into "
+            "documents: a .jsonl file with a paragraph a line",
         )
     else:
         shared = set(map(Path.resolve, files_of(source))) & set(map(Path.resolve, files_of(held_out_source)))

@@ -15,6 +15,7 @@ from torch import Tensor
 from unmask import noise
 from unmask.batch import MaskedBatch, Scores, TokenBatch
 from unmask.config import require
+from unmask.data.columns import check_dataset
 from unmask.data.stream import RowStream
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.models.families import evaluating
@@ -101,6 +102,8 @@ def _with_guide(
     model: MaskedDiffusionLM, rows: Dataset, guide: Callable[[TokenBatch], Tensor], batch_size: int
 ) -> Dataset:
     found = []
+    MaskedDiffusionLM.check(model)
+    check_dataset(rows)
     rows = rows.remove_columns([name for name in rows.column_names if name == "guide"])
     stream = RowStream(rows)
     with evaluating(model):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unmask.batch import widest
 from unmask.config import check_name, ours, positive_int, require
-from unmask.policies import Policy, resolve
+from unmask.policies import POLICIES, Policy, resolve
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Decoding:
     remasking_rule: Literal["cap", "rescale"] = "cap"
 
     def __post_init__(self) -> None:
-        resolve(self.policy)
+        resolve(self.policy, POLICIES)
         positive_int("tokens_per_step", self.tokens_per_step)
         for name in ("steps", "block_size"):
             if getattr(self, name) is not None:

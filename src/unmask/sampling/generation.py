@@ -96,6 +96,12 @@ def generate(
         ValueError: for a maskable position in the padding, or one that the model cannot predict.
     """
     began = time.perf_counter()
+    MaskedDiffusionLM.check(model)
+    if not isinstance(batch, TokenBatch):
+        raise TypeError(
+            f"expected a TokenBatch, got {type(batch).__name__}: RowStream(dataset).rows(torch.arange(n)) makes "
+            "one of a data set's first n rows"
+        )
     if batch_size is not None:
         positive_int("batch_size", batch_size)
     require(not bool((batch.maskable & ~batch.attention).any()), "a position is maskable but not attended to")

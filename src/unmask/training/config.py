@@ -149,7 +149,8 @@ class TrainingConfig:
             return found
         before: TrainingConfig = from_json({**saved, "type": "TrainingConfig"})
         if self.steps < done:
-            return [f"steps: {before.steps} -> {self.steps}, and {done} are done"]
+            few = f"steps: {before.steps} -> {self.steps}, and {done} are done"
+            return [f"{few}: give steps {done} or more (--steps), or another folder"]
         if self.anneal_from != before.anneal_from and not before.anneal_from <= self.anneal_from <= done:
             return [f"anneal_from: {before.anneal_from} -> {self.anneal_from}, and {done} steps are done"]
         if given is not None and "learning_rate" in given:

@@ -92,7 +92,8 @@ class TrainingStep:
             The loss of this rank's rows, detached; summed over the ranks it is the step's.
 
         Raises:
-            ValueError: for another model, or one that cannot train on the rows (at the first call).
+            TypeError: for another model.
+            ValueError: for one that cannot train on the rows, at the first call.
         """
         denoiser = self._denoiser_in(model)
         fit = refit_time(self.process, self.masking, denoiser, self.held_out, self.seed, self._mean)
@@ -119,14 +120,10 @@ class TrainingStep:
             self.process.observe(StepOutputs([run for run, _ in parts], outputs, batch.masked.shape).scores())
         return total / self.ranks if wrapped else total
 
-    def _denoiser_in(self, model: nn.Module) -> MaskedDiffusionLM:
+    def _denoiser_in(self, model: Any) -> MaskedDiffusionLM:
         """The denoiser, looked at once with the rows."""
         inside = getattr(model, "module", model)
-        if not isinstance(inside, MaskedDiffusionLM):
-            raise ValueError(
-                f"{type(inside).__name__} is no MaskedDiffusionLM: wrap it once, before the optimiser is made, with "
-                "MaskedDiffusionLM.from_logits(model, mask_token_id), or from_hf for a Hugging Face model"
-            )
+        MaskedDiffusionLM.check(inside)
         self._model = inside
         if not self._checked:
             inside.check_rows(self._dataset)

@@ -98,6 +98,7 @@ class Trainer:
         learning_rate: Callable[[int], float] | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
+        MaskedDiffusionLM.check(model)
         self.config = config = config or TrainingConfig()
         nothing = config.evaluate_every is not None and evaluate is None
         require(
