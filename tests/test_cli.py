@@ -359,7 +359,7 @@ def test_sample_shows_every_cell_of_an_unseen_puzzle(command, trained, which):
     [
         (["/nowhere"], "neither a run's folder nor a checkpoint"),
         (["{run}", "--policy", "margn"], "unknown policy 'margn'; did you mean 'margin'"),
-        (["{run}", "--policy", "stored"], "the policy 'stored' reads rows of a data set"),
+        (["{run}", "--policy", "stored"], "the policy 'stored' reads a data set's rows"),
         (["{run}/checkpoints/step-00000003/model"], "no run of unmask"),
         (["{run}", "--split", "tset"], "invalid choice 'tset'"),
         (["{run}", "--number", "x"], "--number: invalid literal for int"),

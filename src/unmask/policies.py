@@ -110,7 +110,7 @@ def resolve(policy: str | Policy, known: Mapping[str, Policy] = NAMED) -> Policy
         return policy
     if policy in NAMED and policy not in known:
         raise ValueError(
-            f"the policy '{policy}' reads rows of a data set, and here are none. Known: {', '.join(known)}"
+            f"the policy '{policy}' reads a data set's rows, and decoding has none. Known: {', '.join(known)}"
         )
     check_name("policy", policy, known)
     return known[policy]

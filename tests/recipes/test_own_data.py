@@ -263,10 +263,8 @@ def test_messages_name_the_option(qa, tmp_path):
     with pytest.raises(ValueError, match=r"Name your own by column \(--data\.column\)"):
         sequences(data=SequenceData(str(qa), column="protein"))
     one = tmp_path / "one.csv"  # one of its rows is held out, and an interval needs two
-    known = {
-        split: [q for q in map(str, range(99)) if belongs({"question": q}, split, "question")] for split in SPLITS
-    }
-    one.write_text("question,answer\n" + "".join(f"{q},b\n" for q in (*known["train"][:9], known["validation"][0])))
+    learnt, apart = ([q for q in map(str, range(99)) if belongs({"question": q}, s, "question")] for s in SPLITS)
+    one.write_text("question,answer\n" + "".join(f"{q},b\n" for q in (*learnt[:9], apart[0])))
     with pytest.raises(ValueError, match=r"1 document of .*one\.csv is held out, and 2 must be"):
         sft(data=prompts(one))
     run = sft(data=prompts(qa))
