@@ -18,7 +18,6 @@ from unmask import (
     add_order,
 )
 from unmask.policies import left_to_right, needs, resolve, stored
-from unmask.sampling import generate
 from unmask.testing import TabularWorld, chain_states, tabular_model
 
 WORLD = TabularWorld.random(length=3, vocab_size=2, seed=4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -235,6 +236,25 @@ def test_records_are_gathered_from_what_is_whole_and_are_the_same_again(whole):
     assert record["config"]["masking"]["type"] == "IndependentMasking"
     assert record["provenance"]["torch"] == torch.__version__
     assert record["provenance"]["command"] == "unmask study tiny.py"
+
+
+def test_records_of_runs_that_lie_elsewhere_stay_and_those_of_no_run_go(whole, tmp_path):
+    """Part of a study was run here, part on another machine, whose lines came with the folder."""
+    study, out, _ = whole
+    mine = study.gather(out)[0]
+    theirs = [mine | {"arm": "puma", "seed": 1, "curve": []}, mine | {"arm": "gone"}, mine | {"study": "other"}]
+    (tmp_path / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in (mine, *theirs)))
+    assert study.gather(tmp_path) == [mine, theirs[0]]  # the study declares neither of the others
+    shutil.copytree(out / "standard", tmp_path / "standard")
+    (tmp_path / "puma" / "seed-1" / "steps-4").mkdir(parents=True)  # begun again here, and not whole
+    assert [record["arm"] for record in study.gather(tmp_path)] == ["standard"]
+
+
+def test_devices_that_are_not_there_are_refused_before_a_run_starts(tmp_path):
+    study = _study()
+    with pytest.raises(ValueError, match=r"devices 0, 99: here are .* GPUs, numbered from 0 \(--devices\)"):
+        study.run(tmp_path, devices=(0, 99))
+    assert not (tmp_path / "standard").exists()
 
 
 def test_an_arm_starts_from_the_weights_of_another(tmp_path):

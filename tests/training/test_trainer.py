@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from itertools import pairwise
 
@@ -258,8 +259,12 @@ def test_without_a_terminal_lines_tell_how_far_it_is(monkeypatch):
         monkeypatch.setattr(progress, "LINE_SECONDS", 1e9)
         run.step(2, loss=1.5)
         run.evaluated(3, solved=0.5)
+        run.evaluated(9, solved=0.5)
     lines = console.file.getvalue().splitlines()
-    assert [line.split("  ")[0] for line in lines] == ["arm step 1/9 loss 2.500", "arm step 3/9 loss 1.500"]
+    assert [line.split("  ")[0] for line in lines] == [
+        *("arm step 1/9 loss 2.500", "arm step 3/9 loss 1.500", "arm step 9/9 loss 1.500")
+    ]
+    assert [bool(re.search(r"steps/s, about \d+ s left$", line)) for line in lines] == [True, True, False]
 
 
 def test_start_far_above_log_v_warns(trainer, build):

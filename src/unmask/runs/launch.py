@@ -67,6 +67,11 @@ def run_jobs(
         job.check()
     waiting = [job for job in jobs if not job.is_whole]
     devices = default_devices() if devices is None else devices
+    seen = len(default_devices())
+    require(
+        all(0 <= device < seen for device in devices),
+        f"devices {', '.join(map(str, devices))}: here are {seen or 'no'} GPUs, numbered from 0 (--devices)",
+    )
     workers = default_jobs(len(waiting), devices) if workers is None else workers
     if not waiting:
         return {}

@@ -25,7 +25,7 @@ from typing import Any, cast
 from rich.console import Console
 
 from unmask.config import nearest, positive_int, require
-from unmask.evaluation.results import RECORDS
+from unmask.evaluation.results import RECORDS, read_records
 from unmask.evaluation.speedup import Role
 from unmask.evaluation.steps import steps_of
 from unmask.evaluation.trace import read_trace
@@ -250,16 +250,20 @@ class Study:
     def gather(self, out: str | Path) -> list[dict[str, Any]]:
         """Read what the study's whole runs have left, and write it as OUT/records.jsonl, one line a run.
 
-        The lines are in the order of arms, seeds and budgets, and the same however often this is called.
+        The lines are in the order of arms, seeds and budgets, and the same however often this is called. The line of
+        a declared run that has no folder here stays as it is: it was made, and gathered, elsewhere.
         """
         out = Path(out)
+        before = {} if not (out / RECORDS).is_file() else {_place(record): record for record in read_records(out)}
         cells = {cell.name: cell for screen in (True, False) for cell in self.cells(screen=screen)}
         order = list(self.arms)
-        records = [
-            self._record(cell, job)
-            for cell in sorted(cells.values(), key=lambda cell: (order.index(cell.arm), cell.seed, cell.steps))
-            if (job := self.job(cell, out)).is_whole
-        ]
+        records = []
+        for cell in sorted(cells.values(), key=lambda cell: (order.index(cell.arm), cell.seed, cell.steps)):
+            job, kept = self.job(cell, out), before.get((self.name, cell.arm, cell.seed, cell.steps))
+            if job.is_whole:
+                records.append(self._record(cell, job))
+            elif kept is not None and not job.out.exists():
+                records.append(kept)
         out.mkdir(parents=True, exist_ok=True)
         replace_text(out / RECORDS, "".join(json.dumps(record) + "\n" for record in records))
         return records
@@ -342,6 +346,10 @@ class Study:
             f"arm '{name}' changes training.steps or training.seed: those are its budgets and seeds",
         )
         return config
+
+
+def _place(record: Mapping[str, Any]) -> tuple[str, str, int, int]:
+    return record["study"], record["arm"], record["seed"], record["steps"]
 
 
 def changed(config: Any, change: Mapping[str, Any]) -> Any:

@@ -95,7 +95,11 @@ class TrainingProgress:
         """Say how far it is, where there is no terminal to show it."""
         self._said = time.perf_counter()
         if self.display.visible and not self.display.console.is_terminal:
-            self.display.console.print(f"{self.name} step {step}/{self.steps} {self._line(step)}", highlight=False)
+            seconds, done = time.perf_counter() - self._began, step - self._first
+            rest = (self.steps - step) * seconds / done if done else 0
+            left = f", about {_duration(rest)} left" if rest else ""
+            line = f"{self.name} step {step}/{self.steps} {self._line(step)}{left}"
+            self.display.console.print(line, highlight=False)
 
     def _line(self, step: int) -> str:
         seconds = time.perf_counter() - self._began
