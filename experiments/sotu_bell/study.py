@@ -2,13 +2,15 @@
 
 The control is `standard`, MDLM's. `unweighted` lacks its weight 1/t; `clipped` and `bell` differ from that in their
 rates alone. The records that are here are of standard's 1000 steps against half of them for `clipped` and `bell`.
-Learning curves are of held-out rows of the validation addresses, the final likelihood of the test addresses.
+Learning curves are of held-out rows of the validation addresses, final likelihoods of the test addresses and, zero-shot,
+of the first chapters of Moby-Dick (scripts/make_moby.py).
 """
 
 from unmask.parts import GeneratedTexts, TextLikelihood, named_masking
 from unmask.recipes import sotu
 from unmask.runs.study import Arm, Study, changed
 
+MOBY = "experiments/sotu_bell/moby_dick.jsonl"
 study = Study(
     name="sotu_bell",
     base=changed(sotu(), {"data.held_out_rows": 64}),
@@ -24,7 +26,7 @@ study = Study(
     control="standard",
     budgets=(500, 1000),
     screening=(0,),
-    finals={"test": TextLikelihood(), "generated": GeneratedTexts()},
+    finals={"test": TextLikelihood(), "moby-dick": TextLikelihood(MOBY, split="all"), "generated": GeneratedTexts()},
     warmup=0.05,
     evaluate=0.1,
 )

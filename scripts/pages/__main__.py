@@ -5,15 +5,16 @@ python -m scripts.pages
 
 from scripts.pages import advise, demo, papers, pool
 from scripts.pages.publish import EXPERIMENTS
-from unmask.evaluation.results import Results, read_records
-from unmask.report.study import SUMMARY, write_report
+from unmask.evaluation.results import RECORDS, Results, read_records
+from unmask.report.study import write_report
 
 
 def main() -> None:
     """Summaries of the studies, then the pages."""
-    for folder in sorted(path.parent for path in EXPERIMENTS.rglob(SUMMARY)):
+    for folder in sorted(path.parent for path in EXPERIMENTS.rglob(RECORDS)):
         compared, screened = (read_records(folder, role) for role in ("compare", "screen"))
-        write_report(Results.of(compared), folder, Results.of(screened) if screened else None)
+        if folder != demo.HERE and compared:
+            write_report(Results.of(compared), folder, Results.of(screened) if screened else None)
     papers.main()
     pool.main()
     advise.main()

@@ -50,7 +50,8 @@ def text() -> dict[str, str]:
     """The study on letters: what was compared, and what was only screened."""
     results = saved("sotu_bell")
     plot_results(results, PAPERS / "bell.png", title=f"Letters: {seeds_of(results)}")
-    part = study(results, "test", "![learning curves](bell.png)") + "\n"
+    part = study(results, "test", "![learning curves](bell.png)") + "\n\nZero-shot, on another book:\n\n"
+    part += shown([*ends(results, "moby-dick"), *matched(results, "moby-dick")])
     if screened := read_records(EXPERIMENTS / "sotu_bell", "screen"):
         part += f"\nOther seeds, to choose arms by:\n\n{shown(ends(Results.of(screened), None))}"
     return {"bell": part.rstrip(), "horizons": study(saved("ranking/horizons"), "test")}
