@@ -17,6 +17,7 @@ import torch
 
 from unmask import Clipped, IndependentMasking, ProgressiveUnmasking
 from unmask.cli.study import load_studies
+from unmask.evaluation.records import data_hash
 from unmask.evaluation.tasks import SudokuTask
 from unmask.parts import NoEvaluation
 from unmask.recipes import SudokuData, SudokuModel, sudoku
@@ -236,6 +237,9 @@ def test_records_are_gathered_from_what_is_whole_and_are_the_same_again(whole):
     assert record["config"]["masking"]["type"] == "IndependentMasking"
     assert record["provenance"]["torch"] == torch.__version__
     assert record["provenance"]["command"] == "unmask study tiny.py"
+    assert record["provenance"]["rows"] == data_hash(BASE.data.load())[:16]
+    assert record["provenance"]["held-out rows"] == data_hash(BASE.data.held_out())[:16]
+    assert len(record["provenance"]["weights"]) == 16
 
 
 def test_records_of_runs_that_lie_elsewhere_stay_and_those_of_no_run_go(whole, tmp_path):

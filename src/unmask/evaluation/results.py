@@ -15,8 +15,8 @@ from unmask.evaluation.estimate import mean_of
 from unmask.evaluation.speedup import MEASURES, Cost, Costs, Matched, Measure, Paired, Role, Run, Speed, measure_of
 
 RECORDS = "records.jsonl"
-COMMAND = "command"
-"""Key of a record's provenance: the command line that made the run."""
+COMMAND, WEIGHTS = "command", "weights"
+"""Keys of a record's provenance that tell of one run alone: the command line, and the hash of the last weights."""
 CURVE = 6
 """Fewest evaluations of a run whose time to its end is compared."""
 TARGETS = (0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)

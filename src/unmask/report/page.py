@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from unmask import __version__
 from unmask.evaluation.advice import ADVICE, Probe
-from unmask.evaluation.results import RECORDS, Results
+from unmask.evaluation.results import RECORDS, WEIGHTS, Results
 from unmask.evaluation.speedup import Run
 from unmask.evaluation.variance import VARIANCE, load_variance
 from unmask.report.advice import advice_grid, advice_lines
@@ -302,7 +302,8 @@ class _Page:
             config["training"] = {k: v for k, v in config["training"].items() if k not in ("seed", "steps")}
             text = json.dumps(config, indent=2)
             digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
-            rows.append([run.arm, str(run.steps), str(run.seed), digest])
+            weights = run.record.get("provenance", {}).get(WEIGHTS, "")
+            rows.append([run.arm, str(run.steps), str(run.seed), digest, weights])
             details.setdefault(f"Config of {run.arm}", text)
         largest = [run for run in self.results.runs if run.steps == self.largest]
         first = {run.arm: run for run in reversed(largest)}
@@ -312,7 +313,8 @@ class _Page:
             for run in first.values()
             if (self._folder([run]) / "config.json").is_file()
         ]
-        configs = Grid("Runs", ["arm", "steps", "seed", "config hash"], rows, "The hash leaves out seed and steps.")
+        note = "SHA-256, the first digits; that of a config leaves out seed and steps."
+        configs = Grid("Runs", ["arm", "steps", "seed", "config hash", "weights"], rows, note)
         return Section(
             "protocol",
             "Protocol and provenance",

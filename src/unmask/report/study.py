@@ -12,7 +12,7 @@ import numpy as np
 
 from unmask.config import require
 from unmask.evaluation.estimate import Estimate, deviation_of, mean_of
-from unmask.evaluation.results import COMMAND, RECORDS, Results, is_number
+from unmask.evaluation.results import COMMAND, RECORDS, WEIGHTS, Results, is_number
 from unmask.evaluation.speedup import CLAIM, Measure, Paired, Speed
 from unmask.report.curves import plot_results, written_target
 from unmask.report.grid import Grid
@@ -243,7 +243,7 @@ def protocol(results: Results) -> list[Grid]:
     """What the runs were made with; a line for each value where they differ."""
     rows: dict[tuple[str, str], None] = {}
     for run in results.runs:
-        made = {k: v for k, v in run.record.get("provenance", {}).items() if k != COMMAND}
+        made = {k: v for k, v in run.record.get("provenance", {}).items() if k not in (COMMAND, WEIGHTS)}
         made["parameters"] = run.record.get("parameters")
         training = run.record.get("training", {})
         made |= {name: training[name] for name in ("batch_size", "learning_rate", "schedule") if name in training}

@@ -10,6 +10,7 @@ final evaluation, provenance.json. So a job that was killed is done again by the
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -22,16 +23,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 
 from unmask.config import completed, differences, from_json, modules_of, to_json
-from unmask.evaluation.results import COMMAND
+from unmask.evaluation.records import data_hash
+from unmask.evaluation.results import COMMAND, WEIGHTS
 from unmask.runs.config import EvaluationConfig, ReadsText, RunConfig, load_model, started, tokenizer_of
 from unmask.store import checkpoint
-from unmask.store.folder import replace_text
+from unmask.store.folder import CONFIG_FILE, replace_text
 from unmask.training.platform import autocast_dtype
 from unmask.training.warned import told_as_lines
 
 FINALS, PROVENANCE = "finals", "provenance.json"
+DIGITS = 16
+"""Of a hash, in a run's provenance."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,24 @@ class Job:
             checkpoint.delete(folder for folder in self.last.parent.glob("step-*") if folder != self.last)
 
     def _provenance(self) -> dict[str, Any]:
-        return {**({COMMAND: self.command} if self.command else {}), **provenance(self.config)}
+        made = {COMMAND: self.command} if self.command else {}
+        made |= provenance(self.config) | self._hashes()
+        return made
+
+    def _hashes(self) -> dict[str, str]:
+        """Of rows, tokenizer and weights: SHA-256, the first digits of it."""
+        apart, rows = self.config.data.held_out(), self.config.data.load()
+        found = {"held-out rows": data_hash(apart)}
+        if isinstance(rows, Dataset):  # a stream is not read again
+            found["rows"] = data_hash(rows)
+        tokenizer = json.loads((self.out / CONFIG_FILE).read_text()).get("tokenizer")
+        if tokenizer is not None:
+            found["tokenizer"] = tokenizer
+        weights = hashlib.sha256()
+        for file in sorted((self.last / "model").glob("*.safetensors")):
+            weights.update(file.read_bytes())
+        found[WEIGHTS] = weights.hexdigest()
+        return {name: digest[:DIGITS] for name, digest in found.items()}
 
     def _evaluate(self, final: EvaluationConfig | ReadsText) -> dict[str, Any]:
         """In the precision of the training steps."""
