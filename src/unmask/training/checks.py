@@ -14,9 +14,13 @@ from unmask.batch import MaskedBatch
 from unmask.config import require
 from unmask.distributed import is_sharded
 from unmask.models.denoiser import MaskedDiffusionLM
-from unmask.processes import Masking
+from unmask.processes import ForwardProcess, Masking
+from unmask.processes.progressive import ProgressiveProcess
 from unmask.store.checkpoint import newest
 from unmask.times import Measurement
+
+CHAINS = 2
+"""Times that a chain should move from end to end in a run, at least."""
 
 
 def check_measured(masking: Masking, wanted: Measurement | None, held_out: Dataset | None, sharded: bool) -> None:
@@ -38,6 +42,23 @@ def check_measured(masking: Masking, wanted: Measurement | None, held_out: Datas
         not (sharded and wanted.moment == "gradient"),
         f"{masking} measures gradients row by row, and under FSDP a rank has only a part of each: use DDP, or "
         "PPOTS(moment='loss')",
+    )
+
+
+def too_short_for_pool(process: ForwardProcess, steps: int) -> str | None:
+    """What to tell of a run in which PUMA's chains do not move from end to end several times; None for any other.
+
+    Until chains have moved on, rows are masked almost as at random: what PUMA gains it gains late (docs/puma.md).
+    """
+    if not isinstance(process, ProgressiveProcess):
+        return None
+    stages, turns = process.chain.stages, process.turns
+    if steps >= CHAINS * stages * turns or turns == 1:
+        return None
+    smaller = process.pool // turns * max(1, steps // (2 * CHAINS * stages))
+    return (
+        f"a chain of PUMA moves on every {turns} steps, so {stages} stages take {stages * turns} steps, and the run has "
+        f"{steps}: give a smaller pool (--masking.pool {smaller}), fewer stages or more steps"
     )
 
 
