@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import matplotlib.image
 import numpy as np
@@ -135,7 +136,7 @@ def test_verdicts_are_sentences():
     assert five.endswith("at the end +30.0 (+30.0 to +30.0) points: better")
     assert "fewer steps to 50%: faster;" in five
     (losing,) = verdicts(Results.of([r | {"control": "puma"} for r in FIVE]))
-    assert "0.50x" in losing
+    assert "1.99x (1.99–2.00) more steps to 50%: slower;" in losing
     assert "slower; at the end -30.0" in losing
     assert losing.endswith("worse")
 
@@ -149,7 +150,20 @@ def test_the_weaker_end_is_told_by_whose_it_is():
     assert [row[0] for row in grid.rows][-2:] == ["weaker end", ""]
     assert "Weaker end:" in grid.note
     (back,) = verdicts(Results.of([record | {"control": "puma"} for record in records]))
-    assert "0.60x (0.60–0.60) fewer steps to standard's end: slower;" in back
+    assert "1.67x (1.67–1.67) more steps to standard's end: slower;" in back
+
+
+def test_intervals_of_shares_end_at_none_and_all():
+    curves = [_record("standard", seed, 0.0, 0.1, share) for seed, share in enumerate((0.7, 0.98, 0.99))]
+    (grid, *_) = ends(Results.of([*curves, *(record | {"arm": "puma"} for record in curves)]))
+    assert re.search(r"^89\.0 \(\d\d\.\d–100\.0\)$", grid.rows[0][2])
+
+
+def test_a_budget_of_the_control_alone_has_no_table_of_costs():
+    records = [_record("standard", seed, 0.0, 0.2, 0.4, 0.6, 0.8, 0.9) for seed in range(2)]
+    other = [record | {"arm": "puma", "steps": 2 * record["steps"]} for record in records]
+    assert costs(Results.of([*records, *other])) == []
+    assert len(costs(Results.of([*records, *(record | {"arm": "puma"} for record in records)]))) == 1
 
 
 def test_losses_are_better_where_they_are_lower():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +74,7 @@ def findings(results: Results) -> list[Finding]:
                     parts.insert(0, (f"{speed.verdict()} ({target})", ""))
                     sign = 0
                 else:
-                    parts.insert(0, (f"{_ratio(ratio)} fewer steps to {target}", speed.verdict()))
+                    parts.insert(0, (f"{_times(ratio)} steps to {target}", speed.verdict()))
                     sign = ratio.sign
             found.append(Finding(arm, steps, end.pairs, tuple(parts), sign))
     return found
@@ -155,7 +155,10 @@ def costs(results: Results) -> list[Grid]:
     grids = []
     for steps in results.budgets(results.control):
         rows, last = [], ""
-        for speed in results.speeds(steps):
+        speeds = results.speeds(steps)
+        if speeds and all(speed.arm == results.control for speed in speeds):
+            continue  # nothing to compare it with at this budget
+        for speed in speeds:
             target = written_target(speed.target, results)
             shown, last = "" if target == last else target, target
             got, count = speed.reached
@@ -323,7 +326,10 @@ def _end(results: Results, arm: str, steps: int, measure: Measure, final: str | 
 
 def _interval(estimate: Estimate, measure: Measure, *, signed: bool) -> str:
     scale, form = (100, ".1f") if measure.is_share else (1, measure.form)
-    numbers = (estimate.value, estimate.low, estimate.high)
+    low, high = estimate.low, estimate.high
+    if measure.is_share and not signed and math.isfinite(low):  # of few runs a t interval may leave what there is
+        low, high = max(low, 0.0), min(high, 1.0)
+    numbers = (estimate.value, low, high)
     value, low, high = (format(scale * x, ("+" if signed else "") + form) for x in numbers)
     return f"{value} ({low}{' to ' if signed else '–'}{high})" if all(map(math.isfinite, numbers)) else value
 
@@ -338,6 +344,15 @@ def _ratio(paired: Paired) -> str:
     if paired.pairs == 1:
         return f"~{found.value:.2f}x"
     return f"{found.value:.2f}x" + (f" ({found.low:.2f}–{found.high:.2f})" if math.isfinite(found.high) else "")
+
+
+def _times(paired: Paired) -> str:
+    """A ratio of costs in words: so many times fewer, or more where it is below 1."""
+    found = paired.estimate
+    if found.value >= 1:
+        return f"{_ratio(paired)} fewer"
+    inverse = Estimate(*(1 / x if x else math.inf for x in (found.value, found.high, found.low)))
+    return f"{_ratio(replace(paired, estimate=inverse))} more"
 
 
 def _verdict(paired: Paired) -> str:
