@@ -117,11 +117,9 @@ def _description(recipe: str, command: str) -> str:
     option, default = (
         ("--arms NAME NAME ...", " ".join(DEFAULT_ARMS[command])) if many else ("--masking NAME", masking)
     )
-    names = " ".join(f"{name}: {named.about}." for name, named in NAMED.items())
-    any_other = "NAME=Blockwise(...), or any masking as it prints" if many else "Or any as it prints"
-    return (
-        f"{summary}\n\n{option}: {names} {any_other}, with an objective of its own after a comma (default: {default})"
-    )
+    names = "\n".join(f"  {name:<14} {named.about}" for name, named in NAMED.items())
+    any_other = "or NAME=Blockwise(...), any masking as it prints" if many else "or any masking as it prints"
+    return f"{summary}\n\n{option} (default: {default})\n{names}\n  {any_other}, with an objective after a comma"
 
 
 def configured(

@@ -79,8 +79,11 @@ class Nested:
     """How many draws: row sets, rates for each row set, masks for each of those."""
 
     row_sets: int = 32
+    """Sets of rows."""
     rates: int = 4
+    """Draws of the mask rates for each set of rows."""
     masks: int = 2
+    """Draws of the masks for each of those."""
 
     def __post_init__(self) -> None:
         for name, least in (("row_sets", 3), ("rates", 2), ("masks", 2)):
