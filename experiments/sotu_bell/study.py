@@ -2,8 +2,8 @@
 
 The control is `standard`, MDLM's. `unweighted` lacks its weight 1/t; `clipped` and `bell` differ from that in their
 rates alone. The records that are here are of standard's 1000 steps against half of them for `clipped` and `bell`.
-Learning curves are of held-out rows of the validation addresses, final likelihoods of the test addresses and, zero-shot,
-of the first chapters of Moby-Dick (scripts/make_moby.py).
+Learning curves are of held-out rows of the validation addresses, final likelihoods of the test addresses and,
+zero-shot, of the first chapters of Moby-Dick (scripts/make_moby.py).
 """
 
 from unmask.parts import GeneratedTexts, TextLikelihood, named_masking
