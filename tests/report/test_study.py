@@ -153,6 +153,19 @@ def test_the_weaker_end_is_told_by_whose_it_is():
     assert "1.67x (1.67–1.67) more steps to standard's end: slower;" in back
 
 
+def test_tokens_are_shown_where_they_are_not_in_proportion_to_steps():
+    assert "tokens" not in costs(Results.of(FIVE))[0].head
+    longer = [
+        r | {"curve": [p | {"tokens": (2 if r["arm"] == "puma" else 1) * p["tokens"]} for p in r["curve"]]}
+        for r in FIVE
+    ]
+    (grid,) = costs(Results.of(longer))
+    assert grid.head[3:9] == ["steps", "ratio", "tokens", "ratio", "seconds", "ratio"]
+    puma = next(row for row in grid.rows if row[1] == "puma" and row[4])
+    steps, tokens = (float(puma[i].split("x")[0]) for i in (4, 6))
+    assert tokens == pytest.approx(steps / 2, abs=0.01)
+
+
 def test_intervals_of_shares_end_at_none_and_all():
     curves = [_record("standard", seed, 0.0, 0.1, share) for seed, share in enumerate((0.7, 0.98, 0.99))]
     (grid, *_) = ends(Results.of([*curves, *(record | {"arm": "puma"} for record in curves)]))

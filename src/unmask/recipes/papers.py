@@ -41,7 +41,7 @@ def tinygsm(masking: str = "puma") -> RunConfig:
     """Train on TinyGSM from scratch, as in the PUMA paper (arXiv 2602.10314): 125M parameters, rows of 512.
 
     The learning rate is the paper's of Sudoku; that of TinyGSM is not known to us. "puma" has stages from 12 to 42,
-    three more every 30,000 steps, and fast-forward at 0.9.
+    three more every 30,000 steps, and fast-forward at 0.9; its pool is ours, the paper's is --masking.pool batch.
 
     Args:
         masking: a name of `unmask.parts.maskings`.

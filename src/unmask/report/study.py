@@ -13,7 +13,7 @@ import numpy as np
 from unmask.config import require
 from unmask.evaluation.estimate import Estimate, deviation_of, mean_of
 from unmask.evaluation.results import COMMAND, RECORDS, WEIGHTS, Results, is_number
-from unmask.evaluation.speedup import CLAIM, Measure, Paired, Speed
+from unmask.evaluation.speedup import CLAIM, Cost, Measure, Paired, Speed
 from unmask.report.curves import plot_results, written_target
 from unmask.report.grid import Grid
 
@@ -151,24 +151,30 @@ def _where(speed: Speed, results: Results) -> str:
 
 
 def costs(results: Results) -> list[Grid]:
-    """What it took every arm to reach each target, and how many times less than the control."""
+    """What it took every arm to reach each target, and how many times less than the control.
+
+    Tokens are shown where they are not in proportion to steps.
+    """
     grids = []
     for steps in results.budgets(results.control):
         rows, last = [], ""
         speeds = results.speeds(steps)
         if speeds and all(speed.arm == results.control for speed in speeds):
             continue  # nothing to compare it with at this budget
+        named: dict[Cost, str] = {"step": "steps", "tokens": "tokens", "seconds": "seconds"}
+        if not any(_of_its_own(speed, "tokens") for speed in speeds):
+            del named["tokens"]
         for speed in speeds:
             target = written_target(speed.target, results)
             shown, last = "" if target == last else target, target
             got, count = speed.reached
-            mean, seconds = speed.mean("step"), speed.mean("seconds")
-            row = [shown, speed.arm, f"{got} of {count}", "" if mean is None else f"{mean:.0f}"]
-            ratios = [speed.ratio(of) for of in ("step", "seconds")]
-            cells = ["" if ratio is None or speed.arm == results.control else _ratio(ratio) for ratio in ratios]
-            verdict = "" if speed.arm == results.control else speed.verdict()
-            rows.append([*row, cells[0], "" if seconds is None else f"{seconds:.0f}", cells[1], verdict])
-        head = ["target", "arm", "reached", "steps", "ratio", "seconds", "ratio", "verdict, in steps"]
+            row = [shown, speed.arm, f"{got} of {count}"]
+            for cost in named:
+                mean, ratio = speed.mean(cost), None if speed.arm == results.control else speed.ratio(cost)
+                row += ["" if mean is None else f"{mean:.0f}", "" if ratio is None else _ratio(ratio)]
+            rows.append([*row, "" if speed.arm == results.control else speed.verdict()])
+        columns = [cell for name in named.values() for cell in (name, "ratio")]
+        head = ["target", "arm", "reached", *columns, "verdict, in steps"]
         note = f"Ratio: {results.control}'s cost over the arm's. A target is reached where two evaluations hold it."
         if any(row[0] == written_target(None, results) for row in rows):
             note += " Weaker end: where the worse run of each pair ends, its last evaluation by itself."
@@ -178,6 +184,14 @@ def costs(results: Results) -> list[Grid]:
             note = "No run held any target that it did not begin with, so there is no time to compare."
         grids.append(Grid(f"Cost to reach a target, {steps} steps", head, rows, note))
     return grids
+
+
+def _of_its_own(speed: Speed, cost: Cost) -> bool:
+    """Whether a cost tells something else than steps: by more than 1%."""
+    ratio, steps = speed.ratio(cost), speed.ratio("step")
+    return (
+        ratio is not None and steps is not None and abs(math.log(ratio.estimate.value / steps.estimate.value)) > 0.01
+    )
 
 
 def matched(results: Results, final: str | None = None) -> list[Grid]:
