@@ -18,7 +18,13 @@ def papers(monkeypatch):
 
 @pytest.mark.parametrize(
     ("page", "made"),
-    [("puma.md", "puma"), ("papers/variance_reduction.md", "variance"), ("papers/baselines.md", "baselines")],
+    [
+        ("puma.md", "puma"),
+        ("papers/variance_reduction.md", "variance"),
+        ("papers/baselines.md", "baselines"),
+        ("papers/reweighting.md", "reweighting"),
+        ("papers/blocks.md", "blocks"),
+    ],
 )
 def test_tables_are_those_of_the_records(papers, page, made):
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")

@@ -17,6 +17,7 @@ from unmask.report.grid import Grid
 from unmask.report.study import caution, costs, ends, matched, seeds_of, spread, verdicts
 
 PAPERS = DOCS / "papers"
+REWEIGHTED = ("papl", "cart", "lift", "cap", "syrm", "half-life")
 PARTS = {"masks": "A, masks", "rates": "B, rates", "rows": "C, rows"}
 
 
@@ -124,11 +125,31 @@ def baselines() -> dict[str, str]:
     return {"baselines": shown(grids).rstrip()}
 
 
+def reweighting() -> dict[str, str]:
+    """Arms that only weigh tokens anew, or only shift their rates, against the arm that lacks just that."""
+    parts, base = {}, "unweighted"
+    for name, final in (("letters", "test"), ("sums", None)):
+        records = read_records(EXPERIMENTS / "ranking" / name, "compare")
+        kept = [r | {"control": base} for r in records if r["arm"] in (base, *REWEIGHTED)]
+        results = Results.of(kept)
+        parts[name] = f"{control_of(results)} {caution(results)}\n\n{shown(ends(results, final))}".rstrip()
+    return parts
+
+
+def blocks() -> dict[str, str]:
+    """Blocks that grow, and chains in them: under the noise of training and in two decoding orders."""
+    results = saved("blocks")
+    grids = [grid for final in (None, "left_to_right", "confidence") for grid in ends(results, final)]
+    return {"blocks": f"{control_of(results)} {caution(results)}\n\n{shown(grids)}".rstrip()}
+
+
 def main() -> None:
     """Write all of them."""
     publish(PAPERS / "bell.md", text())
     publish(PAPERS / "variance_reduction.md", variance())
     publish(PAPERS / "baselines.md", baselines())
+    publish(PAPERS / "reweighting.md", reweighting())
+    publish(PAPERS / "blocks.md", blocks())
     publish(DOCS / "ranking.md", ranking())
     publish(DOCS / "puma.md", puma())
 

@@ -17,7 +17,7 @@ def test_a_run_in_which_chains_move_from_end_to_end_twice_is_long_enough(pool, s
     told = too_short_for_pool(process, steps - 1)
     assert (told is None) == (pool == 8)  # the paper's pool cannot be smaller
     if told:
-        smaller = int(re.search(r"--masking\.pool (\d+)", told)[1])
+        smaller = int(re.search(r"pool=(\d+)", told)[1])
         again = ProgressiveUnmasking(stages=stages, pool=smaller).start(RowStream(rows), 8)
         assert too_short_for_pool(again, steps - 1) is None
 

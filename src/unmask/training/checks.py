@@ -58,7 +58,7 @@ def too_short_for_pool(process: ForwardProcess, steps: int) -> str | None:
     smaller = process.pool // turns * max(1, steps // (2 * CHAINS * stages))
     return (
         f"a chain of PUMA moves on every {turns} steps, so {stages} stages take {stages * turns} steps, and the run "
-        f"has {steps}: give a smaller pool (--masking.pool {smaller}), fewer stages or more steps"
+        f"has {steps}: give a smaller pool (pool={smaller}), fewer stages or more steps"
     )
 
 
