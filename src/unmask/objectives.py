@@ -189,8 +189,10 @@ class ELBO(InverseRate):
             )
         if tuple(masking.support) != (self.low, 1.0):
             low, high = masking.support
-            slice_ = f" If the slice (0, {low:g}] may be left out, say so: ELBO(low={low:g})" if low else " Use ELBO()"
-            named = slice_ if high == 1 else ""
+            other = (
+                f" If the slice (0, {low:g}] may be left out, say so: ELBO(low={low:g})" if low else " Or use ELBO()"
+            )
+            named = other if high == 1 else ""
             raise ValueError(
                 f"{self} needs mask rates over all of ({self.low:g}, 1], but {masking} draws ({low:g}, {high:g}]: "
                 "the bound would silently lose the rest, or be another. Use MaskedMean or RowMean, or a time "

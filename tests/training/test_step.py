@@ -217,7 +217,7 @@ def test_what_cannot_be_wrapped_or_trained_is_refused(build, rows, short_rows):
     with pytest.raises(ValueError, match=r"Linear is no Hugging Face model.*from_logits"):
         MaskedDiffusionLM.from_hf(nn.Linear(2, 2), 0)
     step = TrainingStep(IndependentMasking(), short_rows, 2, objective=MaskedMean())
-    with pytest.raises(ValueError, match=r"Tokens is no MaskedDiffusionLM.*from_logits"):
+    with pytest.raises(TypeError, match=r"expected a MaskedDiffusionLM, got Tokens.*from_logits"):
         step(Tokens())
     with pytest.raises(ValueError, match="micro_batch_size must be at least 1"):
         TrainingStep(IndependentMasking(), short_rows, 2, micro_batch_size=0)
