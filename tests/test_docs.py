@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from datasets import concatenate_datasets
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import unmask
 from unmask.store.checkpoint import MANIFEST
@@ -106,3 +108,23 @@ def test_links_out_of_the_pages_have_files_within_the_repository():
             if "://" not in link:
                 here = page.parent.relative_to(ROOT).as_posix()
                 assert not posixpath.normpath(posixpath.join(here, link)).startswith("..")
+
+
+def test_the_loop_of_the_readme_runs(short_rows):
+    """With a tiny model, its rows and an optimiser in place of the reader's."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    code = text.partition("## PUMA in your own loop")[2].partition("```python\n")[2].partition("```")[0]
+    assert "step(model)" in code
+    config = LlamaConfig(
+        vocab_size=9, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
+    names: dict = {
+        "hugging_face_model": LlamaForCausalLM(config),
+        "mask_token_id": 8,
+        "dataset": concatenate_datasets([short_rows] * 8),
+        "steps": 3,
+        "optimizer": torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))]),
+    }
+    exec(code, names)
+    assert torch.isfinite(names["loss"])
+    assert all(weight.grad is not None for weight in names["model"].parameters() if weight.requires_grad)
