@@ -4,6 +4,7 @@ import pytest
 import torch
 from datasets import Dataset
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from unmask import (
@@ -27,6 +28,7 @@ from unmask import (
     generate,
 )
 from unmask.data.sudoku import MASK_TOKEN, load_sudoku
+from unmask.distributed import whole
 from unmask.evaluation.likelihood import LikelihoodConfig, likelihood
 from unmask.training.optimizer import parameter_groups
 
@@ -169,8 +171,12 @@ def test_a_model_of_logits_trains_under_every_masking_and_is_judged_and_decoded_
     assert torch.equal(made[~puzzles.maskable], puzzles.tokens[~puzzles.maskable])
 
 
-def test_two_ranks_share_a_step(build, rows, forked_ranks, tmp_path):
-    """Inside DistributedDataParallel, in micro-batches: gradient and loss are those of one rank, refits included."""
+@pytest.mark.parametrize("how", ["wrapped", "sharded", "summed"])
+def test_two_ranks_share_a_step(how, build, rows, forked_ranks, tmp_path):
+    """In micro-batches: gradient and loss are those of one rank, refits included.
+
+    The model is inside DistributedDataParallel, sharded by FSDP2, or bare, with gradients summed by hand.
+    """
     held_out, masking = load_sudoku("test", limit=5), MASKINGS["P-POTS of held-out rows"]
 
     def train(model, inside):
@@ -179,6 +185,10 @@ def test_two_ranks_share_a_step(build, rows, forked_ranks, tmp_path):
         losses = []
         for _ in range(4):
             losses.append(step(model))
+            if how == "summed" and torch.distributed.is_initialized():
+                for weight in inside.parameters():
+                    if weight.grad is not None:
+                        torch.distributed.all_reduce(weight.grad)
             optimizer.step()
             optimizer.zero_grad()
         return torch.stack(losses)
@@ -186,10 +196,13 @@ def test_two_ranks_share_a_step(build, rows, forked_ranks, tmp_path):
     def work(rank):
         torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
         inside = build(double=True)
-        losses = train(DistributedDataParallel(inside), inside)
+        if how == "sharded":
+            fully_shard(inside)
+        losses = train(DistributedDataParallel(inside) if how == "wrapped" else inside, inside)
         torch.distributed.all_reduce(losses)
+        weights = {name: whole(weight) for name, weight in inside.state_dict().items()}
         if rank == 0:
-            torch.save({"losses": losses, **inside.state_dict()}, tmp_path / "two.pt")
+            torch.save({"losses": losses, **weights}, tmp_path / "two.pt")
         torch.distributed.destroy_process_group()
 
     assert forked_ranks(work) == [0, 0]

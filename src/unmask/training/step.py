@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from unmask.config import require
 from unmask.data.importance import RowImportance
 from unmask.data.streamed import rows_of
-from unmask.distributed import is_sharded, sum_over_ranks
+from unmask.distributed import is_sharded, reshard, sum_over_ranks
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.objectives import Objective, RowMean
 from unmask.processes import Masking
@@ -85,7 +85,8 @@ class TrainingStep:
         """Add the step's gradient to the weights' `.grad`.
 
         Args:
-            model: a `MaskedDiffusionLM`, or one inside DistributedDataParallel.
+            model: a `MaskedDiffusionLM`, or one inside DistributedDataParallel, or sharded by FSDP2. On several ranks
+                without either, the gradients are to be summed over the ranks.
             backward: called with the loss of each micro-batch: `accelerator.backward`, say, or one that scales it.
 
         Returns:
@@ -97,13 +98,16 @@ class TrainingStep:
         """
         denoiser = self._denoiser_in(model)
         fit = refit_time(self.process, self.masking, denoiser, self.held_out, self.seed, self._mean)
+        if fit:
+            reshard(denoiser)  # FSDP2 keeps whole what was run without gradients, and would not see the next update
         self.learnt = fit or self.learnt
         batch = self.process.draw()
         # A batch may be without any mask at all: its loss and gradient are zero, whatever Z is.
         z = sum_over_ranks(self.ranks, self.objective.normaliser(batch)).clamp(min=1e-30)
+        # What wraps or shards the model averages gradients over the ranks, and the loss is a sum over them.
         wrapped = model is not denoiser
-        # What wraps the model averages gradients over the ranks, and the loss is a sum over them.
-        scale = (self.ranks if wrapped else 1) / z
+        averaged = self.ranks if wrapped or is_sharded(denoiser) else 1
+        scale = averaged / z
         weights = self.objective.weights(batch) * scale.float()
         parts = list(micro_batches(batch, self.micro_batch_size or len(batch)))
         outputs, total = [], torch.zeros(())
@@ -118,7 +122,7 @@ class TrainingStep:
             total = total.to(output.loss.device) + output.loss.detach()
         if self.process.needs is not None:
             self.process.observe(StepOutputs([run for run, _ in parts], outputs, batch.masked.shape).scores())
-        return total / self.ranks if wrapped else total
+        return total / averaged
 
     def _denoiser_in(self, model: Any) -> MaskedDiffusionLM:
         """The denoiser, looked at once with the rows."""
