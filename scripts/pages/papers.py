@@ -41,6 +41,11 @@ def study(results: Results, final: str | None = None, figure: str = "") -> str:
     return "\n\n".join(filter(None, parts)).rstrip()
 
 
+def tables(results: Results, grids: Sequence[Grid]) -> str:
+    """Tables below what they are compared with and how they are to be read."""
+    return f"{control_of(results)} {caution(results)}\n\n{shown(grids)}".rstrip()
+
+
 def control_of(results: Results) -> str:
     """What the arms are compared with, by the library's own words where it has that name."""
     named = MEASURED.get(results.control)
@@ -132,7 +137,7 @@ def reweighting() -> dict[str, str]:
         records = read_records(EXPERIMENTS / "ranking" / name, "compare")
         kept = [r | {"control": base} for r in records if r["arm"] in (base, *REWEIGHTED)]
         results = Results.of(kept)
-        parts[name] = f"{control_of(results)} {caution(results)}\n\n{shown(ends(results, final))}".rstrip()
+        parts[name] = tables(results, ends(results, final))
     return parts
 
 
@@ -140,7 +145,7 @@ def blocks() -> dict[str, str]:
     """Blocks that grow, and chains in them: under the noise of training and in two decoding orders."""
     results = saved("blocks")
     grids = [grid for final in (None, "left_to_right", "confidence") for grid in ends(results, final)]
-    return {"blocks": f"{control_of(results)} {caution(results)}\n\n{shown(grids)}".rstrip()}
+    return {"blocks": tables(results, grids)}
 
 
 def main() -> None:

@@ -1,5 +1,7 @@
 """One call a step in a loop of one's own does what the Trainer does, also with a model that makes its own logits."""
 
+from functools import partial
+
 import pytest
 import torch
 from datasets import Dataset
@@ -85,7 +87,7 @@ def test_a_loop_of_ones_own_is_the_trainers_to_the_bit(name, trainer, build, row
     importance = RowImportance() if name == "importance" else None
     if importance is not None:
         masking = IndependentMasking(mask=ExactCount())
-    made = lambda groups: torch.optim.AdamW(groups, betas=(0.9, 0.98))  # noqa: E731
+    made = partial(torch.optim.AdamW, betas=(0.9, 0.98))
     run = trainer(
         masking=masking,
         objective=objective_of(masking),

@@ -24,7 +24,7 @@ from transformers import Trainer, TrainingArguments
 from unmask.batch import Scores
 from unmask.config import require
 from unmask.data.stream import RowStream
-from unmask.distributed import sum_over_ranks
+from unmask.distributed import mean_over_ranks
 from unmask.evaluation.likelihood import LikelihoodConfig, likelihood
 from unmask.integrations.arguments import check_arguments
 from unmask.models.denoiser import MaskedDiffusionLM, MaskedOutput
@@ -34,6 +34,7 @@ from unmask.processes.refit import refit_time, time_of
 from unmask.store.checkpoint import load_state, save_state
 from unmask.training.checks import check_measured
 from unmask.training.loss_scale import LossScale
+from unmask.training.micro import normaliser_over_ranks
 
 _IGNORED = {"model_init", "data_collator", "compute_loss_func", "compute_metrics", "preprocess_logits_for_metrics"}
 _WHY = "rows, loss and evaluation come from the process, the objective and the likelihood"
@@ -122,7 +123,7 @@ class MaskedDiffusionTrainer(Trainer):
             self.log({name: value for name, value in fit.items() if isinstance(value, (int, float))})
         batch = self.process.draw()
         weights = self.objective.weights(batch)
-        z = sum_over_ranks(self.args.world_size, self.objective.normaliser(batch)).clamp(min=1e-30)
+        z = normaliser_over_ranks(self.objective, batch, self.args.world_size)
         parts, to = torch.arange(len(batch)).chunk(num_batches), self.args.device
         return [{"batch": batch[part].to(to), "weights": weights[part].to(to)} for part in parts], z
 
@@ -153,7 +154,7 @@ class MaskedDiffusionTrainer(Trainer):
         return metrics
 
     def _mean(self, value: Tensor) -> Tensor:
-        return sum_over_ranks(self.args.world_size, value) / self.args.world_size
+        return mean_over_ranks(self.args.world_size, value)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if not self.args.should_save:  # every rank comes here

@@ -82,12 +82,9 @@ class PromptData:
         """That are read; the first decides what is held out."""
         return tuple(dict.fromkeys(name for template in self.templates for name in template_columns(template)))
 
+    @columns_named_by("prompt", "response")
     def fitted(self) -> PromptData:
         """The same with vocabulary and length chosen from the training rows, where they are not given."""
-        with columns_named_by("prompt", "response"):
-            return self._fitted()
-
-    def _fitted(self) -> PromptData:
         data = self
         if data.vocabulary == "auto":
             check_source(data.source)
@@ -115,11 +112,11 @@ class PromptData:
         source = files_found_from(folder, self.source)
         return replace(self, source=source, held_out_source=apart, vocabulary=vocabulary)
 
+    @columns_named_by("prompt", "response")
     def check(self) -> None:
         """Raise ValueError where too few rows are held out, or a file to hold out is trained on too."""
         check_source(self.source)
-        with columns_named_by("prompt", "response"):
-            check_parts(self.source, self.held_out_source, self.columns, least=2)  # an interval needs two
+        check_parts(self.source, self.held_out_source, self.columns, least=2)  # an interval needs two
 
     def load(self) -> Dataset:
         """Rows of the training part: `tokens` and `maskable`."""

@@ -90,12 +90,9 @@ class TextData:
             f"a stream keeps no rows, and cache is {self.cache}: leave out --data.stream or --data.cache",
         )
 
+    @columns_named_by("column")
     def fitted(self) -> TextData:
         """The same with what is "auto" chosen from the texts."""
-        with columns_named_by("column"):
-            return self._fitted()
-
-    def _fitted(self) -> TextData:
         data = self
         if data.divided == "auto":
             check_source(data.source)
@@ -120,14 +117,14 @@ class TextData:
         vocabulary = self.vocabulary if self.vocabulary in LEARNT else found_from(folder, self.vocabulary)
         return replace(self, source=source, held_out_source=apart, vocabulary=vocabulary)
 
+    @columns_named_by("column")
     def check(self) -> None:
         """Raise ValueError where no text is held out, or one is trained on too."""
         check_source(self.source)
-        with columns_named_by("column"):
-            if self.divided == "documents" or self.held_out_source is not None:
-                check_parts(self.source, self.held_out_source, (self.column,))
-            else:
-                check_count(sum(1 for _ in islice(self._texts(self.source, "validation"), 2)), self.source)
+        if self.divided == "documents" or self.held_out_source is not None:
+            check_parts(self.source, self.held_out_source, (self.column,))
+        else:
+            check_count(sum(1 for _ in islice(self._texts(self.source, "validation"), 2)), self.source)
 
     def load(self) -> Dataset | IterableDataset:
         """Rows of the training texts. Of a stream each caller gets one of its own."""

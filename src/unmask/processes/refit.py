@@ -14,6 +14,7 @@ from unmask import noise
 from unmask.batch import MaskedBatch, TokenBatch, widest
 from unmask.config import require
 from unmask.data.stream import RowStream
+from unmask.distributed import reshard
 from unmask.masks import MaskRule
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.models.families import evaluating
@@ -60,6 +61,7 @@ def refit_time(
             raise ValueError(f"{masking} measures the model during training: give held-out rows")
         rule = cast(IndependentMasking, masking).mask
         profile = measure_profile(model, held_out, rule, wanted, seed).map(mean)
+        reshard(model)  # FSDP2 keeps whole what was run without gradients, and would not see the next update
     time.refit(profile)
     return time.description()
 

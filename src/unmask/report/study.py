@@ -304,11 +304,8 @@ def title_of(results: Results) -> str:
     """The study's name, and the data where that does not tell."""
     data = results.runs[0].record.get("config", {}).get("data") or {}
     named = next((data[name] for name in ("source", "corpus", "path") if data.get(name)), None)
-    named = (
-        [named]
-        if isinstance(named, str)
-        else named or [str(data.get("type", "")).split(":")[-1].removesuffix("Data")]
-    )
+    kind = str(data.get("type", "")).split(":")[-1].removesuffix("Data")
+    named = [named] if isinstance(named, str) else named or [kind]
     told = ", ".join(Path(name).name for name in named)
     return results.name if told.casefold() in ("", results.name.casefold()) else f"{results.name}: {told}"
 

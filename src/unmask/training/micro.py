@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from unmask.batch import MaskedBatch, Scores
+from unmask.distributed import sum_over_ranks
 from unmask.models.denoiser import MaskedOutput
+from unmask.objectives import Objective
 from unmask.training.later import Later
 
 
@@ -34,6 +36,14 @@ def micro_batches(batch: MaskedBatch, size: int, every: bool = False) -> Iterato
         run = run if len(run) else rows[:1]
         length = int(lengths[run[-1]])
         yield run, batch[run].map(lambda x, to=length: x[:, :to] if x.dim() == 2 else x)
+
+
+def normaliser_over_ranks(objective: Objective, batch: MaskedBatch, ranks: int) -> Tensor:
+    """Z of a step over all ranks, on the host.
+
+    A batch may be without any mask at all: its loss and gradient are zero, whatever Z is, so Z is kept above 0.
+    """
+    return sum_over_ranks(ranks, objective.normaliser(batch)).clamp(min=1e-30)
 
 
 @dataclass(frozen=True)

@@ -95,9 +95,7 @@ class TrainingProgress:
         """Say how far it is, where there is no terminal to show it."""
         self._said = time.perf_counter()
         if self.display.visible and not self.display.console.is_terminal:
-            seconds, done = time.perf_counter() - self._began, step - self._first
-            rest = (self.steps - step) * seconds / done if done else 0
-            left = f", about {_duration(rest)} left" if rest else ""
+            left = _left(self.steps - step, step - self._first, time.perf_counter() - self._began)
             line = f"{self.name} step {step}/{self.steps} {self._line(step)}{left}"
             self.display.console.print(line, highlight=False)
 
@@ -135,8 +133,12 @@ class StudyProgress:
         count = f"{self._ended} of {len(self.steps)} runs"
         self.display.bars.update(self._task, text=count)
         left = sum(self.steps.values()) - sum(self._done.values())
-        rest = f", about {_duration(left * seconds / trained)} left" if trained and left else ""
-        self.display.console.print(f"{name}: {result}  ({count}{rest})", highlight=False)
+        self.display.console.print(f"{name}: {result}  ({count}{_left(left, trained, seconds)})", highlight=False)
+
+
+def _left(steps: int, done: int, seconds: float) -> str:
+    """How long so many steps will take at the speed of those that are done, in words; empty where nobody knows."""
+    return f", about {_duration(steps * seconds / done)} left" if done and steps else ""
 
 
 def _duration(seconds: float) -> str:

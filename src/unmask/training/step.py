@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from unmask.config import require
 from unmask.data.importance import RowImportance
 from unmask.data.streamed import rows_of
-from unmask.distributed import is_sharded, reshard, sum_over_ranks
+from unmask.distributed import is_sharded, mean_over_ranks
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.objectives import Objective, RowMean
 from unmask.processes import Masking
 from unmask.processes.refit import refit_time, time_of
 from unmask.training.checks import check_measured
-from unmask.training.micro import StepOutputs, micro_batches
+from unmask.training.micro import StepOutputs, micro_batches, normaliser_over_ranks
 
 
 class TrainingStep:
@@ -98,22 +98,18 @@ class TrainingStep:
         """
         denoiser = self._denoiser_in(model)
         fit = refit_time(self.process, self.masking, denoiser, self.held_out, self.seed, self._mean)
-        if fit:
-            reshard(denoiser)  # FSDP2 keeps whole what was run without gradients, and would not see the next update
         self.learnt = fit or self.learnt
         batch = self.process.draw()
-        # A batch may be without any mask at all: its loss and gradient are zero, whatever Z is.
-        z = sum_over_ranks(self.ranks, self.objective.normaliser(batch)).clamp(min=1e-30)
         # What wraps or shards the model averages gradients over the ranks, and the loss is a sum over them.
         wrapped = model is not denoiser
         averaged = self.ranks if wrapped or is_sharded(denoiser) else 1
-        scale = averaged / z
+        scale = averaged / normaliser_over_ranks(self.objective, batch, self.ranks)
         weights = self.objective.weights(batch) * scale.float()
         parts = list(micro_batches(batch, self.micro_batch_size or len(batch)))
         outputs, total = [], torch.zeros(())
         for i, (run, part) in enumerate(parts):
             waits = wrapped and i < len(parts) - 1
-            with model.no_sync() if waits and hasattr(model, "no_sync") else nullcontext():  # type: ignore[operator]
+            with getattr(model, "no_sync", nullcontext)() if waits else nullcontext():
                 prepared = denoiser.prepare(part, weights[run, : part.clean.length])
                 output = model(prepared, needs=self.process.needs, objective=self.objective)
                 outputs.append(output)
@@ -139,7 +135,7 @@ class TrainingStep:
         self._model.check_rows(block, first)
 
     def _mean(self, measured: Tensor) -> Tensor:
-        return sum_over_ranks(self.ranks, measured) / self.ranks
+        return mean_over_ranks(self.ranks, measured)
 
     def state_dict(self) -> dict[str, Any]:
         """The process's: a resumed run draws what this one would have drawn."""

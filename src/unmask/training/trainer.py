@@ -25,7 +25,7 @@ from unmask.config import require, to_json
 from unmask.data.stream import RowStream
 from unmask.data.streamed import rows_of
 from unmask.data.tokenizers import TextTokenizer
-from unmask.distributed import is_sharded, sum_over_ranks, whole
+from unmask.distributed import is_sharded, mean_over_ranks, sum_over_ranks, whole
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.objectives import Objective, RowMean
 from unmask.processes import Blockwise, Masking
@@ -44,7 +44,7 @@ from unmask.training.interrupts import Interrupts, end
 from unmask.training.later import Later
 from unmask.training.log import RunLog
 from unmask.training.loss_scale import LossScale
-from unmask.training.micro import StepOutputs, micro_batches
+from unmask.training.micro import StepOutputs, micro_batches, normaliser_over_ranks
 from unmask.training.occasions import Occasions
 from unmask.training.optimizer import OptimizerFactory, adamw, parameter_groups, updates_where_finite
 from unmask.training.progress import Display, TrainingProgress, shown_of
@@ -290,10 +290,7 @@ class Trainer:
 
     def _refit(self) -> dict[str, Any]:
         """Refit the time distribution where that is due; every rank uses the mean of all ranks' measurements."""
-
-        def mean(measured: Tensor) -> Tensor:
-            return self._sum(measured) / self.accelerator.num_processes
-
+        mean = partial(mean_over_ranks, self.accelerator.num_processes)
         # Gradients of single rows have no loss scale: where the steps are in fp16, they are measured in fp32.
         with self._measuring(self.dtype if self.dtype != torch.float16 else None):
             return refit_time(self.process, self.masking, self.model, self.held_out, self.config.seed, mean)
@@ -314,10 +311,8 @@ class Trainer:
             group["lr"] = self.learning_rate(self.step)
         batch = self.process.draw()
         weights = self.objective.weights(batch)
-        normaliser = self._sum(self.objective.normaliser(batch))
         # The backward averages gradients over ranks, and the loss is a sum over them.
-        # A batch may be without any mask at all: its loss and gradient are zero, whatever Z is.
-        normaliser = normaliser.clamp(min=1e-30)
+        normaliser = normaliser_over_ranks(self.objective, batch, accelerator.num_processes)
         scale = (accelerator.num_processes / normaliser).float()
         looks = self._logs(self.step + 1)
         needs = self.process.needs
