@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 
-from unmask import Bell, Beta, Clipped, Uniform
+from unmask import PPOTS, Bell, Beta, Clipped, Uniform
+from unmask.fitted_times import RunningTime, is_fitted, started
 
 TIMES = [
     Uniform(),
@@ -124,9 +125,11 @@ def test_bad_parameters_are_refused_by_name(make):
 
 
 @each
-def test_a_distribution_that_learns_nothing_keeps_no_state(time):
-    running = time.start()
-    assert running is time
-    assert running.state_dict() == {}
-    with pytest.raises(ValueError, match="keeps no state"):
-        running.load_state_dict({"grid": 1})
+def test_a_law_runs_as_it_is_and_one_to_be_fitted_is_started(time):
+    assert started(time) is time
+    running = started(PPOTS())
+    assert isinstance(running, RunningTime)
+    assert started(running) is running
+    assert is_fitted(running)
+    assert is_fitted(PPOTS())
+    assert not is_fitted(time)

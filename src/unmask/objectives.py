@@ -15,6 +15,7 @@ from torch import Tensor
 
 from unmask.batch import MaskedBatch, Scores
 from unmask.config import ours, require
+from unmask.fitted_times import is_fitted
 
 
 class Objective:
@@ -64,8 +65,7 @@ def _importance(count: Tensor, batch: MaskedBatch) -> Tensor:
 def _refuse_fitted(objective: Objective, masking: Any) -> None:
     """Raise ValueError where the masking's rates are fitted to the model: their weight would be left out."""
     time = getattr(masking, "time", None)
-    running = None if time is None else time.start()
-    if running is not None and (running.learns or running.measures is not None):
+    if is_fitted(time):
         raise ValueError(
             f"{objective} leaves out the weight 1 / density that {time} is fitted for: noisy rates would be trained "
             "more and not made up for. Use objective ELBO, or a fixed time distribution (Uniform, Bell, Clipped)"

@@ -8,61 +8,18 @@ float64 tensors of any shape, on the CPU (a step has one rate per row or block: 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import scipy.special
 import torch
 from torch import Tensor
 
-from unmask.batch import Tensors
 from unmask.config import ours
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """What a time distribution wants to know of the current model, on held-out rows, for its next `refit`.
-
-    Attributes:
-        rates: ascending, in (0, 1].
-        rows: held-out rows, the same at every rate.
-        masks: masks of each row at each rate.
-        moment: of the "loss" of one row, Σ nll / (rate · L_eff) in nats per token, or of its "gradient" with
-            respect to the trained parameters, one backward for each row, rate and mask.
-        variance: over all rows and masks ("total"), or the mean over rows of that over the masks of one row
-            ("within").
-    """
-
-    rates: tuple[float, ...]
-    rows: int
-    masks: int
-    moment: Literal["loss", "gradient"] = "loss"
-    variance: Literal["total", "within"] = "total"
-
-
-@dataclass(frozen=True)
-class RateProfile(Tensors):
-    """Loss or gradient of one row against its mask rate: the answer to a `Measurement`.
-
-    Attributes:
-        t: [G] rates, ascending, in (0, 1].
-        mean: [G] g(t), the mean loss over rows and masks, or the length of the mean gradient.
-        variance: [G] v(t), the variance of the loss, or the trace of the gradient's covariance, total or within rows.
-    """
-
-    t: Tensor
-    mean: Tensor
-    variance: Tensor
-
-    def __post_init__(self) -> None:
-        if not bool((self.t > 0).all() and (self.t <= 1).all() and (self.t.diff() > 0).all()):
-            raise ValueError("a profile needs ascending rates in (0, 1]")
-
-
 class TimeDistribution:
-    """Base of the time distributions. A new one defines `cdf`, `quantile` and `density`.
+    """A law of mask rates. A new one defines `cdf`, `quantile` and `density`.
 
-    One that learns during training also says `due` when a new density is due and takes it in `refit`: from the
-    losses of the steps, if `learns`, or from held-out rows that the trainer measures as `measures` asks.
+    One that is fitted to the model during training is a `unmask.fitted_times.FittedTime`.
     """
 
     @property
@@ -97,46 +54,6 @@ class TimeDistribution:
     def breakpoints(self) -> tuple[float, ...]:
         """Rates inside (0, 1) at which the density is not smooth; quadrature splits there."""
         return ()
-
-    @property
-    def learns(self) -> bool:
-        """Whether the running distribution wants `observe` called with the losses of each step."""
-        return False
-
-    def observe(self, rate: Tensor, loss: Tensor, world_size: int = 1) -> None:
-        """Take this rank's rates [B] and losses [B] of a step (Σ nll / (rate · L_eff) of each row).
-
-        Only distributions that learn do anything; they sum over ranks, so that all ranks agree.
-        """
-
-    @property
-    def measures(self) -> Measurement | None:
-        """What a trainer must measure on held-out rows for `refit`; None if nothing."""
-        return None
-
-    def due(self, step: int) -> bool:
-        """Whether `refit` is due after `step` steps."""
-        return False
-
-    def refit(self, profile: RateProfile | None = None) -> None:
-        """Take in what was measured, or, without it, what was observed. Only those that learn do anything."""
-
-    def description(self) -> dict[str, Any]:
-        """What was learnt last, as JSON values for the log."""
-        return {}
-
-    def start(self) -> TimeDistribution:
-        """Return the distribution that a running process uses: itself, unless it learns during training."""
-        return self
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must keep of it: nothing, unless it learns during training."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        if state:
-            raise ValueError(f"{type(self).__name__} keeps no state, but the checkpoint holds {sorted(state)}")
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from unmask.evaluation.locality import locality
 from unmask.evaluation.order import chain_order
 from unmask.evaluation.tasks import SudokuTask
 from unmask.evaluation.variance import Nested, compare_variance, decompose
+from unmask.fitted_times import Measurement
 from unmask.processes.guides import add_entropies
 from unmask.processes.refit import measure_profile
 from unmask.recipes import SudokuModel
 from unmask.sampling import generate
-from unmask.times import Measurement
 
 PROFILE = Measurement(rates=(0.5, 1.0), rows=2, masks=1)
 GRADIENTS = Measurement(rates=(0.5, 1.0), rows=2, masks=1, moment="gradient")

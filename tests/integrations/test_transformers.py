@@ -24,7 +24,7 @@ from unmask import (
 from unmask.data.sudoku import MASK_TOKEN, load_sudoku
 from unmask.evaluation.likelihood import likelihood
 from unmask.integrations import MaskedDiffusionTrainer
-from unmask.processes.refit import time_of
+from unmask.processes.refit import fitted_time_of
 from unmask.recipes import SudokuModel
 from unmask.store.checkpoint import load_state
 
@@ -127,7 +127,7 @@ def test_resumed_run_is_the_uninterrupted_one(case, tmp_path):
     assert curve(again) == curve(whole)
     assert torch.equal(weights(again), weights(whole))
     assert again.state.epoch == 1
-    assert (case == "P-POTS") == (getattr(time_of(again.process), "fit", None) is not None)
+    assert (case == "P-POTS") == (getattr(fitted_time_of(again.process), "fit", None) is not None)
 
 
 def test_chains_advance_and_lie_in_the_checkpoint(tmp_path):

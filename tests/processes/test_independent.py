@@ -284,3 +284,9 @@ def test_bad_options_are_refused():
             IndependentMasking(pair=pair, mirror_below=0.5)
     with pytest.raises(ValueError, match="'mirror', 'complement' or None, got True"):
         IndependentMasking(pair=True)
+
+
+def test_what_a_law_learnt_is_not_dropped_by_one_that_learns_nothing(ranks_of):
+    learnt = ranks_of(IndependentMasking(PPOTS()), 1, 4)[0].state_dict()
+    with pytest.raises(ValueError, match=r"Uniform.* keeps no state, but the checkpoint holds"):
+        ranks_of(IndependentMasking(), 1, 4)[0].load_state_dict(learnt)

@@ -6,8 +6,8 @@ import scipy.stats
 import torch
 
 from unmask import PPOTS, ExactCount, IndependentMasking, RowStream, Scores
+from unmask.fitted_times import RateProfile
 from unmask.processes.ppots import EPRFit, Tabulated, fit_epr
-from unmask.times import RateProfile
 
 T = torch.arange(1, 31, dtype=torch.float64) / 30
 

@@ -7,9 +7,9 @@ import torch
 
 from unmask import ELBO, PPOTS, Bernoulli, ExactCount, IndependentMasking, RowStream, Uniform
 from unmask.data import load_sudoku
+from unmask.fitted_times import Measurement
 from unmask.processes.refit import evaluation_field, loss_and_gradient, measure_profile, row_losses
 from unmask.recipes import SudokuModel
-from unmask.times import Measurement
 
 RATES = (0.2, 0.4, 0.6, 0.8, 1.0)
 

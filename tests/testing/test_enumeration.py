@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from unmask import ELBO, PPOTS, Bell, Bernoulli, Beta, Clipped, ExactCount, IndependentMasking, MaskedMean, RowMean
+from unmask.fitted_times import RateProfile
 from unmask.processes.ppots import Tabulated
 from unmask.testing import TabularWorld, check_unbiased, claims_unbiased, exact_elbo, expectation
-from unmask.times import RateProfile, Uniform
+from unmask.times import Uniform
 
 
 @pytest.fixture(scope="module")

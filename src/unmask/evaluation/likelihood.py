@@ -23,6 +23,7 @@ from unmask.config import ours, positive_int, require
 from unmask.data.stream import RowStream
 from unmask.data.tokenizers import TextTokenizer
 from unmask.evaluation.estimate import Estimate, ratio
+from unmask.fitted_times import is_fitted
 from unmask.masks import ExactCount
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.models.families import evaluating
@@ -60,7 +61,7 @@ class LikelihoodConfig:
         self.objective.check(self.masking)
         time = getattr(getattr(self.masking, "masking", self.masking), "time", None)
         require(
-            time is None or time.start() is time,
+            not is_fitted(time),
             f"{time} is fitted to a model, so two models would be measured by different noise: use Uniform()",
         )
         effective = 1.0 if time is None else time.effective_sample_size

@@ -27,6 +27,7 @@ from unmask import noise
 from unmask.config import positive_int
 from unmask.data.stream import RowStream
 from unmask.evaluation.estimate import Estimate, bootstrap
+from unmask.fitted_times import RunningTime, started
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.models.families import evaluating
 from unmask.objectives import ELBO, Objective
@@ -182,8 +183,8 @@ def compare_variance(
             masking, objective = arm if isinstance(arm, tuple) else (arm, ELBO())
             rows = add_entropies(model, others) if isinstance(masking.mask, GIFT) else others
             task = progress.add_task(name, total=nested.row_sets)
-            rates = masking.time.start()
-            if rates.measures is not None:
+            rates = started(masking.time)
+            if isinstance(rates, RunningTime) and rates.measures is not None:
                 rates.refit(measure_profile(model, held_out, masking.mask, rates.measures, seed))
                 masking = replace(masking, time=rates)
             found[name] = decompose(

@@ -30,7 +30,7 @@ from unmask.integrations.arguments import check_arguments
 from unmask.models.denoiser import MaskedDiffusionLM, MaskedOutput
 from unmask.objectives import Objective, RowMean
 from unmask.processes import Masking
-from unmask.processes.refit import refit_time, time_of
+from unmask.processes.refit import fitted_time_of, refit_time
 from unmask.store.checkpoint import load_state, save_state
 from unmask.training.checks import check_measured
 from unmask.training.loss_scale import LossScale
@@ -102,8 +102,9 @@ class MaskedDiffusionTrainer(Trainer):
         rows = RowStream(train_dataset, args.seed, args.process_index, args.world_size)
         self.process = masking.start(rows, self.get_total_train_batch_size(args), args.seed)
         self._scores: list[Scores | None] = []
-        self.held_out, measured = held_out, time_of(self.process).measures
-        check_measured(masking, measured, held_out, sharded=False)
+        self.held_out, time = held_out, fitted_time_of(self.process)
+        measured = None if time is None else time.measures
+        check_measured(masking, self.process, held_out, sharded=False)
         require(
             not (fp16 and measured is not None and measured.moment == "gradient"),
             f"{masking} measures gradients row by row, which have no loss scale: use bf16, or PPOTS(moment='loss')",

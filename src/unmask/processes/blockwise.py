@@ -19,6 +19,7 @@ from unmask.batch import MaskedBatch, TokenBatch
 from unmask.config import require
 from unmask.data.stream import RowStream
 from unmask.distributed import gather_counts
+from unmask.fitted_times import is_fitted
 from unmask.policies import resolve, stored
 from unmask.processes.base import ForwardProcess
 from unmask.processes.blocks import Blocks
@@ -58,13 +59,11 @@ class Blockwise:
             )
         if self.causal and not isinstance(self.masking, IndependentMasking):
             raise ValueError("causal rows go with IndependentMasking: a chain has no place for them")
-        if isinstance(self.masking, IndependentMasking):
-            time = self.masking.time.start()
-            if time.learns or time.measures is not None:
-                raise ValueError(
-                    f"{self.masking.time} learns from whole rows, and here each block has a rate of its own: use a "
-                    "fixed time distribution"
-                )
+        if isinstance(self.masking, IndependentMasking) and is_fitted(self.masking.time):
+            raise ValueError(
+                f"{self.masking.time} learns from whole rows, and here each block has a rate of its own: use a "
+                "fixed time distribution"
+            )
 
     @property
     def has_density(self) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor
 from unmask import noise
 from unmask.batch import MaskedBatch, Scores, TokenBatch
 from unmask.data.stream import RowStream
+from unmask.fitted_times import FittedTime, RunningTime, started
 from unmask.masks import Bernoulli, MaskRule
 from unmask.processes.base import local_size
 from unmask.times import TimeDistribution, Uniform
@@ -59,7 +60,7 @@ class IndependentMasking:
             raise ValueError("mirror_below says below which rate pairs are mirrored: set pair='mirror' too")
         if self.pair == "complement" and not self.mask.has_complement:
             raise ValueError(f"{self.mask} has no complementary pairs: use Bernoulli or ExactCount")
-        if self.mask.by_token and self.time.start().learns:
+        if self.mask.by_token and isinstance(self.time, FittedTime) and self.time.start().learns:
             raise ValueError(f"{self.time} learns from the rates of rows, and {self.mask} has a rate for each token")
 
     @property
@@ -183,14 +184,19 @@ class IndependentProcess:
         self.local_units = local // config.rows_per_unit
         if config.coupling == "antithetic" and self.units % 2:
             raise ValueError(f"antithetic coupling pairs units, but batch_size {batch_size} has {self.units} of them")
-        self.time = config.time.start()
+        self.time = started(config.time)
         self.step = 0
         self._last: MaskedBatch | None = None
 
     @property
     def needs(self) -> tuple[str, ...] | None:
         """No statistics; but the losses, where the time distribution or the row weights learn from them."""
-        return () if self.time.learns or self.rows.importance is not None else None
+        return () if self._learning is not None or self.rows.importance is not None else None
+
+    @property
+    def _learning(self) -> RunningTime | None:
+        """The law, where it learns from the losses of the steps."""
+        return self.time if isinstance(self.time, RunningTime) and self.time.learns else None
 
     def draw(self) -> MaskedBatch:
         """Draw the next step's rows of this rank."""
@@ -224,20 +230,24 @@ class IndependentProcess:
         assert batch.rate is not None
         # A complement may have the rate 0: no mask, no loss, and nothing to learn of a rate.
         loss = (scores.nll.cpu().double() / batch.rate.clamp(min=1e-12)).sum(1) / batch.clean.effective_length
-        if self.time.learns:
+        if self._learning is not None:
             drawn = batch.rate[:, 0] > 0
             weighted = loss * batch.clean.weight  # as it is trained
-            self.time.observe(batch.rate[drawn, 0], weighted[drawn], self.rows.world_size)
+            self._learning.observe(batch.rate[drawn, 0], weighted[drawn], self.rows.world_size)
         self.rows.observe(batch.clean.row, loss)
 
     def state_dict(self) -> dict[str, Any]:
         """Step number, the stream's position, and what the time distribution has learnt."""
-        return {"step": self.step, "rows": self.rows.state_dict(), "time": self.time.state_dict()}
+        learnt = self.time.state_dict() if isinstance(self.time, RunningTime) else {}
+        return {"step": self.step, "rows": self.rows.state_dict(), "time": learnt}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
         self.rows.load_state_dict(state["rows"])
-        self.time.load_state_dict(state["time"])
+        if isinstance(self.time, RunningTime):
+            self.time.load_state_dict(state["time"])
+        elif state["time"]:
+            raise ValueError(f"{self.time} keeps no state, but the checkpoint holds {sorted(state['time'])}")
         self.step = int(state["step"])
 
     def _quantiles(self, units: int) -> Tensor:

@@ -33,7 +33,8 @@ from torch import Tensor
 
 from unmask.config import ours, positive_int, require
 from unmask.distributed import sum_over_ranks
-from unmask.times import Measurement, RateProfile, TimeDistribution
+from unmask.fitted_times import FittedTime, Measurement, RateProfile, RunningTime
+from unmask.times import TimeDistribution
 
 BINS = 1024
 
@@ -146,7 +147,7 @@ def fit_epr(profile: RateProfile, optimum: str = "independent", starts: int = 8)
 
 
 @dataclass(frozen=True)
-class PPOTS(TimeDistribution):
+class PPOTS(FittedTime):
     """P-POTS: uniform until the first fit, then p(t) ∝ sqrt(g² + v) of the current model, mixed with uniform.
 
     A fit costs grid · rows · masks forwards of a row, and as many backwards, one row at a time, for the gradient.
@@ -199,11 +200,11 @@ class PPOTS(TimeDistribution):
         )
 
     def start(self) -> RunningPPOTS:
-        """The distribution that learns during training."""
+        """Uniform rates, to be fitted."""
         return RunningPPOTS(self)
 
 
-class RunningPPOTS(Tabulated):
+class RunningPPOTS(Tabulated, RunningTime):
     """P-POTS during training: the current density, the last fit and the data it came from."""
 
     def __init__(self, config: PPOTS) -> None:

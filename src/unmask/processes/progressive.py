@@ -29,6 +29,7 @@ from unmask.config import positive_int, require
 from unmask.data.importance import RowImportance
 from unmask.data.stream import RowStream
 from unmask.distributed import gather_counts
+from unmask.fitted_times import is_fitted
 from unmask.policies import Policy, needs_of, resolve, stored
 from unmask.processes.base import local_size
 from unmask.processes.blocks import Blocks
@@ -71,8 +72,7 @@ class ProgressiveUnmasking:
             raise ValueError(
                 f"threshold is a probability in (0, 1), or None for no fast-forward; got {self.threshold}"
             )
-        running = self.time.start()
-        if running.learns or running.measures is not None:
+        if is_fitted(self.time):
             raise ValueError(f"time: {self.time} learns during training, and a chain's stages are fixed: use another")
         if isinstance(self.pool, str):
             require(self.pool == "batch", f"pool is a number of chains, 'batch' or None, got {self.pool!r}")

@@ -15,17 +15,19 @@ from unmask.batch import MaskedBatch, TokenBatch, widest
 from unmask.config import require
 from unmask.data.stream import RowStream
 from unmask.distributed import reshard
+from unmask.fitted_times import Measurement, RateProfile, RunningTime
 from unmask.masks import MaskRule
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.models.families import evaluating
 from unmask.objectives import ELBO, Objective
 from unmask.processes import ForwardProcess, IndependentMasking, Masking
-from unmask.times import Measurement, RateProfile, TimeDistribution, Uniform
+from unmask.times import Uniform
 
 
-def time_of(process: ForwardProcess) -> TimeDistribution:
-    """The running time distribution of a process; PUMA, which has none, counts as uniform."""
-    return getattr(process, "time", Uniform())
+def fitted_time_of(process: ForwardProcess) -> RunningTime | None:
+    """The law of a process that is fitted to the model during training; None where it has none."""
+    time = getattr(process, "time", None)
+    return time if isinstance(time, RunningTime) else None
 
 
 def refit_time(
@@ -52,8 +54,8 @@ def refit_time(
     Raises:
         ValueError: where rows are wanted and there are none.
     """
-    time = time_of(process)
-    if not time.due(getattr(process, "step", 0)):
+    time = fitted_time_of(process)
+    if time is None or not time.due(getattr(process, "step", 0)):
         return {}
     wanted, profile = time.measures, None
     if wanted is not None:

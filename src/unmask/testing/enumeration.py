@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from unmask.batch import MaskedBatch, TokenBatch
+from unmask.fitted_times import started
 from unmask.masks import ExactCount, MaskRule
 from unmask.objectives import ELBO, Objective, RowMean
 from unmask.processes import Blockwise, IndependentMasking
@@ -156,9 +157,7 @@ def expectation(
         ValueError: where rows or blocks differ in their number of maskable positions.
     """
     inner = _of_units(masking)
-    time = inner.time.start()
-    if isinstance(inner.time, type(time)):
-        time = inner.time  # fixed, or running already
+    time = started(inner.time)
     blocks = masking.cut(clean.length) if isinstance(masking, Blockwise) else Blocks(clean.length, clean.length)
     number = blocks.numbers(clean.tokens)[0]
     inside = [clean.maskable[row] & (number == b) for row in range(len(clean)) for b in range(blocks.count)]
@@ -218,7 +217,7 @@ def draws(masking: IndependentMasking, clean: TokenBatch, nodes: int = 24) -> tu
         with a quadrature of the rates of `nodes` nodes on each piece.
     """
     single = replace(masking, coupling="independent", pair=None, mirror_below=1.0)
-    time, fields, rates, rows, weights = masking.time.start(), [], [], [], []
+    time, fields, rates, rows, weights = started(masking.time), [], [], [], []
     for row in range(len(clean)):
         places = clean.maskable[row].nonzero()[:, 0]
         (plan,) = plans(single, time, 1, max(1, len(places)), nodes)

@@ -16,25 +16,27 @@ from unmask.distributed import is_sharded
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.processes import ForwardProcess, Masking
 from unmask.processes.progressive import ProgressiveProcess
+from unmask.processes.refit import fitted_time_of
 from unmask.store.checkpoint import newest
-from unmask.times import Measurement
 
 CHAINS = 2
 """Times that a chain should move from end to end in a run, at least."""
 
 
-def check_measured(masking: Masking, wanted: Measurement | None, held_out: Dataset | None, sharded: bool) -> None:
+def check_measured(masking: Masking, process: ForwardProcess, held_out: Dataset | None, sharded: bool) -> None:
     """Refuse rates that learn from what cannot be measured here.
 
     Args:
         masking: of the run.
-        wanted: what its time distribution measures of the model.
+        process: the running one.
         held_out: rows to measure it on.
         sharded: whether a rank has only a part of each weight.
 
     Raises:
         ValueError: where rows are lacking, or gradients of single rows are wanted of a sharded model.
     """
+    time = fitted_time_of(process)
+    wanted = None if time is None else time.measures
     if wanted is None:
         return
     require(held_out is not None, f"{masking} measures the model during training: give the trainer held_out rows")

@@ -25,7 +25,7 @@ from unmask.distributed import is_sharded, mean_over_ranks
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.objectives import Objective, RowMean
 from unmask.processes import Masking
-from unmask.processes.refit import refit_time, time_of
+from unmask.processes.refit import refit_time
 from unmask.training.checks import check_measured
 from unmask.training.micro import StepOutputs, micro_batches, normaliser_over_ranks
 
@@ -78,7 +78,7 @@ class TrainingStep:
         self._dataset, self._checked = dataset, False
         rows = rows_of(dataset, seed, rank, self.ranks, importance, self._check_block)
         self.process = masking.start(rows, batch_size, seed)
-        check_measured(masking, time_of(self.process).measures, held_out, sharded=False)
+        check_measured(masking, self.process, held_out, sharded=False)
         self.learnt: dict[str, Any] = {}
 
     def __call__(self, model: nn.Module, backward: Callable[[Tensor], object] = Tensor.backward) -> Tensor:
@@ -127,7 +127,7 @@ class TrainingStep:
         self._model = inside
         if not self._checked:
             inside.check_rows(self._dataset)
-            check_measured(self.masking, time_of(self.process).measures, self.held_out, is_sharded(inside))
+            check_measured(self.masking, self.process, self.held_out, is_sharded(inside))
             self._checked = True
         return inside
 

@@ -29,7 +29,7 @@ from unmask.distributed import is_sharded, mean_over_ranks, sum_over_ranks, whol
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.objectives import Objective, RowMean
 from unmask.processes import Blockwise, Masking
-from unmask.processes.refit import refit_time, time_of
+from unmask.processes.refit import refit_time
 from unmask.store import checkpoint
 from unmask.store.metrics import MetricsLog
 from unmask.training import platform
@@ -138,7 +138,7 @@ class Trainer:
         tokens = config.steps * config.batch_size * longest // self.accelerator.num_processes
         self.compiled = platform.should_compile(config.compile, self.model, device, self.dtype, tokens)
         self.one_shape = shortest == longest and not isinstance(masking, Blockwise)
-        check_measured(masking, time_of(self.process).measures, held_out, is_sharded(self.model))
+        check_measured(masking, self.process, held_out, is_sharded(self.model))
         self.average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
         self.diagnostics, self.counters = Diagnostics(), Counters()
         self._unread: tuple[Figures, dict[str, Any], dict[str, Any]] | None = None
