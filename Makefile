@@ -7,7 +7,7 @@ RUN := runs/demo
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup demo test test-slow mutants pages docs lint format clean
+.PHONY: help setup demo test test-slow mutants records pages docs lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,9 +22,9 @@ $(STAMP): pyproject.toml constraints.txt
 setup: $(STAMP)  ## create .venv and install the package with its development tools
 
 demo: setup  ## train uniform counts, PUMA and a control on Sudoku, compare them, solve a puzzle (under 8 minutes)
-	$(BIN)/unmask compare sudoku --arms uniform-count puma high-rates --seeds 1 --steps 700 --evaluate-every 70 \
+	$(BIN)/unmask compare sudoku --arms uniform-count puma high-rates --seeds 1 --steps 560 --evaluate-every 56 --jobs 3 \
 	  --out $(RUN) --overwrite
-	$(BIN)/unmask sample $(RUN)/puma/seed-0/steps-700
+	$(BIN)/unmask sample $(RUN)/puma/seed-0/steps-560
 	@echo "Report: $(RUN)/report.html"
 
 test: setup  ## the quick test suite (under 10 minutes)
@@ -36,6 +36,9 @@ test-slow: setup  ## the slow tests alone
 mutants: setup  ## which small faults of the mathematics no test notices (hours)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[mutants]'
 	$(BIN)/python scripts/mutants.py
+
+records: setup  ## records of all experiments: runs what is left of their studies (days), gathers what is whole
+	$(BIN)/python -m scripts.records
 
 pages: setup  ## tables and figures of docs, README and experiments, from the records that are there
 	$(BIN)/python -m scripts.pages

@@ -1,7 +1,5 @@
 """Does PUMA hurt the hard tail? Addition by length of the carry chain, under several decoding orders.
 
-    unmask study experiments/addition/study.py --out runs/addition
-
 A pair whose carry runs through all its digits needs the sum's digits from right to left; a model trained along
 its own confidence may never practise that (The Confidence Shortcut, arXiv 2605.29123).
 """
@@ -49,7 +47,7 @@ def tail(digits: int) -> dict[str, AdditionTask]:
     }
 
 
-fixed = {"control": "uniform-count", "warmup": 0.04}
+fixed = {"control": "uniform-count", "warmup": 0.04, "evaluate": 0.05}
 chains = ProgressiveUnmasking(stages=6, threshold=0.9, pool=96 * 40)
 screened = {
     **{f"puma-times-{times}": replace(chains, pool=96 * times) for times in (10, 40, 128)},
@@ -65,8 +63,7 @@ screening = Study(
     | {name: {"masking": masking} for name, masking in screened.items()},
     seeds=(11, 1),
     budgets=(1000,),
-    evaluate=0.1,
-    **fixed,
+    **fixed | {"evaluate": 0.1},
 )
 five = Study(
     "five",
@@ -75,7 +72,6 @@ five = Study(
     seeds=(21, 22, 23, 24, 25),
     budgets=(1000,),
     finals=tail(5),
-    evaluate=0.05,
     **fixed,
 )
 high = Study(
@@ -84,7 +80,6 @@ high = Study(
     {"uniform-count": {}, "puma-high": {"masking": screened["puma-high-times-10"]}, "beta": arms(5)["beta"]},
     seeds=(31, 32, 33, 34, 35),
     budgets=(1000,),
-    evaluate=0.05,
     **fixed,
 )
 eight = Study(
@@ -94,6 +89,5 @@ eight = Study(
     seeds=(1,),
     budgets=(1500,),
     finals=tail(8),
-    evaluate=0.05,
     **fixed,
 )

@@ -1,7 +1,4 @@
-"""PUMA on letters, judged by likelihood over all orders: what is the pool, what the rates, what the policy?
-
-unmask study experiments/letters/study.py --out runs/letters
-"""
+"""PUMA on letters, judged by likelihood over all orders: what is the pool, what the rates, what the policy?"""
 
 from dataclasses import replace
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from experiments.pool.study import base, control
-from unmask import RowStream
+from unmask import TrainingStep
 
 DISTANCES = range(1, 33)
 FROM, KEPT = 100, 64
@@ -22,27 +22,21 @@ ARMS = ("uniform-count", "repeated-batch", "repeated-pool", "chain-batch", "chai
 
 def cosines(masking, seed: int) -> list[float]:
     """Mean cosine for each distance."""
-    config = base.training
+    config = replace(base.training, steps=800, warmup_steps=32)
     torch.manual_seed(seed)
-    model = base.model.build()
+    model, kept = base.model.build(), []
     optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, betas=(config.beta1, config.beta2))
-    process = masking.start(RowStream(base.data.load(), seed), config.batch_size, seed)
-    kept = []
-    for step in range(FROM + KEPT):
+    step = TrainingStep(masking, base.data.load(), config.batch_size, objective=base.objective, seed=seed)
+    for number in range(FROM + KEPT):
         for group in optimizer.param_groups:
-            group["lr"] = replace(config, steps=800, warmup_steps=32).learning_rate_at(step)
-        batch = process.draw()
-        weights = base.objective.weights(batch) / base.objective.normaliser(batch).float()
-        output = model(batch, weights, needs=process.needs)
-        output.loss.backward()
-        if step >= FROM:
+            group["lr"] = config.learning_rate_at(number)
+        step(model)
+        if number >= FROM:
             flat = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
             kept.append(flat / flat.norm())
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
         optimizer.step()
         optimizer.zero_grad()
-        if process.needs is not None:
-            process.observe(output.scores)
     every = torch.stack(kept)
     product = every @ every.T
     return [float(product.diagonal(d).mean()) for d in DISTANCES]

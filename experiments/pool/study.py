@@ -1,7 +1,5 @@
 """PUMA's pool on Sudoku: how large must it be, and what is it that a small one spoils?
 
-    unmask study experiments/pool/study.py --out runs/pool
-
 Whole chains without a threshold, where a pool that is the batch loses most. `sweep` varies pool, batch and stages on
 one seed. `control` takes PUMA apart: uniform counts, its paper's baseline, of which every row is new; rows that come
 back as PUMA's do, but under fresh masks (`RepeatedRows`); chains whose policy is random; chains by confidence. Each

@@ -1,7 +1,4 @@
-"""PUMA with a pool on Sudoku: settings chosen on one half of the unseen puzzles, claims made on the other.
-
-unmask study experiments/puma_sudoku/study.py --out runs/puma_sudoku
-"""
+"""PUMA with a pool on Sudoku: settings chosen on one half of the unseen puzzles, claims made on the other."""
 
 from dataclasses import replace
 

@@ -1,7 +1,4 @@
-"""PUMA on worked answers from scratch: sums of four digits, worked out step by step.
-
-unmask study experiments/puma_text/study.py --out runs/puma_text
-"""
+"""PUMA on worked answers from scratch: sums of four digits, worked out step by step."""
 
 from unmask import Beta, ExactCount, IndependentMasking, ProgressiveUnmasking, TrainingConfig
 from unmask.data.sums import sums_lengths, sums_tokenizer

@@ -1,7 +1,5 @@
 """All methods ranked, at equal forwards: letters from scratch, and worked sums by a model that works out some.
 
-    unmask study experiments/ranking/study.py --out runs/ranking
-
 Small on purpose, so that five paired seeds of every arm can be had. Every arm has the library's defaults: none was
 fitted to what it is judged by. `letters` ends with the likelihood of unseen addresses. `sums` goes on from one model
 that works out every sixth sum or so (`pretrained`), so that accuracy can move either way, and ends with the share of

@@ -105,7 +105,7 @@ def puma() -> dict[str, str]:
         for part, folder in (
             ("sudoku", "puma_sudoku/confirming"),
             ("addition", "addition/five"),
-            ("high", "addition/high"),
+            ("high", "addition/five-high"),
             ("worked-sums", "puma_text/worked-sums"),
         )
     }

@@ -247,14 +247,19 @@ class Study:
         finals = self.finals if cell.role == "compare" else {}
         return Job(cell.name, config, out / cell.name, finals, after, reduce=True)
 
-    def gather(self, out: str | Path) -> list[dict[str, Any]]:
-        """Read what the study's whole runs have left, and write it as OUT/records.jsonl, one line a run.
+    def gather(self, out: str | Path, into: str | Path | None = None) -> list[dict[str, Any]]:
+        """Read what the study's whole runs have left, and write it as records.jsonl, one line a run.
 
         The lines are in the order of arms, seeds and budgets, and the same however often this is called. The line of
         a declared run that has no folder here stays as it is: it was made, and gathered, elsewhere.
+
+        Args:
+            out: the folder of the runs.
+            into: that of the records; by default the same.
         """
         out = Path(out)
-        before = {} if not (out / RECORDS).is_file() else {_place(record): record for record in read_records(out)}
+        into = out if into is None else Path(into)
+        before = {} if not (into / RECORDS).is_file() else {_place(record): record for record in read_records(into)}
         cells = {cell.name: cell for screen in (True, False) for cell in self.cells(screen=screen)}
         order = list(self.arms)
         records = []
@@ -264,8 +269,8 @@ class Study:
                 records.append(self._record(cell, job))
             elif kept is not None and not job.out.exists():
                 records.append(kept)
-        out.mkdir(parents=True, exist_ok=True)
-        replace_text(out / RECORDS, "".join(json.dumps(record) + "\n" for record in records))
+        into.mkdir(parents=True, exist_ok=True)
+        replace_text(into / RECORDS, "".join(json.dumps(record) + "\n" for record in records))
         return records
 
     def _record(self, cell: Cell, job: Job) -> dict[str, Any]:
