@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 GOOD = """
@@ -59,13 +61,15 @@ def test_an_arm_may_be_of_one_study_alone(command, file):
         ("wrong", GOOD, ["--only", "pume"], "unknown arm 'pume'"),
         ("late", GOOD, ["--seeds", "3"], "has no seed 3"),
         ("unscreened", GOOD, ["--screen"], "has no runs to screen"),
-        ("json", GOOD, [], "another module is called 'json'"),
+        ("json", GOOD, [], "another module has its name 'json'"),
     ],
 )
 def test_mistakes_are_explained(command, file, name, text, words, message):
+    before = list(sys.path)
     code, _, err = command("study", file(name, text), *words, "--list")
     assert code == 2
     assert message in err
+    assert name != "json" or sys.path == before  # else the runs of the next study would import it
 
 
 def test_files_that_are_no_python_are_refused(command, tmp_path):

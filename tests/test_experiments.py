@@ -15,17 +15,27 @@ EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 STUDIED = sorted(file for file in EXPERIMENTS.rglob("records.jsonl") if "demo" not in file.parts)
 
 
+def declared(experiment):
+    """By study its control, and its runs by arm, seed and steps."""
+    return {
+        study.name: (
+            study.control,
+            {(c.arm, c.seed, c.steps): c for s in (True, False) for c in study.cells(screen=s)},
+        )
+        for study in load_studies(EXPERIMENTS / experiment / "study.py")
+    }
+
+
 def problem(record, studies):
     """In what a record differs from what the studies declare; None where it does not."""
-    study = {study.name: study for study in studies}.get(record["study"])
-    if study is None:
+    if record["study"] not in studies:
         return f"no study '{record['study']}'"
-    cells = {(c.arm, c.seed, c.steps): c for screen in (True, False) for c in study.cells(screen=screen)}
+    control, cells = studies[record["study"]]
     cell = cells.get((record["arm"], record["seed"], record["steps"]))
     if cell is None:
         return f"no run {record['arm']}, seed {record['seed']}, {record['steps']} steps"
-    if study.control != record["control"]:
-        return f"control {record['control']}, declared {study.control}"
+    if control != record["control"]:
+        return f"control {record['control']}, declared {control}"
     for part, declared in (("config", cell.config), ("training", cell.config.training)):
         made, known = record[part], to_json(declared)
         for name in ("masking", "objective") if part == "config" else ("batch_size", "learning_rate", "ema_decay"):
@@ -46,7 +56,7 @@ def same(made, known):
 @pytest.mark.parametrize("file", STUDIED, ids=lambda file: "-".join(file.parent.relative_to(EXPERIMENTS).parts))
 def test_records_are_of_runs_that_their_study_declares(file, monkeypatch):
     monkeypatch.chdir(EXPERIMENTS.parent)
-    studies = load_studies(EXPERIMENTS / file.relative_to(EXPERIMENTS).parts[0] / "study.py")
+    studies = declared(file.relative_to(EXPERIMENTS).parts[0])
     records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     assert records
     assert {problem(record, studies) for record in records} == {None}
@@ -66,7 +76,7 @@ def test_records_are_of_runs_that_their_study_declares(file, monkeypatch):
 def test_a_record_of_another_run_is_found(change, found, monkeypatch):
     """The control."""
     monkeypatch.chdir(EXPERIMENTS.parent)
-    studies = load_studies(EXPERIMENTS / "letters" / "study.py")
+    studies = declared("letters")
     record = json.loads((EXPERIMENTS / "letters" / "records.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert problem(record, studies) is None
     assert re.match(found, problem(record | change, studies))

@@ -86,7 +86,7 @@ eight = Study(
     "eight",
     addition(8),
     {name: change for name, change in arms(8).items() if name != "puma-batch"},
-    seeds=(1,),
+    seeds=(1, 2, 3),
     budgets=(1500,),
     finals=tail(8),
     **fixed,

@@ -3,9 +3,12 @@
 Small on purpose, so that five paired seeds of every arm can be had. Every arm has the library's defaults: none was
 fitted to what it is judged by. `letters` ends with the likelihood of unseen addresses. `sums` goes on from one model
 that works out every sixth sum or so (`pretrained`), so that accuracy can move either way, and ends with the share of
-unseen sums that it gets right; its `causal`, blocks of one, has no noise of masks or rates. `horizons` asks how many
-times fewer steps bell-shaped and clipped rates need on letters, each run's learning rate annealed over its own steps.
+unseen sums that it gets right; its `causal`, blocks of one, has no noise of masks or rates. `spread` fine-tunes that
+model for longer, with ten seeds: does what reduces the variance make runs more alike? `horizons` asks how many times
+fewer steps bell-shaped and clipped rates need on letters, each run's learning rate annealed over its own steps.
 """
+
+from dataclasses import replace
 
 from unmask import (
     ELBO,
@@ -119,3 +122,6 @@ sums = Study(
     evaluate=0.5,
     checkpoint=None,
 )
+REDUCED = ("pretrained", "standard", "clipped", "mirror", "ppots", "ppots-mirror")
+arms = {name: sums.arms[name] for name in REDUCED}
+spread = replace(sums, name="spread", arms=arms, seeds=tuple(range(1, 11)), budgets=(1000,), evaluate=0.25)

@@ -12,7 +12,6 @@ from unmask.cli.variance import ARMS
 from unmask.data import character_tokenizer
 from unmask.store.checkpoint import newest
 
-FOUND = "experiments/variance"
 RUNS = {
     "text": ["sotu", "--data.length", "64", "--model.layers", "2", "--batch-size", "16"],
     "sudoku": ["sudoku", "--model.layers", "2", "--batch-size", "16", "--evaluation.final-puzzles", "100"],
@@ -28,7 +27,8 @@ def main() -> None:
             unmask(["train", *words, "--masking", "uniform-count", "--steps", "400", "--out", str(run)])
         isad = f"IndependentMasking(mask=Delimiters(({DELIMITER[task]},)), coupling='stratified'), InverseRate()"
         arms = [f"delimiters={isad}" if name == "isad" else name for name in ARMS]
-        unmask(["variance", str(run), "--nested.row-sets", "24", "--out", f"{FOUND}/{task}", "--arms", *arms])
+        out = f"experiments/variance/{task}"
+        unmask(["variance", str(run), "--nested.row-sets", "24", "--out", out, "--arms", *arms])
 
 
 if __name__ == "__main__":

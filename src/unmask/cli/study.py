@@ -105,10 +105,16 @@ def _imported(file: Path) -> ModuleType:
     here = Path.cwd()
     parts = file.with_suffix("").relative_to(here).parts if file.is_relative_to(here) else ()
     root, name = (here, ".".join(parts)) if parts and all(map(str.isidentifier, parts)) else (file.parent, file.stem)
-    if str(root) not in sys.path:
+    added = str(root) not in sys.path
+    if added:
         sys.path.insert(0, str(root))
     importlib.invalidate_caches()
-    module = importlib.import_module(name)
-    if Path(module.__file__ or "").resolve() != file:
-        raise ValueError(f"{file} cannot be imported: another module is called '{name}'; give the file another name")
+    try:
+        module = importlib.import_module(name)
+        if Path(module.__file__ or "").resolve() != file:
+            raise ValueError(f"{file} cannot be imported: another module has its name '{name}'; give it another")
+    except BaseException:
+        if added:  # what is refused must not hide other modules from the processes that runs start
+            sys.path.remove(str(root))
+        raise
     return module

@@ -147,7 +147,7 @@ def _walk(
     model: MaskedDiffusionLM, clean: TokenBatch, order: Policy, uniform: Tensor, block_size: int | None = None
 ) -> Tensor:
     """[B] nats of revealing each row's tokens one by one in the policy's order."""
-    device = next(model.parameters()).device
+    device = model.device
     masked = clean.maskable.clone()
     total = torch.zeros(len(clean), dtype=torch.float64)
     blocks = Blocks(min(block_size or clean.length, clean.length), clean.length)  # without blocks: one

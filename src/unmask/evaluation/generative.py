@@ -101,7 +101,7 @@ def generative_perplexity(
     rows = [until_end(row, tokenizer.end_token_id) for row in tokens]
     written = [tokenizer.decode(row.tolist()) for row in rows]
     rows = [row for row in rows if len(row)]
-    nats, name = judge_texts(written, judge, batch_size, next(model.parameters()).device)
+    nats, name = judge_texts(written, judge, batch_size, model.device)
     found = GenerativePerplexity(
         perplexity=nats.perplexity,
         unigram_entropy=unigram_entropy(rows),
@@ -156,7 +156,7 @@ def sample_tokens(
     longest = model.longest_row or width
     require(len(prompt) < length, f"the prompt has {len(prompt)} tokens, a text {length}: none is left to generate")
     require(width <= longest, f"a text of {length} tokens takes a row of {width}, the model reads {longest} tokens")
-    device = next(model.parameters()).device
+    device = model.device
     rows, steps = [], 0
     for row in torch.arange(texts).split(batch_size):
         batch = _beginning(row, width, given).to(device)

@@ -240,7 +240,7 @@ class HarnessModel:
         return likelihood(self.model, dataset, self.config, batch_size=self.batch_size).nats.tolist()
 
     def _generate(self, batch: TokenBatch, decoding: Decoding) -> Tensor:
-        device = next(self.model.parameters()).device
+        device = self.model.device
         made = generate(self.model, batch.to(device), decoding, batch_size=self.batch_size, **self.tokenizer.ends)
         return made.tokens.cpu()
 

@@ -111,7 +111,7 @@ def trace_of(model: MaskedDiffusionLM, example: Example, seed: int = 0) -> Trace
         steps.append(list(zip((at - first).tolist(), _words(now[at], word), strict=True)))
         shown.copy_(now)
 
-    there = row.to(next(model.parameters()).device)
+    there = row.to(model.device)
     generate(model, there, example.decoding, seed=seed, on_step=on_step, **example.ends)
     truth = [word(token) for token in row.tokens[0, first:].tolist()]
     return Trace(start, steps, truth, example.columns, example.exact)

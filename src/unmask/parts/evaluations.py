@@ -117,7 +117,7 @@ class HeldOutAnswers:
             rows = RowStream(part).rows(torch.arange(len(part)))
             made = generate(
                 model,
-                rows.to(next(model.parameters()).device),
+                rows.to(model.device),
                 self.decoding,
                 batch_size=self.likelihood.batch_size,
                 **tokenizer.ends,
@@ -173,7 +173,7 @@ class HeldOutSequences:
             )
             count = (rows.maskable.sum(1) * self.hidden).ceil().long()
             rows = replace(rows, maskable=smallest(u, rows.maskable, count[:, None]))
-            device = next(model.parameters()).device
+            device = model.device
             made = generate(
                 model,
                 rows.to(device),

@@ -92,7 +92,7 @@ def add_order(
 
 @torch.no_grad()
 def _scores(model: MaskedDiffusionLM, clean: TokenBatch, masked: Tensor, needs: tuple[str, ...]) -> Scores:
-    batch = MaskedBatch(clean, masked, None, None).to(next(model.parameters()).device)
+    batch = MaskedBatch(clean, masked, None, None).to(model.device)
     scores = model(batch, needs=needs).scores
     assert scores is not None
     return scores.to("cpu")

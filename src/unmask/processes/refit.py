@@ -114,7 +114,7 @@ def row_losses(model: MaskedDiffusionLM, batch: MaskedBatch) -> Tensor:
     require(batch.density is not None, "these losses are weighted by the mask rate, and this batch has none")
     assert batch.rate is not None
     assert batch.density is not None
-    nll, device = torch.zeros(batch.masked.shape, dtype=torch.float64), next(model.parameters()).device
+    nll, device = torch.zeros(batch.masked.shape, dtype=torch.float64), model.device
     run = batch.masked.any(1)
     if run.any():
         nll[run] = model(batch[run].to(device)).nll.cpu().double()
@@ -127,7 +127,7 @@ def loss_and_gradient(model: MaskedDiffusionLM, batch: MaskedBatch, objective: O
     Both are on the model's device. The parameters' own `.grad` is neither read nor written.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    device = next(model.parameters()).device
+    device = model.device
     weights = objective.weights(batch) / objective.normaliser(batch).float()
     run = batch.masked.any(1)
     if not run.any():

@@ -134,7 +134,7 @@ class _Loop:
         suppress_tokens: Sequence[int],
     ) -> None:
         self.model, self.batch, self.decoding, self.seed = model, batch, decoding, seed
-        self.device, self.end_token_id = next(model.parameters()).device, end_token_id
+        self.device, self.end_token_id = model.device, end_token_id
         self.policy = resolve(decoding.policy)
         self.suppressed = torch.tensor(list(suppress_tokens), dtype=torch.int64).to(self.device)
         self.masked = batch.maskable.clone()

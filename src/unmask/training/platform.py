@@ -191,7 +191,7 @@ def _compiler() -> str:
 def described(model: MaskedDiffusionLM, dtype: torch.dtype | None, compiled: bool) -> dict[str, Any]:
     """What the settings came to on this machine: device, precision, attention kernel, compiled or not."""
     return {
-        "device": next(model.parameters()).device.type,
+        "device": model.device.type,
         "precision": name_of(dtype),
         "attention": getattr(model.config, "_attn_implementation", None),
         "compiled": compiled,

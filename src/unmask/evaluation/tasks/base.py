@@ -114,7 +114,7 @@ class DecodingTask(Task):
             for each stratum, "loss": row-mean nll in nats under noise that is the same for every model and
             step, "tokens_per_second" and "forwards_per_token" of the decoding.
         """
-        device = next(model.parameters()).device
+        device = model.device
         rows = RowStream(dataset).rows(torch.arange(len(dataset))).to(device)
         made = generate(model, rows, self.decoding, batch_size=self.batch_size, **self.ends)
         return {

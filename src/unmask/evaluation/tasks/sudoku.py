@@ -55,7 +55,7 @@ class SudokuTask(DecodingTask):
     ) -> tuple[np.ndarray, Generation]:
         """Decode one puzzle a cell at a time by the task's policy; returns the puzzle [81] and the generation."""
         dataset = self.load()
-        row = RowStream(dataset).rows(torch.tensor([number % len(dataset)])).to(next(model.parameters()).device)
+        row = RowStream(dataset).rows(torch.tensor([number % len(dataset)])).to(model.device)
         puzzle = puzzle_of(row.tokens, row.maskable)[0]
         one_by_one = replace(self.decoding, tokens_per_step=1, steps=None, schedule="linear", threshold=None)
         return puzzle, generate(model, row, one_by_one, on_step=on_step)
