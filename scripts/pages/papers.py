@@ -18,6 +18,7 @@ from unmask.report.study import caution, costs, ends, matched, seeds_of, spread,
 
 PAPERS = DOCS / "papers"
 REWEIGHTED = ("papl", "cart", "lift", "cap", "syrm", "half-life")
+ORDERS = ("confidence", "random", "left_to_right", "right_to_left")
 PARTS = {"masks": "A, masks", "rates": "B, rates", "rows": "C, rows"}
 
 
@@ -95,11 +96,13 @@ def ranking() -> dict[str, str]:
         part = f"{control_of(results)} {caution(results)} Of {count} intervals {count / 20:.1f} are off by chance."
         part += f"\n\n![differences from {results.control}](ranking-{name}.png)\n\n"
         parts[name] = (part + shown([*ends(results, final), *spread(results)])).rstrip()
-    return parts
+    results = saved("ranking/spread")
+    return parts | {"spread": tables(results, [*ends(results), *spread(results)])}
 
 
 def puma() -> dict[str, str]:
     """PUMA on its three tasks, and what its settings on Sudoku were chosen by."""
+    eight = saved("addition/eight")
     parts = {
         part: study(saved(folder))
         for part, folder in (
@@ -112,6 +115,7 @@ def puma() -> dict[str, str]:
     told = {
         "screening": shown(ends(saved("puma_sudoku/screening"))),
         "letters": shown(ends(saved("letters"), "test")),
+        "eight": tables(eight, [ends(eight, of)[0] for of in (None, *ORDERS)]),
     }
     return parts | {name: part.rstrip() for name, part in told.items()}
 
