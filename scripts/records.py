@@ -42,7 +42,7 @@ def record(experiment: Path, runs: Path, gather: bool) -> list[str]:
     """Make the records of an experiment; what went wrong, one line each, once the rest is done."""
     problems = []
     for study, out, into in studies(experiment, runs) if (experiment / STUDY).is_file() else ():
-        cells = study.cells(screen=True) + study.cells() if study.screening else study.cells()
+        cells = study.every_cell()
         try:
             if not gather:
                 study.run(out, cells, command=f"python -m scripts.records {experiment.name}")

@@ -61,7 +61,7 @@ def test_an_arm_may_be_of_one_study_alone(command, file):
         ("wrong", GOOD, ["--only", "pume"], "unknown arm 'pume'"),
         ("late", GOOD, ["--seeds", "3"], "has no seed 3"),
         ("unscreened", GOOD, ["--screen"], "has no runs to screen"),
-        ("json", GOOD, [], "another module has its name 'json'"),
+        ("json", GOOD, [], "another module is called 'json'"),
     ],
 )
 def test_mistakes_are_explained(command, file, name, text, words, message):

@@ -17,13 +17,8 @@ STUDIED = sorted(file for file in EXPERIMENTS.rglob("records.jsonl") if "demo" n
 
 def declared(experiment):
     """By study its control, and its runs by arm, seed and steps."""
-    return {
-        study.name: (
-            study.control,
-            {(c.arm, c.seed, c.steps): c for s in (True, False) for c in study.cells(screen=s)},
-        )
-        for study in load_studies(EXPERIMENTS / experiment / "study.py")
-    }
+    studies = load_studies(EXPERIMENTS / experiment / "study.py")
+    return {one.name: (one.control, {(c.arm, c.seed, c.steps): c for c in one.every_cell()}) for one in studies}
 
 
 def problem(record, studies):
@@ -36,8 +31,8 @@ def problem(record, studies):
         return f"no run {record['arm']}, seed {record['seed']}, {record['steps']} steps"
     if control != record["control"]:
         return f"control {record['control']}, declared {control}"
-    for part, declared in (("config", cell.config), ("training", cell.config.training)):
-        made, known = record[part], to_json(declared)
+    for part, said in (("config", cell.config), ("training", cell.config.training)):
+        made, known = record[part], to_json(said)
         for name in ("masking", "objective") if part == "config" else ("batch_size", "learning_rate", "ema_decay"):
             if name not in made or not same(made[name], known[name]):
                 return f"{name} {made.get(name)}, declared {known[name]}"

@@ -201,8 +201,9 @@ def test_what_cannot_work_is_refused(token_batch):
         GIFT().rate_and_density(t, clean, Uniform())
     with pytest.raises(ValueError, match="no complementary pairs"):
         IndependentMasking(mask=HalfLife(), pair="complement")
-    with pytest.raises(ValueError, match="a rate for each token"):
-        IndependentMasking(PPOTS(online=True), HalfLife())
+    for time in (PPOTS(online=True), PPOTS(online=True).start()):
+        with pytest.raises(ValueError, match="a rate for each token"):
+            IndependentMasking(time, HalfLife())
     for wrong in (lambda: Delimiters(()), lambda: Delimiters((1,), 1.0), lambda: HalfLife(0.0), lambda: GIFT(0.0)):
         with pytest.raises(ValueError, match=r"Delimiters|shift|half_life|floor"):
             wrong()

@@ -96,8 +96,8 @@ class RunningTime(TimeDistribution):
         raise NotImplementedError
 
     def description(self) -> dict[str, Any]:
-        """What was learnt last, as JSON values for the log."""
-        raise NotImplementedError
+        """What was learnt last, as JSON values for the log; nothing, unless it says."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must keep of it."""
@@ -111,6 +111,18 @@ class RunningTime(TimeDistribution):
 def started(time: TimeDistribution) -> TimeDistribution:
     """The law that a running process draws from: `time` itself, unless it is to be fitted."""
     return time.start() if isinstance(time, FittedTime) else time
+
+
+def learning(time: TimeDistribution) -> RunningTime | None:
+    """The law that a process draws from, where that learns from the losses of the steps."""
+    law = started(time)
+    return law if isinstance(law, RunningTime) and law.learns else None
+
+
+def measured_for(time: TimeDistribution | None) -> Measurement | None:
+    """What must be measured of the model for the law that a process draws from; None if nothing."""
+    law = None if time is None else started(time)
+    return law.measures if isinstance(law, RunningTime) else None
 
 
 def is_fitted(time: object) -> bool:

@@ -112,7 +112,9 @@ def _imported(file: Path) -> ModuleType:
     try:
         module = importlib.import_module(name)
         if Path(module.__file__ or "").resolve() != file:
-            raise ValueError(f"{file} cannot be imported: another module has its name '{name}'; give it another")
+            raise ValueError(
+                f"{file} cannot be imported: another module is called '{name}'; give the file another name"
+            )
     except BaseException:
         if added:  # what is refused must not hide other modules from the processes that runs start
             sys.path.remove(str(root))

@@ -26,6 +26,7 @@ from unmask.config import require
 from unmask.data.stream import RowStream
 from unmask.distributed import mean_over_ranks
 from unmask.evaluation.likelihood import LikelihoodConfig, likelihood
+from unmask.fitted_times import measured_for
 from unmask.integrations.arguments import check_arguments
 from unmask.models.denoiser import MaskedDiffusionLM, MaskedOutput
 from unmask.objectives import Objective, RowMean
@@ -102,8 +103,7 @@ class MaskedDiffusionTrainer(Trainer):
         rows = RowStream(train_dataset, args.seed, args.process_index, args.world_size)
         self.process = masking.start(rows, self.get_total_train_batch_size(args), args.seed)
         self._scores: list[Scores | None] = []
-        self.held_out, time = held_out, fitted_time_of(self.process)
-        measured = None if time is None else time.measures
+        self.held_out, measured = held_out, measured_for(fitted_time_of(self.process))
         check_measured(masking, self.process, held_out, sharded=False)
         require(
             not (fp16 and measured is not None and measured.moment == "gradient"),

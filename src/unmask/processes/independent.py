@@ -16,7 +16,7 @@ from torch import Tensor
 from unmask import noise
 from unmask.batch import MaskedBatch, Scores, TokenBatch
 from unmask.data.stream import RowStream
-from unmask.fitted_times import FittedTime, RunningTime, started
+from unmask.fitted_times import RunningTime, learning, started
 from unmask.masks import Bernoulli, MaskRule
 from unmask.processes.base import local_size
 from unmask.times import TimeDistribution, Uniform
@@ -60,7 +60,7 @@ class IndependentMasking:
             raise ValueError("mirror_below says below which rate pairs are mirrored: set pair='mirror' too")
         if self.pair == "complement" and not self.mask.has_complement:
             raise ValueError(f"{self.mask} has no complementary pairs: use Bernoulli or ExactCount")
-        if self.mask.by_token and isinstance(self.time, FittedTime) and self.time.start().learns:
+        if self.mask.by_token and learning(self.time) is not None:
             raise ValueError(f"{self.time} learns from the rates of rows, and {self.mask} has a rate for each token")
 
     @property
@@ -191,12 +191,7 @@ class IndependentProcess:
     @property
     def needs(self) -> tuple[str, ...] | None:
         """No statistics; but the losses, where the time distribution or the row weights learn from them."""
-        return () if self._learning is not None or self.rows.importance is not None else None
-
-    @property
-    def _learning(self) -> RunningTime | None:
-        """The law, where it learns from the losses of the steps."""
-        return self.time if isinstance(self.time, RunningTime) and self.time.learns else None
+        return () if learning(self.time) is not None or self.rows.importance is not None else None
 
     def draw(self) -> MaskedBatch:
         """Draw the next step's rows of this rank."""
@@ -230,10 +225,11 @@ class IndependentProcess:
         assert batch.rate is not None
         # A complement may have the rate 0: no mask, no loss, and nothing to learn of a rate.
         loss = (scores.nll.cpu().double() / batch.rate.clamp(min=1e-12)).sum(1) / batch.clean.effective_length
-        if self._learning is not None:
+        law = learning(self.time)
+        if law is not None:
             drawn = batch.rate[:, 0] > 0
             weighted = loss * batch.clean.weight  # as it is trained
-            self._learning.observe(batch.rate[drawn, 0], weighted[drawn], self.rows.world_size)
+            law.observe(batch.rate[drawn, 0], weighted[drawn], self.rows.world_size)
         self.rows.observe(batch.clean.row, loss)
 
     def state_dict(self) -> dict[str, Any]:

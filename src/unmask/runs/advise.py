@@ -30,7 +30,7 @@ from unmask.evaluation.likelihood import LikelihoodConfig
 from unmask.evaluation.locality import Curve, LocalityConfig, locality
 from unmask.evaluation.results import read_records
 from unmask.evaluation.variance import VARIANCE, Nested, compare_variance, load_variance, save_variance
-from unmask.fitted_times import FittedTime
+from unmask.fitted_times import measured_for
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.parts import HeldOutLikelihood, HeldOutRows
 from unmask.parts.maskings import MASKINGS
@@ -238,8 +238,7 @@ def _split(
     if path.is_file() and load_variance(path):
         return
     arms: dict[str, Any] = {name: (MASKINGS[name].masking, MASKINGS[name].objective) for name in SPLIT}
-    fitted = [masking.time.start() for masking, _ in arms.values() if isinstance(masking.time, FittedTime)]
-    asked = [law.measures for law in fitted if law.measures is not None]
+    asked = [found for masking, _ in arms.values() if (found := measured_for(masking.time)) is not None]
     fit_seconds = row_seconds / 3 * sum(len(one.rates) * one.rows * one.masks for one in asked)  # forwards alone
     nested = Nested(row_sets=3, rates=3, masks=2)
     set_seconds = len(SPLIT) * nested.rates * nested.masks * batch_size * row_seconds

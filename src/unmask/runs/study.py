@@ -198,6 +198,10 @@ class Study:
                 add(cell)
         return list(found.values())
 
+    def every_cell(self) -> list[Cell]:
+        """The runs to choose by and those to compare, each once."""
+        return list({cell.name: cell for screen in (True, False) for cell in self.cells(screen=screen)}.values())
+
     def run(
         self,
         out: str | Path,
@@ -260,10 +264,9 @@ class Study:
         out = Path(out)
         into = out if into is None else Path(into)
         before = {} if not (into / RECORDS).is_file() else {_place(record): record for record in read_records(into)}
-        cells = {cell.name: cell for screen in (True, False) for cell in self.cells(screen=screen)}
         order = list(self.arms)
         records = []
-        for cell in sorted(cells.values(), key=lambda cell: (order.index(cell.arm), cell.seed, cell.steps)):
+        for cell in sorted(self.every_cell(), key=lambda cell: (order.index(cell.arm), cell.seed, cell.steps)):
             job, kept = self.job(cell, out), before.get((self.name, cell.arm, cell.seed, cell.steps))
             if job.is_whole:
                 records.append(self._record(cell, job))

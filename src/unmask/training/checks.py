@@ -13,6 +13,7 @@ from torch import Tensor
 from unmask.batch import MaskedBatch
 from unmask.config import require
 from unmask.distributed import is_sharded
+from unmask.fitted_times import measured_for
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.processes import ForwardProcess, Masking
 from unmask.processes.progressive import ProgressiveProcess
@@ -35,8 +36,7 @@ def check_measured(masking: Masking, process: ForwardProcess, held_out: Dataset 
     Raises:
         ValueError: where rows are lacking, or gradients of single rows are wanted of a sharded model.
     """
-    time = fitted_time_of(process)
-    wanted = None if time is None else time.measures
+    wanted = measured_for(fitted_time_of(process))
     if wanted is None:
         return
     require(held_out is not None, f"{masking} measures the model during training: give the trainer held_out rows")
