@@ -27,7 +27,7 @@ demo: setup  ## train uniform counts, PUMA and a control on Sudoku, compare them
 	$(BIN)/unmask sample $(RUN)/puma/seed-0/steps-560
 	@echo "Report: $(RUN)/report.html"
 
-test: setup  ## the quick test suite (under 10 minutes)
+test: setup  ## the quick test suite (under 12 minutes)
 	$(BIN)/pytest -q -n 2 --dist loadfile -m "not slow"
 
 test-slow: setup  ## the slow tests alone
