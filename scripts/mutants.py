@@ -101,6 +101,7 @@ TESTS = {
     "processes/blocks": BLOCKS,
     "processes/blockwise": ["processes/test_causal_rows.py", *BLOCKS, "processes/test_blockwise_ranks.py"],
     "processes/independent": ["processes/test_independent.py", "testing/test_enumeration.py"],
+    "processes/epr": ["processes/test_ppots.py"],
     "processes/ppots": ["processes/test_ppots.py"],
     "models/head": ["models/test_head.py", "models/test_padded_vocabulary.py", "models/test_lora.py"],
 }

@@ -210,11 +210,9 @@ def test_two_ranks_share_a_step(how, build, rows, forked_ranks, tmp_path):
     assert forked_ranks(work) == [0, 0]
     two = torch.load(tmp_path / "two.pt", weights_only=True)
     inside = build(double=True)
-    losses, ours = two.pop("losses"), train(inside, inside)
-    # A search for the law's minimum makes more of last digits, which depend on how a sum is split and on the processor.
-    torch.testing.assert_close(losses[: MEASURED.refit_every], ours[: MEASURED.refit_every], rtol=1e-12, atol=0)
-    torch.testing.assert_close(losses, ours, rtol=1e-3, atol=0)
-    torch.testing.assert_close(two, dict(inside.state_dict()), rtol=1e-3, atol=1e-5)
+    # Weights of the loss are fp32, so its last digits depend on how it is summed.
+    torch.testing.assert_close(two.pop("losses"), train(inside, inside), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(two, dict(inside.state_dict()), rtol=1e-5, atol=1e-6)
 
 
 class Tokens(nn.Sequential):

@@ -6,12 +6,8 @@ Among unbiased samplers of t, weighted by 1/p(t), the variance of the loss is le
 
 with g the mean and v the variance, over rows and masks, of the 1/t-weighted loss of one row at rate t. The paper's v
 is the mean over rows of the variance within a row (`variance="within"`); with all rows and masks, ours, p* is the
-minimiser of the whole A + B + C. g and v are measured on a grid and fitted by the paper's EPR family,
-
-    g(t) = A exp(κ t^m),   v(t) = a t^r + b (1 - t)^q,   A, a, b, κ > 0,  r, q ≥ 0,  m > 1,
-
-so p(t) ∝ sqrt(a t^r + b (1 - t)^q + A² exp(2κ t^m)), by the least KL divergence of the measured density from the
-fitted one. A share of uniform keeps the whole of (0, 1] in the support (ours).
+minimiser of the whole A + B + C. g and v are measured on a grid and fitted by the paper's EPR family (epr.py). A
+share of uniform keeps the whole of (0, 1] in the support (ours).
 
 The paper fits once, before training, on 70 rates × 15 rows × 15 masks: PPOTS(grid=70, rows=15, masks=15,
 variance="within"); the defaults, 30 × 10 × 10, are those of its released config, and are fitted anew in training.
@@ -27,13 +23,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import scipy.optimize
 import torch
 from torch import Tensor
 
 from unmask.config import ours, positive_int, require
 from unmask.distributed import sum_over_ranks
 from unmask.fitted_times import FittedTime, Measurement, RateProfile, RunningTime
+from unmask.processes.epr import EPRFit, fit_epr
 from unmask.times import TimeDistribution
 
 BINS = 1024
@@ -84,66 +80,6 @@ class Tabulated(TimeDistribution):
         """p(t)."""
         bin_ = (t.double().clamp(0, 1) * len(self.mass)).long().clamp(max=len(self.mass) - 1)
         return (self._edges[bin_ + 1] - self._edges[bin_]) * len(self.mass)
-
-
-@dataclass(frozen=True)
-class EPRFit:
-    """A fit of the EPR family.
-
-    Attributes:
-        parameters: a, r, b, q of v(t) and A, k, m of g(t).
-        kl: KL divergence of the measured density from the fitted one on the grid, in nats.
-    """
-
-    parameters: dict[str, float]
-    kl: float
-
-    def moments(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """g(t) and v(t)."""
-        p = self.parameters
-        mean = p["A"] * np.exp(p["k"] * t ** p["m"])
-        return mean, p["a"] * t ** p["r"] + p["b"] * (1 - t) ** p["q"]
-
-    def root(self, t: np.ndarray, optimum: str) -> np.ndarray:
-        """The density up to a constant: sqrt(g² + v), or sqrt(v) under stratified rates."""
-        mean, variance = self.moments(t)
-        return np.sqrt(variance + (mean**2 if optimum == "independent" else 0.0))
-
-
-def fit_epr(profile: RateProfile, optimum: str = "independent", starts: int = 8) -> EPRFit:
-    """Fit the EPR family to a measured profile by the least KL, from several starting points.
-
-    Args:
-        profile: at least 4 rates.
-        optimum: "independent": sqrt(g² + v); "stratified": sqrt(v).
-        starts: number of starting points, from a fixed sequence.
-
-    Raises:
-        ValueError: for a profile that is too short, not finite, or zero everywhere.
-    """
-    t, mean, variance = (x.double().numpy() for x in (profile.t, profile.mean, profile.variance))
-    measured = np.sqrt(np.maximum(variance, 0) + (mean**2 if optimum == "independent" else 0.0))
-    require(len(t) >= 4, f"P-POTS needs at least 4 rates to fit, got {len(t)}")
-    require(bool(np.isfinite(measured).all()) and measured.sum() > 0, "the measured losses are zero or not finite")
-    target = np.maximum(measured / measured.sum(), 1e-12)
-    scale = max(float(np.mean(measured)), 1e-12)
-
-    def read(x: np.ndarray) -> EPRFit:
-        size = np.exp(x[:3]) * scale ** np.array([2, 2, 1])
-        values = (*size, *np.exp(x[3:5]), 1 + np.exp(x[5]), np.exp(x[6]))
-        return EPRFit(dict(zip(("a", "b", "A", "r", "q", "m", "k"), map(float, values), strict=True)), 0.0)
-
-    def kl(x: np.ndarray) -> float:
-        fitted = np.maximum(read(x).root(t, optimum), 1e-300)
-        return float((target * (np.log(target) - np.log(fitted / fitted.sum()))).sum())
-
-    bounds = [(-18, 8), (-18, 8), (-18, 8), (-8, 4), (-8, 4), (-8, 4), (-8, 3)]
-    random = np.random.default_rng(0)
-    first = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
-    points = [first, *(np.clip(first + random.normal(0, 2, 7), -7.5, 2.5) for _ in range(starts - 1))]
-    found = [scipy.optimize.minimize(kl, point, method="L-BFGS-B", bounds=bounds) for point in points]
-    best = min(found, key=lambda result: float(result.fun))
-    return EPRFit(read(best.x).parameters, float(best.fun))
 
 
 @dataclass(frozen=True)
@@ -248,10 +184,12 @@ class RunningPPOTS(Tabulated, RunningTime):
             self._sums = self._sums * self.config.memory
             if profile is None:
                 return
-        self.profile, self.fit = profile, fit_epr(profile, self.config.optimum)
+        self._follow(fit_epr(profile, self.config.optimum), profile)
+
+    def _follow(self, fit: EPRFit, profile: RateProfile) -> None:
         middle = (np.arange(BINS) + 0.5) / BINS
-        fitted = torch.from_numpy(self.fit.root(middle, self.config.optimum))
-        share = self.config.uniform
+        fitted, share = torch.from_numpy(fit.root(middle, self.config.optimum)), self.config.uniform
+        self.fit, self.profile = fit, profile
         self.mass = (1 - share) * fitted / fitted.sum() + share / BINS
 
     def description(self) -> dict[str, Any]:
@@ -264,8 +202,8 @@ class RunningPPOTS(Tabulated, RunningTime):
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        """The density, the sums, and the last fit with its data."""
-        state: dict[str, Any] = {"mass": self.mass, "sums": self._sums}
+        """The sums, and the last fit with its data; the density follows from the fit."""
+        state: dict[str, Any] = {"sums": self._sums}
         if self.fit is not None and self.profile is not None:
             state["fit"] = {"parameters": self.fit.parameters, "kl": self.fit.kl}
             state["profile"] = vars(self.profile)
@@ -273,9 +211,9 @@ class RunningPPOTS(Tabulated, RunningTime):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self.mass, self._sums = state["mass"], state["sums"]
+        self._sums = state["sums"]
         if "fit" in state:
-            self.fit, self.profile = EPRFit(**state["fit"]), RateProfile(**state["profile"])
+            self._follow(EPRFit(**state["fit"]), RateProfile(**state["profile"]))
 
     def _seen(self) -> RateProfile | None:
         count, total, square = self._sums.T
