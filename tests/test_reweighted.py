@@ -152,6 +152,16 @@ def test_papl_and_lift_by_hand(masked_batch):
     assert float(LIFT(strength=1.0).reweight(batch, scores)[0, :3].mean()) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 6])
+def test_lift_s_factors_rise_evenly_from_the_hardest_to_the_easiest(masked_batch, count):
+    """Or fall, where less than half of the row is masked; the only masked token has the factor one."""
+    batch = masked_batch([[0] * 7], [[i < count for i in range(7)]])
+    scores = Scores(torch.zeros(1, 7), nll=torch.arange(7.0, 0.0, -1.0)[None])
+    edge = 2 * count / 7 - 1 if count > 1 else 0
+    wanted = torch.linspace(1 - edge, 1 + edge, count)
+    torch.testing.assert_close(LIFT(strength=1.0).reweight(batch, scores)[0, :count], wanted)
+
+
 def test_cart_by_hand(masked_batch):
     batch = masked_batch([[0, 1, 1, 0]], [[False, True, True, False]])
     found = CART(MaskedMean(), p=0.5).weights(batch)[0].tolist()

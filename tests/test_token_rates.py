@@ -174,6 +174,21 @@ def test_an_exponent_doubles_in_every_half_life(token_batch, half_life):
     assert ratio == pytest.approx([2 ** (1 / (8 * share))] * 7)
 
 
+@pytest.mark.parametrize("rule", [HalfLife(), GIFT()], ids=repr)
+def test_the_only_maskable_position_of_a_row_has_the_rate_t(clean, rule):
+    alone = replace(clean, maskable=torch.tensor([[False, True, False], [True, False, False]]))
+    t = torch.tensor([0.3, 0.8], dtype=torch.float64)
+    rate, density = rule.rate_and_density(t, alone, Uniform())
+    torch.testing.assert_close(rate[alone.maskable], t)
+    torch.testing.assert_close(density[alone.maskable], torch.ones(2, dtype=torch.float64))
+
+
+def test_gift_keeps_certain_tokens_at_a_share_of_their_row_s_mean(clean):
+    sure = replace(clean, guide=torch.tensor([[0.0, 3.0, 6.0], [0.5, 0.0, 0.1]], dtype=torch.float64))
+    assert GIFT(floor=0.5).exponents(sure)[0].tolist() == pytest.approx([1.5, 3, 6])
+    assert GIFT(floor=1.0).exponents(sure)[1].tolist() == pytest.approx([0.5, 0.2, 0.2])
+
+
 def test_gift_reads_entropies_as_shares_of_their_row(clean):
     """In nats or bits, sure models or unsure ones: only the differences within a row make rates differ."""
     rule, time, t = GIFT(), Uniform(), torch.tensor([0.3, 0.8], dtype=torch.float64)

@@ -18,9 +18,11 @@ import torch
 from unmask import Clipped, IndependentMasking, ProgressiveUnmasking
 from unmask.cli.study import load_studies
 from unmask.evaluation.records import data_hash
+from unmask.evaluation.results import Report, Results
 from unmask.evaluation.tasks import SudokuTask
 from unmask.parts import NoEvaluation
 from unmask.recipes import SudokuData, SudokuModel, sudoku
+from unmask.report.study import title_of
 from unmask.runs.config import RunConfig, load_model
 from unmask.runs.study import Arm, Study, changed
 from unmask.store.metrics import read_metrics
@@ -242,6 +244,18 @@ def test_records_are_gathered_from_what_is_whole_and_are_the_same_again(whole):
     assert len(record["provenance"]["weights"]) == 16
 
 
+def test_records_carry_how_the_study_is_shown(whole):
+    """Reports are made from records alone: of these they have the measure and the title."""
+    study, out, _ = whole
+    assert "report" not in study.gather(out)[0]
+    shown = replace(study, report=Report("loss", "Nine by nine"))
+    results = Results.of(shown.gather(out))
+    assert (results.measure.key, title_of(results)) == ("loss", "Nine by nine")
+    assert Results.of(shown.gather(out), "solved").measure.key == "solved"
+    plain = Results.of(study.gather(out))
+    assert (plain.measure.key, title_of(plain)) == ("solved", "tiny: Sudoku")
+
+
 def test_records_of_runs_that_lie_elsewhere_stay_and_those_of_no_run_go(whole, tmp_path):
     """Part of a study was run here, part on another machine, whose lines came with the folder."""
     study, out, _ = whole
@@ -315,6 +329,8 @@ def test_a_study_killed_at_any_moment_is_finished_by_the_same_command(tmp_path):
 from dataclasses import replace
 from unmask import ProgressiveUnmasking
 from unmask.recipes import SudokuData, SudokuModel, sudoku
+from unmask.evaluation.results import Report, Results
+from unmask.report.study import title_of
 from unmask.runs.study import Study
 from unmask.evaluation.tasks import SudokuTask
 from unmask.training import TrainingConfig

@@ -38,6 +38,19 @@ def read_records(path: str | Path, role: Role | None = None) -> list[dict[str, A
 
 
 @dataclass(frozen=True)
+class Report:
+    """How a study's report shows it; its records carry this.
+
+    Attributes:
+        measure: number of the evaluations that runs are compared by. None: the first of `MEASURES` that is there.
+        title: of page and figure. Empty: one made of the study's name and its data.
+    """
+
+    measure: str | None = None
+    title: str = ""
+
+
+@dataclass(frozen=True)
 class Results:
     """The runs of a study.
 
@@ -46,12 +59,14 @@ class Results:
         control: the arm that the others are compared with.
         runs: in the order of the study's arms.
         measure: by which they are compared.
+        title: of their report, where the study gives one.
     """
 
     name: str
     control: str
     runs: tuple[Run, ...]
     measure: Measure
+    title: str = ""
 
     @classmethod
     def of(cls, records: Sequence[dict[str, Any]], measure: str | None = None) -> Results:
@@ -59,7 +74,8 @@ class Results:
 
         Args:
             records: what `read_records` gave, those of one role.
-            measure: name of a number in every evaluation. By default the first of `MEASURES` that is there.
+            measure: name of a number in every evaluation. By default the one of the study's `Report`, or the first
+                of `MEASURES` that is there.
 
         Raises:
             ValueError: for records of no study or of several, or without the measure.
@@ -85,13 +101,16 @@ class Results:
         shared = set.intersection(*({k for k, v in run.curve[-1].items() if is_number(v)} for run in runs))
         shared -= {"step", "epoch", *get_args(Cost)}
         known = [m for m in MEASURES if m.key in shared]
+        report = Report(**next((record["report"] for record in records if "report" in record), {}))
+        measure = measure or report.measure
         if measure is None:
             require(
                 len(known) > 0, f"the evaluations have none of {', '.join(m.key for m in MEASURES)}: name a measure"
             )
-            return cls(name, control, runs, known[0])
+            return cls(name, control, runs, known[0], report.title)
         require(measure in shared, f"no evaluation has '{measure}'{nearest(measure, sorted(shared))}")
-        return cls(name, control, runs, next((m for m in known if m.key == measure), Measure(measure, measure)))
+        found = next((m for m in known if m.key == measure), Measure(measure, measure))
+        return cls(name, control, runs, found, report.title)
 
     @property
     def arms(self) -> list[str]:

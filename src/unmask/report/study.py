@@ -301,7 +301,9 @@ def write_report(results: Results, out: Path, screened: Results | None = None, t
 
 
 def title_of(results: Results) -> str:
-    """The study's name, and the data where that does not tell."""
+    """What the study says, or its name, and the data where that does not tell."""
+    if results.title:
+        return results.title
     data = results.runs[0].record.get("config", {}).get("data") or {}
     named = next((data[name] for name in ("source", "corpus", "path") if data.get(name)), None)
     kind = str(data.get("type", "")).split(":")[-1].removesuffix("Data")

@@ -18,14 +18,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 from rich.console import Console
 
 from unmask.config import nearest, positive_int, require
-from unmask.evaluation.results import RECORDS, read_records
+from unmask.evaluation.results import RECORDS, Report, read_records
 from unmask.evaluation.speedup import Role
 from unmask.evaluation.steps import steps_of
 from unmask.evaluation.trace import read_trace
@@ -98,6 +98,7 @@ class Study:
         budgets: horizons in steps. None: the base's steps.
         screening: other seeds, to choose arms by before they are compared.
         finals: evaluations by name, each made once on the last model of a run (not in screening).
+        report: what the runs are compared by, and the report's title.
         warmup: share of the budget that the warm-up takes. None: the base's steps.
         evaluate: share of the budget between evaluations. None: the base's steps.
         checkpoint: share of the budget between checkpoints: how much a killed run may lose. None: the base's steps.
@@ -112,6 +113,7 @@ class Study:
     budgets: tuple[int, ...] | None = None
     screening: tuple[int, ...] = ()
     finals: Mapping[str, EvaluationConfig | ReadsText] = field(default_factory=dict)
+    report: Report = field(default_factory=Report)
     warmup: float | None = None
     evaluate: float | None = None
     checkpoint: float | None = 0.2
@@ -295,7 +297,7 @@ class Study:
             "provenance": json.loads(made_on.read_text()) if made_on.is_file() else {},
             "log": steps_of(job.out),
             "trace": read_trace(job.out),
-        }
+        } | ({} if self.report == Report() else {"report": asdict(self.report)})
 
     @property
     def _starts(self) -> set[str]:
