@@ -21,13 +21,13 @@ $(STAMP): pyproject.toml constraints.txt
 
 setup: $(STAMP)  ## create .venv and install the package with its development tools
 
-demo: setup  ## train uniform counts, PUMA and a control on Sudoku, compare them, solve a puzzle (under 8 minutes)
-	$(BIN)/unmask compare sudoku --arms uniform-count puma high-rates --seeds 1 --steps 560 --evaluate-every 56 --jobs 3 \
+demo: setup  ## train uniform counts, PUMA and a control on Sudoku, compare them, solve a puzzle (about 4 minutes)
+	$(BIN)/unmask compare sudoku --arms uniform-count puma high-rates --seeds 1 --steps 560 --evaluate-every 80 --jobs 3 \
 	  --out $(RUN) --overwrite
 	$(BIN)/unmask sample $(RUN)/puma/seed-0/steps-560
 	@echo "Report: $(RUN)/report.html"
 
-test: setup  ## the quick test suite (under 12 minutes)
+test: setup  ## the quick test suite (about 5 minutes)
 	$(BIN)/pytest -q -n 2 --dist loadfile -m "not slow"
 
 test-slow: setup  ## the slow tests alone

@@ -68,6 +68,8 @@ BLOCKS = [
         "antithetic_pairs_are_blocks_next_to_one_another",
         "mirrored_rows_share_the_rates_of_their_blocks_and_hide_as_little_as_they_can_twice",
         "rows_drawn_by_importance_work_with_independent_blocks_alone",
+        "every_block_is_a_chain_and_a_row_stays_until_all_its_blocks_have_ended",
+        "a_block_as_long_as_the_row_is_no_block_to_the_last_bit",
         "chains_of_one_block_are_those_of_rows_to_the_last_bit",
         "a_change_of_size_reveals_and_hides_nothing",
     )
@@ -85,19 +87,24 @@ POOL = [
         "new_rows_come_as_chains_end_and_no_more_than_the_batch_a_step",
     )
 ]
+LONGER = "processes/test_blockwise.py::test_rows_longer_than_any_before_join_the_pool"
 # The quickest first: the first that fails ends a mutant.
 TESTS = {
     "batch": ["test_batch.py", "test_objectives.py"],
     "masks": ["test_masks.py", *ENUMERATED],
-    "times": ["test_times.py", "processes/test_refit.py"],
+    "times": [
+        "test_times.py",
+        "processes/test_refit.py",
+        "evaluation/test_coverage.py::test_the_effective_sample_size_is_that_of_drawn_weights",
+    ],
     "objectives": ["test_objectives.py", "testing/test_enumeration.py"],
     "reweighted": ["test_reweighted.py"],
     "token_rates": ["test_token_rates.py"],
     "policies": ["test_policies.py", "processes/test_guides.py"],
     "schedules": ["test_schedules.py"],
     "noise": ["test_noise.py"],
-    "processes/chains": CHAINS,
-    "processes/progressive": [CHAINS[0], *POOL, *BLOCKS[-2:]],
+    "processes/chains": [*CHAINS, "processes/test_guides.py"],
+    "processes/progressive": [CHAINS[0], *POOL, *BLOCKS[-2:], LONGER],
     "processes/blocks": BLOCKS,
     "processes/blockwise": ["processes/test_causal_rows.py", *BLOCKS, "processes/test_blockwise_ranks.py"],
     "processes/independent": ["processes/test_independent.py", "testing/test_enumeration.py"],

@@ -189,6 +189,30 @@ def test_a_density_without_mass_somewhere_is_refused(mass):
         Tabulated(torch.tensor(mass))
 
 
+@settings(max_examples=30, deadline=None)
+@given(mass=st.lists(st.floats(0.01, 10), min_size=1, max_size=9), u=st.floats(1e-9, 1 - 1e-9))
+def test_a_tabulated_density_has_its_mass_where_it_says(mass, u):
+    """F rises by each bin's mass from edge to edge, p is its slope, and the quantile is its inverse."""
+    time, bins = Tabulated(torch.tensor(mass, dtype=torch.float64)), len(mass)
+    edges = torch.arange(bins + 1, dtype=torch.float64) / bins
+    torch.testing.assert_close(time.cdf(edges).diff(), time.mass)
+    torch.testing.assert_close(time.density(edges[:-1] + 0.5 / bins), time.mass * bins)
+    torch.testing.assert_close(time.density(edges[1:] - 1e-9), time.mass * bins)
+    assert time.breakpoints == tuple(edges[1:-1].tolist())
+    t = time.quantile(torch.tensor([u], dtype=torch.float64))
+    assert 0 < float(t) < 1
+    assert float(time.cdf(t)) == pytest.approx(u, abs=1e-12)
+    # Uniforms that rounding has pushed past the end of a bin stay in it.
+    assert 0 < float(time.quantile(torch.tensor([1.0 + 1e-9], dtype=torch.float64))) <= 1
+
+
+@pytest.mark.parametrize("grid", [4, 30])
+def test_the_model_is_measured_evenly_up_to_where_all_is_masked(grid):
+    wanted = PPOTS(grid=grid).start().measures
+    assert wanted.rates[-1] == 1
+    np.testing.assert_allclose(np.diff([0.0, *wanted.rates]), 1 / grid)
+
+
 def test_a_profile_that_cannot_be_fitted_is_refused():
     with pytest.raises(ValueError, match="at least 4"):
         fit_epr(RateProfile(T[:3], T[:3], T[:3]))
