@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from unmask.cli.study import load_studies
+from unmask.cli.study import folder_of, load_studies
 from unmask.evaluation.results import RECORDS
 from unmask.runs.study import Study
 
@@ -27,9 +27,9 @@ def studies(experiment: Path, runs: Path) -> Iterator[tuple[Study, Path, Path]]:
     """Each study of an experiment's folder, with the folder of its runs and that of its records."""
     found = load_studies(experiment / STUDY)
     for study in found:
-        out = runs / experiment.name
         own = study.name == experiment.name
-        yield study, out / study.name if len(found) > 1 else out, experiment if own else experiment / study.name
+        out = folder_of(study, found, runs / experiment.name)
+        yield study, out, experiment if own else experiment / study.name
 
 
 def measurements(experiment: Path) -> list[str]:

@@ -48,8 +48,7 @@ def study(words: list[str]) -> None:
     found = load_studies(options.file)
     problems = []
     for one, arms in _asked(found, options.only):
-        out = options.out or Path("runs") / one.name
-        out = out / one.name if options.out and len(found) > 1 else out
+        out = Path("runs") / one.name if options.out is None else folder_of(one, found, options.out)
         cells = one.cells(arms, options.seeds, options.budgets, screen=options.screen)
         require(len(cells) > 0, f"the study '{one.name}' has no runs {'to screen' if options.screen else 'of these'}")
         if options.list:
@@ -73,6 +72,11 @@ def study(words: list[str]) -> None:
             print(f"No report: {error}")
     if problems:
         raise ValueError(" ".join(problems))
+
+
+def folder_of(study: Study, studies: list[Study], out: Path) -> Path:
+    """Where a study of a file has its runs, below the folder of all of that file's `studies`."""
+    return out / study.name if len(studies) > 1 else out
 
 
 def _asked(studies: list[Study], only: tuple[str, ...] | None) -> list[tuple[Study, tuple[str, ...] | None]]:
