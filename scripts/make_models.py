@@ -18,7 +18,7 @@ import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,12 +77,16 @@ ACTIVE: list[tuple[str, Any]] = [
 
 
 class Outcome(NamedTuple):
-    """What came of a family: "supported", "refused" or "not built", and the reason."""
+    """What came of a family: "supported", "refused" or "not built", and the reason.
+
+    Of a supported one also the layouts of a row (blocks, documents) that it refuses, with the reasons.
+    """
 
     family: str
     kind: str
     state: str
     reason: str = ""
+    layouts: tuple[tuple[str, str], ...] = ()
 
 
 # Tried one after the other until a model is built that runs by itself.
@@ -187,7 +191,18 @@ def attempt(family: str, kind: str) -> Outcome:
     except ValueError as error:
         return Outcome(family, kind, "refused", _text(str(error).removeprefix(type(model).__name__)))
     _use(denoiser)
-    return Outcome(family, kind, "supported")
+    return Outcome(family, kind, "supported", layouts=tuple(_refused_layouts(denoiser)))
+
+
+def _refused_layouts(denoiser: MaskedDiffusionLM) -> Iterator[tuple[str, str]]:
+    """Rows in blocks and rows of several documents, where the model says that it cannot be used so."""
+    row = torch.arange(3, 11)[None]
+    second = (torch.arange(8) >= 4).long()[None]
+    for use, told in (("blocks", {"block": second}), ("documents", {"document": second})):
+        try:
+            denoiser.hidden(row, torch.ones_like(row, dtype=torch.bool), **told)
+        except ValueError as error:
+            yield use, _text(str(error).partition(": ")[2])
 
 
 def _text(reason: str) -> str:
@@ -271,6 +286,18 @@ def page(found: list[Outcome]) -> str:
     for kind in ("masked", "causal"):
         names = ", ".join(sorted({f"`{o.family}`" for o in supported if o.kind == kind}))
         parts.append(f"## Supported: {kind}\n\n{names}")
+    told: dict[tuple[str, ...], list[str]] = {}
+    for outcome in supported:
+        for use, reason in outcome.layouts:
+            told.setdefault((outcome.family, outcome.kind, reason), []).append(use)
+    rows = "\n".join(f"| `{o[0]}` | {o[1]} | {' and '.join(uses)} | {o[2]} |" for o, uses in told.items())
+    parts.append(
+        "## Supported, but not in every layout\n\n"
+        "Rows in blocks (`Blockwise`, decoding with `causal_blocks`) and rows of several documents that are kept "
+        "apart need a backbone that can be told who sees whom and where a row's "
+        "positions begin. Each model is tried when it is wrapped; these refuse.\n\n"
+        f"| family | kind | refused | reason |\n|---|---|---|---|\n{rows}"
+    )
     rows = "\n".join(f"| `{o.family}` | {o.kind} | {o.reason} |" for o in refused)
     parts.append(f"## Refused\n\n| family | kind | reason |\n|---|---|---|\n{rows}")
     rows = "\n".join(f"| `{o.family}` | {o.kind} | {o.reason} |" for o in unbuilt)
@@ -303,7 +330,7 @@ def main() -> None:
     torch.set_num_threads(1)
     found = every(arguments.families)
     if arguments.families:
-        print(*(" | ".join(outcome) for outcome in found), sep="\n")
+        print(*(" | ".join(map(str, outcome)) for outcome in found), sep="\n")
     elif arguments.check:
         committed = PAGE.read_text(encoding="utf-8")
         if committed != page(found):

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-
 ROOT = Path(__file__).parents[1]
 MARKED = re.compile(r"(<!-- ([\w-]+):begin -->\n).*?(\n<!-- \2:end -->)", re.DOTALL)
 

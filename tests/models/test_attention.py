@@ -11,13 +11,16 @@ from transformers import (
     AutoModelForCausalLM,
     BertConfig,
     BloomConfig,
+    EsmConfig,
     FalconConfig,
     GPT2Config,
     LlamaConfig,
     MistralConfig,
     ModernBertConfig,
+    MPNetConfig,
     Qwen3Config,
     Qwen3NextConfig,
+    RobertaConfig,
 )
 from transformers.models.llama.modeling_llama import LlamaAttention, eager_attention_forward
 
@@ -43,6 +46,7 @@ CONFIGS = {
     "gpt2": lambda: GPT2Config(vocab_size=V, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0),
     "bert": lambda: BertConfig(**SIZES),
     "modernbert": lambda: ModernBertConfig(**SIZES, **SPECIAL, local_attention=4),
+    "roberta": lambda: RobertaConfig(**SIZES, pad_token_id=1, max_position_embeddings=64),
 }
 GLOBAL = [name for name in CONFIGS if "sliding" not in name and name != "modernbert"]
 each = pytest.mark.parametrize("name", CONFIGS)
@@ -254,6 +258,32 @@ def test_what_cannot_work_with_blocks_is_refused(config, kernel, message):
     clean, real, masked = rows()
     with pytest.raises(ValueError, match=message):
         model.hidden(clean.masked_fill(masked, MASK), real, blocks_of(2), clean)
+
+
+@pytest.mark.parametrize(
+    ("config", "refused"),
+    [
+        (MPNetConfig(**SIZES, pad_token_id=1), {"blocks": "off by"}),  # counts by place, not by number
+        (EsmConfig(**SIZES, pad_token_id=1, mask_token_id=MASK, token_dropout=True, position_embedding_type="rotary"),
+         {"blocks": "does not run", "documents": "does not run"}),
+        (RobertaConfig(**SIZES, pad_token_id=1), {}),
+    ],
+    ids=["mpnet", "esm", "roberta"],
+)  # fmt: skip
+def test_a_layout_that_a_model_runs_otherwise_than_it_means_is_refused(config, refused):
+    """Each is tried when the model is wrapped; plain rows are not touched by that."""
+    torch.manual_seed(0)
+    config.initializer_range = 0.5
+    model = MaskedDiffusionLM.from_config(config, MASK)
+    clean, real, masked = rows()
+    noisy = clean.masked_fill(masked, MASK)
+    model.hidden(noisy, real)
+    for use, told in (("blocks", {"block": blocks_of(2), "clean": clean}), ("documents", {"document": blocks_of(4)})):
+        if use in refused:
+            with pytest.raises(ValueError, match=f"cannot be used with {use}.*{refused[use]}"):
+                model.hidden(noisy, real, **told)
+        else:
+            model.hidden(noisy, real, **told)
 
 
 def test_blocks_out_of_order_are_refused():

@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from torch import nn
 from torch.nn.attention.flex_attention import flex_attention
-from transformers import LlamaConfig, MistralConfig, ModernBertConfig
+from transformers import LlamaConfig, MistralConfig, ModernBertConfig, RobertaConfig
 
 from unmask import (
     Blockwise,
@@ -30,6 +30,7 @@ CONFIGS = {
     "llama": LlamaConfig(**SIZE),
     "mistral": MistralConfig(**SIZE, num_key_value_heads=1, sliding_window=2),
     "modernbert": ModernBertConfig(**SIZE, local_attention=4, global_attn_every_n_layers=2, pad_token_id=0),
+    "roberta": RobertaConfig(**SIZE, pad_token_id=1, max_position_embeddings=64),  # counts positions from 2
 }
 DOCUMENTS = [[4, 3], [2, 5, 2], [6]]
 """Lengths of the documents of each row."""

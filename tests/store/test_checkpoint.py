@@ -272,6 +272,21 @@ def test_checkpoint_of_a_newer_version_is_neither_passed_over_nor_deleted(traine
     before = {p: p.read_bytes() for p in last.rglob("*") if p.is_file()}
     with pytest.raises(checkpoint.OtherFormat, match="use the version that wrote it"):
         trainer("run", **settings).train(resume=True)
+    with pytest.raises(ValueError, match=r"step-00000004 is a checkpoint of another version.*delete it yourself"):
+        trainer("run", **settings).train(overwrite=True)
+    assert {p: p.read_bytes() for p in last.rglob("*") if p.is_file()} == before
+
+
+def test_a_step_that_another_version_has_saved_is_not_saved_over(trainer, stop_at, tmp_path):
+    settings = {"steps": 4, "checkpoint_every": 2}
+    with pytest.raises(stop_at.error):
+        trainer("run", evaluate=stop_at(3), evaluate_every=1, **settings).train()
+    last = tmp_path / "run" / "checkpoints" / "step-00000004"
+    shutil.copytree(last.with_name("step-00000002"), last)
+    _manifest(format="unmask-checkpoint-99", step=4)(last)
+    before = {p: p.read_bytes() for p in last.rglob("*") if p.is_file()}
+    with pytest.raises(checkpoint.CheckpointError, match=r"another version|use the version that wrote it"):
+        trainer("run", **settings).train(resume=True)
     assert {p: p.read_bytes() for p in last.rglob("*") if p.is_file()} == before
 
 

@@ -76,3 +76,16 @@ def test_a_module_that_leaves_the_finite_numbers_is_named(short_rows, build, tra
     norm.register_forward_hook(lambda _, __, states: states / torch.zeros_like(states))
     with pytest.raises(FloatingPointError, match=r"is the output of backbone\.ln_f:"):
         run.train()
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_what_overflows_in_the_runs_precision_alone_is_found_there(short_rows, build, trainer, precision):
+    """The forward that looks for the source runs in that precision too."""
+    run = trainer(model=build(), dataset=short_rows, steps=40, precision=precision)
+    with torch.no_grad():
+        run.model.backbone.h[0].mlp.c_fc.weight.mul_(3e6)
+    if precision == "fp32":
+        run.train()
+        return
+    with pytest.raises(FloatingPointError, match=r"What is first not finite is the output of backbone\.h\.0\.mlp"):
+        run.train()

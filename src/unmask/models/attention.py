@@ -97,6 +97,8 @@ class Layout(Tensors):
     """Who sees whom in one forward, and how a backbone is told. A subclass says it as `sees`, and `use` in words."""
 
     use: ClassVar[str]
+    position: Tensor
+    """[B, N] or [N] int64, from 0."""
 
     @property
     def run(self) -> Tensor:
@@ -124,7 +126,7 @@ class Layout(Tensors):
             ValueError: for a backbone that cannot be told who sees whom.
         """
         config = getattr(backbone, "config", None)
-        kinds = _layer_kinds(backbone, config, self.use)
+        kinds = layer_kinds(backbone, self.use)
         kernel = getattr(config, "_attn_implementation", "sdpa")
         window = getattr(config, "sliding_window", None)
 
@@ -265,8 +267,13 @@ class BlockLayout(Layout):
         return seen
 
 
-def _layer_kinds(backbone: nn.Module, config: Any, use: str) -> set[str]:
-    """Kinds of attention among the backbone's layers; empty where all are alike. `use`: of the mask, in words."""
+def layer_kinds(backbone: nn.Module, use: str) -> set[str]:
+    """Kinds of attention among the backbone's layers; empty where all are alike. `use`: of the mask, in words.
+
+    Raises:
+        ValueError: for a backbone whose forward, or whose kernel, cannot be told who sees whom.
+    """
+    config = getattr(backbone, "config", None)
     kinds: set[str] = set(getattr(config, "layer_types", None) or ())
     kernel = getattr(config, "_attn_implementation", "sdpa")
     problem = None

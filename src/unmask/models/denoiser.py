@@ -37,7 +37,7 @@ from unmask.models.logits import LogitsBackbone, LogitsHead
 from unmask.models.lora import WEIGHTS_FILE as ADAPTERS_FILE
 from unmask.models.lora import has_adapters, load_adapters, save_adapters
 from unmask.models.readout import ReadOut
-from unmask.models.verify import find_backbone, freeze_unreached, verify
+from unmask.models.verify import find_backbone, freeze_unreached, unfit_layouts, verify
 from unmask.objectives import Objective
 
 STREAM_LOOKED_AT = 100
@@ -95,6 +95,8 @@ class MaskedDiffusionLM(AnswersTrainers):
         self._options: dict[str, Any] = {}
         # Whether a row may be masked as a whole; ESM's rescaling of what is seen has nothing to rescale then.
         self.sees_only_masks = True
+        # Layouts that the backbone runs otherwise than they mean, and how that showed.
+        self.unfit: dict[str, str] = {}
         # The Hugging Face model that backbone and head are parts of; a tuple keeps it from being registered.
         self._container: tuple[PreTrainedModel, ...] = ()
 
@@ -139,6 +141,7 @@ class MaskedDiffusionLM(AnswersTrainers):
             if getattr(text_config(model.config), "output_router_logits", False):
                 denoiser._options = {"output_router_logits": True}
             verify(denoiser)
+            denoiser.unfit = unfit_layouts(denoiser)
             freeze_unreached(denoiser)
         model.config.mask_token_id = mask_token_id
         model.config.unmask_shifted = shifted
@@ -276,7 +279,12 @@ class MaskedDiffusionLM(AnswersTrainers):
         return longest_row(model) if isinstance(model, PreTrainedModel) else None
 
     def hidden(
-        self, noisy: Tensor, attention: Tensor, block: Tensor | None = None, clean: Tensor | None = None
+        self,
+        noisy: Tensor,
+        attention: Tensor,
+        block: Tensor | None = None,
+        clean: Tensor | None = None,
+        document: Tensor | None = None,
     ) -> Tensor:
         """[B, L, d] hidden states, aligned: hidden[:, i] predicts position i.
 
@@ -288,15 +296,16 @@ class MaskedDiffusionLM(AnswersTrainers):
             clean: [B, L] the same rows without masks: every block is predicted from the *clean* blocks before
                 it, and only the masked positions' states mean anything. None: from the blocks as they are in
                 `noisy`.
+            document: [B, L] int64, of rows of several documents, none of which sees another. None: one each.
 
         Raises:
-            ValueError: where there are blocks, and the backbone cannot be told who sees whom.
+            ValueError: where there are blocks or documents, and the backbone cannot be told who sees whom.
         """
-        return self._run(Inputs.of(noisy, attention, self.shifted, block, clean))[0]
+        return self._run(Inputs.of(noisy, attention, self.shifted, block, clean, document))[0]
 
     def _run(self, inputs: Inputs) -> tuple[Tensor, Any]:
         """The states of `hidden`, and what the backbone returned."""
-        output = self.backbone(**inputs.arguments(self.backbone), **self._options)
+        output = self.backbone(**inputs.arguments(self.backbone, self.unfit), **self._options)
         return inputs.read(output.last_hidden_state), output
 
     def prepare(self, batch: MaskedBatch, weights: Tensor | None = None) -> Prepared:

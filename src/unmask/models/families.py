@@ -46,10 +46,20 @@ def longest_row(model: PreTrainedModel) -> int | None:
     positions = getattr(text_config(model.config), "max_position_embeddings", None)
     if not isinstance(positions, int):
         return None
-    for module in model.modules():  # RoBERTa and its like number positions from behind the one of padding
+    return positions - first_position(model)
+
+
+def first_position(model: nn.Module) -> int:
+    """The number that a model's own forward gives to the first position of a row.
+
+    RoBERTa and its like number positions from behind the one of padding, all others from 0.
+    """
+    config = getattr(model, "config", None)
+    positions = None if config is None else getattr(text_config(config), "max_position_embeddings", None)
+    for module in model.modules():
         if isinstance(module, nn.Embedding) and module.num_embeddings == positions and module.padding_idx is not None:
-            return positions - module.padding_idx - 1
-    return positions
+            return module.padding_idx + 1
+    return 0
 
 
 def make_bidirectional(model: PreTrainedModel) -> None:

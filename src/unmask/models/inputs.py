@@ -7,6 +7,7 @@ left is to move a few tensors (`Prepared.to`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from unmask.batch import MaskedBatch, Tensors
 from unmask.models.attention import BlockLayout, DocumentLayout
+from unmask.models.families import first_position
 
 
 @dataclass(frozen=True)
@@ -71,20 +73,25 @@ class Inputs(Tensors):
             layout = BlockLayout.double(block, attention, predictor, masked)
         return cls(layout.tokens(noisy, clean), layout.real, None, None, layout)
 
-    def arguments(self, backbone: nn.Module) -> dict[str, Tensor | None]:
-        """What the backbone is called with."""
-        if self.documents is not None:
-            return {
-                "input_ids": self.tokens,
-                "attention_mask": self.documents.attention_mask(backbone),
-                "position_ids": self.documents.position,
-            }
-        if self.layout is None:
+    def arguments(self, backbone: nn.Module, unfit: Mapping[str, str]) -> dict[str, Tensor | None]:
+        """What the backbone is called with.
+
+        Args:
+            backbone: that is called.
+            unfit: why it cannot be run so, by the `use` of a layout.
+
+        Raises:
+            ValueError: for a layout that the backbone cannot be told, or is unfit for.
+        """
+        layout = self.layout if self.documents is None else self.documents
+        if layout is None:
             return {"input_ids": self.tokens, "attention_mask": self.real}
+        if layout.use in unfit:
+            raise ValueError(f"{type(backbone).__name__} cannot be used with {layout.use}: {unfit[layout.use]}")
         return {
             "input_ids": self.tokens,
-            "attention_mask": self.layout.attention_mask(backbone),
-            "position_ids": self.layout.position.expand(len(self.tokens), -1),
+            "attention_mask": layout.attention_mask(backbone),
+            "position_ids": layout.position.expand(len(self.tokens), -1) + first_position(backbone),
         }
 
     def read(self, hidden: Tensor) -> Tensor:

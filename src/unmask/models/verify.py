@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from unmask.models.attention import BlockLayout, DocumentLayout, layer_kinds
 from unmask.models.families import evaluating, longest_row, text_config
 from unmask.models.head import MaskedHead
 from unmask.models.readout import leaves
@@ -47,7 +48,14 @@ class Denoiser(Protocol):
         """The library's model."""
         ...
 
-    def hidden(self, noisy: Tensor, attention: Tensor) -> Tensor:
+    def hidden(
+        self,
+        noisy: Tensor,
+        attention: Tensor,
+        block: Tensor | None = None,
+        clean: Tensor | None = None,
+        document: Tensor | None = None,
+    ) -> Tensor:
         """[B, L, d] states aligned with what they predict."""
         ...
 
@@ -147,6 +155,52 @@ def verify(model: Denoiser) -> None:
             raise ValueError(f"{_name(hf)} lets padding leak into real positions")
         every = torch.full_like(rows[:1], model.mask_token_id)
         model.sees_only_masks = bool(model.hidden(every, real[:1]).isfinite().all())
+
+
+@torch.no_grad()
+def unfit_layouts(model: Denoiser) -> dict[str, str]:
+    """Layouts under which a denoiser predicts otherwise than it should, with how that shows. Five short forwards.
+
+    Documents that share a row are to be what they are in rows of their own. A first block is to be what it is in a
+    row of its own; the next, beside a clean copy of the row, what it is behind the clean blocks alone. A backbone
+    that cannot be told who sees whom with the kernel that it has now says so where it is run.
+    """
+    hf = model.hugging_face
+    if not has_values(hf):
+        return {}
+    row, found = trial_rows(hf, _barred(model))[:1], {}
+    half = row.shape[1] // 2
+    row, real = row[:, : 2 * half], torch.ones_like(row[:, : 2 * half], dtype=torch.bool)
+    second = (torch.arange(2 * half, device=row.device) >= half).long()[None]
+    masked = second + torch.arange(2 * half, device=row.device) % 2 == 1  # other places in each half
+    noisy = row.masked_fill(masked, model.mask_token_id)
+
+    def documents() -> tuple[Tensor, Tensor]:
+        together = model.hidden(row, real, document=second)[0].view(2, half, -1)
+        return together[:, 1:], model.hidden(row.view(2, half), real.view(2, half))[:, 1:]
+
+    def blocks() -> tuple[Tensor, Tensor]:
+        first = model.hidden(noisy[:, :half], real[:, :half])
+        behind = model.hidden(torch.where(second > 0, noisy, row), real, second)
+        wanted = torch.cat([first, behind[:, half:]], 1)
+        return model.hidden(noisy, real, second, row)[masked], wanted[masked]
+
+    with evaluating(hf):
+        for layout, states in ((DocumentLayout, documents), (BlockLayout, blocks)):
+            try:
+                layer_kinds(model.backbone, layout.use)
+            except ValueError:
+                continue
+            try:
+                got, wanted = states()
+                if not _close(got, wanted, _tolerance(hf)):
+                    found[layout.use] = (
+                        f"its states are then off by {float((got - wanted).abs().max()):.2g} of at most "
+                        f"{float(wanted.abs().max()):.2g}"
+                    )
+            except Exception as error:
+                found[layout.use] = f"it does not run so: {_short(error)}"
+    return found
 
 
 def freeze_unreached(model: Denoiser) -> None:

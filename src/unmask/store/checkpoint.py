@@ -145,6 +145,8 @@ def _seal(root: Path, temporary: Path, step: int, version: str, keep: int, spare
     (temporary / MANIFEST).write_text(_signed(manifest))
     _sync(temporary / MANIFEST)
     _sync(temporary)
+    if _is_other(target):
+        raise CheckpointError(f"{target} is a checkpoint of another version of unmask, which stays: move it away")
     if target.exists():
         shutil.rmtree(target)
     temporary.rename(target)
@@ -155,16 +157,24 @@ def _seal(root: Path, temporary: Path, step: int, version: str, keep: int, spare
     delete(other for other in folders[: max(0, here - keep)] + folders[here:] if other not in stays)
 
 
+def others(root: Path) -> list[Path]:
+    """Checkpoints of another version, which nobody deletes but the user."""
+    return [folder for folder in _folders(root) if _is_other(folder)]
+
+
 def delete(folders: Iterable[Path]) -> None:
     """Delete checkpoints, whole or broken, but none of another version."""
     for folder in folders:
-        try:
-            _manifest(folder)
-        except OtherFormat:
-            continue
-        except CheckpointError:
-            pass
-        shutil.rmtree(folder)
+        if not _is_other(folder):
+            shutil.rmtree(folder)
+
+
+def _is_other(folder: Path) -> bool:
+    try:
+        _manifest(folder)
+    except CheckpointError as error:
+        return isinstance(error, OtherFormat)
+    return False
 
 
 def _not_saved(root: Path, step: int, error: Exception) -> CheckpointError:

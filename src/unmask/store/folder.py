@@ -13,7 +13,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from unmask.config import completed, differences
 from unmask.data.tokenizers import TextTokenizer
-from unmask.store.checkpoint import newest, steps_of
+from unmask.store.checkpoint import newest, others, steps_of
 
 CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"
@@ -79,7 +79,14 @@ def check_folder(
                 "have changed, or the pretrained one has. Put them back to go on with --resume; or start anew with "
                 "--overwrite or in another --out"
             )
-    elif not overwrite:
+    elif overwrite:
+        spared = others(out / "checkpoints")
+        if spared:
+            raise ValueError(
+                f"{spared[0]} is a checkpoint of another version of unmask, which --overwrite does not delete: "
+                "delete it yourself, or choose another --out"
+            )
+    else:
         raise ValueError(
             f"{out} already holds a run; use --resume to go on with it, --overwrite to lose it, or another --out"
         )

@@ -82,12 +82,20 @@ def check_start(nll: float, choices: int) -> None:
 
 
 def not_finite(
-    model: MaskedDiffusionLM, step: int, checkpoints: Path, loss: float, norm: float, batch: MaskedBatch, nll: Tensor
+    model: MaskedDiffusionLM,
+    dtype: torch.dtype | None,
+    step: int,
+    checkpoints: Path,
+    loss: float,
+    norm: float,
+    batch: MaskedBatch,
+    nll: Tensor,
 ) -> FloatingPointError:
     """The error that ends a run whose loss or gradient is not finite, with its first source where that is found.
 
     Args:
         model: unwrapped; nothing is looked for in one that is spread over ranks.
+        dtype: of the run's products under autocast; None for none.
         step: steps done.
         checkpoints: folder of the run's.
         loss: of the step.
@@ -95,7 +103,7 @@ def not_finite(
         batch: this rank's rows.
         nll: [B, L] of the step.
     """
-    last, source = newest(checkpoints), None if is_sharded(model) else first_not_finite(model, batch, nll)
+    last, source = newest(checkpoints), None if is_sharded(model) else first_not_finite(model, dtype, batch, nll)
     bad = ~nll.isfinite().all(1)
     rows = (batch.clean.row[bad] if bad.any() else batch.clean.row).tolist()
     return FloatingPointError(
@@ -111,13 +119,16 @@ def not_finite(
 
 
 @torch.no_grad()
-def first_not_finite(model: MaskedDiffusionLM, batch: MaskedBatch, nll: Tensor) -> str | None:
+def first_not_finite(
+    model: MaskedDiffusionLM, dtype: torch.dtype | None, batch: MaskedBatch, nll: Tensor
+) -> str | None:
     """Where a forward of the rows with a bad loss first leaves the finite numbers; None where it does not.
 
     A weight that is not finite is named before the module that reads it.
 
     Args:
         model: unwrapped, its weights whole.
+        dtype: as for `not_finite`: what overflows in it alone is found.
         batch: this rank's rows.
         nll: [B, L] of them.
     """
@@ -140,7 +151,8 @@ def first_not_finite(model: MaskedDiffusionLM, batch: MaskedBatch, nll: Tensor) 
     ]
     try:
         if bad.any():
-            model(batch[bad.nonzero()[:, 0]])
+            with torch.autocast(nll.device.type, dtype, enabled=dtype is not None):
+                model(batch[bad.nonzero()[:, 0]])
     finally:
         for hook in hooks:
             hook.remove()

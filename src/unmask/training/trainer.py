@@ -254,7 +254,7 @@ class Trainer:
             return
         (figures, place, fit), self._unread = self._unread, None
         step, ranks = place["step"], self.accelerator.num_processes
-        broken = partial(not_finite, self.model, step - 1, self.checkpoints)
+        broken = partial(not_finite, self.model, self.dtype, step - 1, self.checkpoints)
         metrics = figures.read(self.diagnostics, ranks, self._sum, broken)
         if fit:  # under the step that it served: a run resumed from the one before fits again
             log.write("time", place, fit)
