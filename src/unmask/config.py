@@ -240,11 +240,13 @@ def parse(text: str, base: type | tuple[type, ...], kind_name: str | None = None
 
     def build(node: ast.expr) -> Any:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            kind = (known if node is root else types).get(node.func.id)
-            if kind is None:
-                raise ValueError(f"unknown {called} '{node.func.id}'{nearest(node.func.id, known)}")
+            among, what = (known, called) if node is root else (types, "config")
+            check_name(what, node.func.id, among)
+            kind = among[node.func.id]
             arguments = [build(a) for a in node.args]
             named = {k.arg or "**": build(k.value) for k in node.keywords}
+            for name in named:
+                check_name(f"field of {kind.__name__}", name, (field.name for field in fields(kind) if field.init))
             try:
                 return kind(*arguments, **named)
             except TypeError as error:

@@ -256,6 +256,57 @@ def test_records_carry_how_the_study_is_shown(whole):
     assert (plain.measure.key, title_of(plain)) == ("solved", "tiny: Sudoku")
 
 
+def test_records_that_a_study_does_not_have_stop_it_before_they_are_lost(whole):
+    study, out, _ = whole
+    study.gather(out)
+    before = _files(out)
+    other = replace(study, arms={"clipped": {}}, control="clipped")
+    with pytest.raises(ValueError, match=r"records of 1 runs .* first of tiny standard 1 4 .*name all arms"):
+        other.run(out)
+    assert _files(out) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"base": sudoku}, "base is a run's config"),
+        ({"seeds": 5}, "seeds are a tuple, got 5"),
+        ({"budgets": 500}, "budgets are a tuple, got 500"),
+        ({"seeds": ()}, "a study needs seeds"),
+        ({"finals": [1]}, "finals are a dict by name"),
+        ({"arms": ["standard"]}, "arms are a dict by name"),
+        ({"arms": {"standard": PUMA}}, "arm 'standard' is a change of the base.*got ProgressiveUnmasking"),
+        ({"arms": {"standard": "puma"}}, "arm 'standard' is a change of the base.*got 'puma'"),
+        ({"arms": {"standard": {"masking": "puma"}}}, r"RunConfig\.masking takes a config, as .*got 'puma'"),
+        ({"arms": {"standard": lambda config: None}}, "arm 'standard' is to return a config, got None"),
+    ],
+)
+def test_what_makes_no_study_is_refused_with_what_does(changes, message):
+    with pytest.raises(ValueError, match=message):
+        _study(**changes)
+
+
+def test_a_start_that_is_not_there_is_refused_before_anything_runs(tmp_path):
+    arms = {"standard": Arm(start="pretraind"), "pretrained": Arm()}
+    with pytest.raises(ValueError, match="neither an arm nor a run's folder; did you mean 'pretrained'"):
+        _study(arms=arms).run(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("study = (", r"broken\.py, line 1: SyntaxError"),
+        ("x = 1\nstudy = Study()", r"broken\.py, line 2: NameError: name 'Study'"),
+        ("import nowhere_to_be_found", r"broken\.py, line 1: ModuleNotFoundError"),
+    ],
+)
+def test_a_study_file_that_cannot_be_read_is_named_with_the_line(tmp_path, text, message):
+    (tmp_path / "broken.py").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_studies(tmp_path / "broken.py")
+
+
 def test_records_of_runs_that_lie_elsewhere_stay_and_those_of_no_run_go(whole, tmp_path):
     """Part of a study was run here, part on another machine, whose lines came with the folder."""
     study, out, _ = whole

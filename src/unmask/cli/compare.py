@@ -9,6 +9,7 @@ from pathlib import Path
 from unmask.cli.options import about, chosen_arms, configured, differing, flag, named_recipe, opened
 from unmask.cli.report import show
 from unmask.config import positive_int
+from unmask.evaluation.results import RECORDS
 from unmask.runs.study import Study
 
 
@@ -58,5 +59,6 @@ def compare(words: list[str]) -> None:
         )
     for cell in study.cells() if options["overwrite"] else ():
         shutil.rmtree(out / cell.name, ignore_errors=True)
+        (out / RECORDS).unlink(missing_ok=True)
     study.run(out, workers=options["jobs"], devices=options["devices"], command=command)
     show(out)

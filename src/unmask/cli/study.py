@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import shlex
 import sys
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -119,8 +120,13 @@ def _imported(file: Path) -> ModuleType:
             raise ValueError(
                 f"{file} cannot be imported: another module is called '{name}'; give the file another name"
             )
-    except BaseException:
+    except BaseException as error:
         if added:  # what is refused must not hide other modules from the processes that runs start
             sys.path.remove(str(root))
-        raise
+        if not isinstance(error, Exception) or isinstance(error, ValueError):
+            raise
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        where = str(file) if line is None else f"{file}, line {line}"
+        raise ValueError(f"{where}: {type(error).__name__}: {error}") from error
     return module

@@ -28,7 +28,8 @@ from unmask.distributed import mean_over_ranks
 from unmask.evaluation.likelihood import LikelihoodConfig, likelihood
 from unmask.fitted_times import measured_for
 from unmask.integrations.arguments import check_arguments
-from unmask.models.denoiser import MaskedDiffusionLM, MaskedOutput
+from unmask.models.denoiser import MaskedDiffusionLM
+from unmask.models.output import MaskedOutput
 from unmask.objectives import Objective, RowMean
 from unmask.processes import Masking
 from unmask.processes.refit import fitted_time_of, refit_time

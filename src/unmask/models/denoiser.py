@@ -7,7 +7,6 @@ positions they predict from one place, `MaskedDiffusionLM.hidden`, so they canno
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
-from unmask.batch import MaskedBatch, Scores, Tensors
+from unmask.batch import MaskedBatch, Scores
 from unmask.data.stream import check_rows, columns_of
 from unmask.data.streamed import at_hand
 from unmask.data.tokenizers import TextTokenizer
@@ -36,35 +35,13 @@ from unmask.models.inputs import Inputs, Prepared
 from unmask.models.logits import LogitsBackbone, LogitsHead
 from unmask.models.lora import WEIGHTS_FILE as ADAPTERS_FILE
 from unmask.models.lora import has_adapters, load_adapters, save_adapters
+from unmask.models.output import MaskedOutput
 from unmask.models.readout import ReadOut
 from unmask.models.verify import find_backbone, freeze_unreached, unfit_layouts, verify
 from unmask.objectives import Objective
 
 STREAM_LOOKED_AT = 100
 """Rows of a streamed data set that are looked at before training; the others are as they are read."""
-
-
-@dataclass(frozen=True)
-class MaskedOutput(Tensors):
-    """What a forward over a masked batch returns.
-
-    Attributes:
-        loss: scalar Σ weight · nll, differentiable.
-        nll: [B, L] nats of each masked token, fp32; 0 where nothing is masked; no gradient.
-        scores: the statistics asked for, or None.
-        gradient: [B, L] length of the loss's gradient with respect to each masked position's hidden state, if
-            asked for.
-        balance: scalar, what the loss holds besides: a mixture of experts' term for even routing, times Σ weight.
-            None where the model's config does not ask for it (`output_router_logits`).
-        factor: [B, L] what the objective multiplied the weights by, if it reweights.
-    """
-
-    loss: Tensor
-    nll: Tensor
-    scores: Scores | None
-    gradient: Tensor | None = None
-    balance: Tensor | None = None
-    factor: Tensor | None = None
 
 
 class MaskedDiffusionLM(AnswersTrainers):

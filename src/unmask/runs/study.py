@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from rich.console import Console
 
@@ -29,13 +29,12 @@ from unmask.evaluation.results import RECORDS, Report, read_records
 from unmask.evaluation.speedup import Role
 from unmask.evaluation.steps import steps_of
 from unmask.evaluation.trace import read_trace
+from unmask.runs.changes import Change, changed
 from unmask.runs.config import EvaluationConfig, ReadsText, RunConfig
 from unmask.runs.job import PROVENANCE, Job
 from unmask.runs.launch import run_jobs
 from unmask.store.folder import CONFIG_FILE, replace_text
 from unmask.store.metrics import read_metrics
-
-Change = Mapping[str, Any] | Callable[[RunConfig], RunConfig]
 
 
 @dataclass(frozen=True)
@@ -120,6 +119,7 @@ class Study:
     tracker: str = "none"
 
     def __post_init__(self) -> None:
+        self._check_types()
         for kind, names in (("study", [self.name]), ("arm", self.arms), ("final evaluation", self.finals)):
             for name in names:
                 require(
@@ -146,6 +146,23 @@ class Study:
             share = getattr(self, name)
             require(share is None or 0 <= share <= 1, f"{name} is a share of the budget in [0, 1], got {share}")
         self.cells()
+
+    def _check_types(self) -> None:
+        base = self.base
+        require(isinstance(base, RunConfig), f"base is a run's config, as a recipe() returns it, got {base!r}")
+        for name in ("seeds", "screening", "budgets"):
+            values = getattr(self, name)
+            require(values is None or isinstance(values, tuple | list | range), f"{name} are a tuple, got {values!r}")
+        require(len(self.seeds) + len(self.screening) > 0, "a study needs seeds")
+        for name in ("arms", "finals"):
+            require(
+                isinstance(getattr(self, name), Mapping), f"{name} are a dict by name, got {getattr(self, name)!r}"
+            )
+        for name, arm in self.arms.items():
+            require(
+                isinstance(arm, Arm | Mapping) or callable(arm),
+                f"arm '{name}' is a change of the base, as {{'masking': ...}}, a function or an Arm, got {arm!r}",
+            )
 
     def arm(self, name: str) -> Arm:
         """An arm by name; ValueError for an unknown one."""
@@ -225,10 +242,11 @@ class Study:
             command: the command line that does it, kept in the records' provenance.
 
         Raises:
-            ValueError: where a folder holds another run, before anything starts; or where runs failed, once the
-                others are done.
+            ValueError: where a folder holds another run, records would be lost, or there is nothing to start from,
+                before anything starts; or where runs failed, once the others are done.
         """
         cells = self.cells() if cells is None else cells
+        self._check_start(Path(out), cells)
         failed = run_jobs(
             [replace(self.job(cell, Path(out)), command=command) for cell in cells],
             workers=workers,
@@ -237,10 +255,28 @@ class Study:
         )
         records = self.gather(out)
         if failed:
-            raise ValueError(
-                f"{len(failed)} of {len(cells)} runs failed, the others are whole. {next(iter(failed.values()))}"
-            )
+            rest = ", the others are whole" if len(failed) < len(cells) else ""
+            raise ValueError(f"{len(failed)} of {len(cells)} runs failed{rest}. {next(iter(failed.values()))}")
         return records
+
+    def _check_start(self, out: Path, cells: Sequence[Cell]) -> None:
+        """Raise ValueError where records of runs that the study does not declare would go, or no start is there."""
+        declared = {(self.name, cell.arm, cell.seed, cell.steps) for cell in self.every_cell()}
+        there = read_records(out) if (out / RECORDS).is_file() else []
+        lost = [_place(record) for record in there if _place(record) not in declared]
+        if lost:
+            first = " ".join(map(str, lost[0]))
+            raise ValueError(
+                f"{out} holds records of {len(lost)} runs that the study '{self.name}' does not have, the first of "
+                f"{first} (study, arm, seed, steps): name all arms, seeds and steps of before, or choose another "
+                f"folder. Without {out / RECORDS} they are forgotten, and their folders stay"
+            )
+        for cell in cells:
+            require(
+                not isinstance(cell.start, str) or Path(cell.start).exists(),
+                f"arm '{cell.arm}' starts from '{cell.start}', which is neither an arm nor a run's folder"
+                f"{nearest(str(cell.start), self.arms)}",
+            )
 
     def job(self, cell: Cell, out: Path) -> Job:
         """What makes a cell below the study's folder."""
@@ -351,6 +387,7 @@ class Study:
             config = change(base) if callable(change) else changed(base, change)
         except ValueError as error:
             raise ValueError(f"arm '{name}': {error}") from None
+        require(isinstance(config, RunConfig), f"the change of arm '{name}' is to return a config, got {config!r}")
         require(
             (config.training.steps, config.training.seed) == (steps, seed),
             f"arm '{name}' changes training.steps or training.seed: those are its budgets and seeds",
@@ -360,24 +397,3 @@ class Study:
 
 def _place(record: Mapping[str, Any]) -> tuple[str, str, int, int]:
     return record["study"], record["arm"], record["seed"], record["steps"]
-
-
-def changed(config: Any, change: Mapping[str, Any]) -> Any:
-    """A config with other values of some fields, which are named with dots: {"training.batch_size": 32}.
-
-    Raises:
-        ValueError: for a field that is not there, with the nearest one.
-    """
-    known = [f.name for f in fields(config)] if is_dataclass(config) else []
-    values: dict[str, Any] = {}
-    nested: dict[str, dict[str, Any]] = {}
-    for path, value in change.items():
-        name, _, rest = path.partition(".")
-        require(name in known, f"{type(config).__name__} has no field '{name}'{nearest(name, known)}")
-        if rest:
-            nested.setdefault(name, {})[rest] = value
-        else:
-            values[name] = value
-    for name, inner in nested.items():
-        values[name] = changed(values.get(name, getattr(config, name)), inner)
-    return replace(cast(Any, config), **values)

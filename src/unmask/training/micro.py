@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unmask.batch import MaskedBatch, Scores
 from unmask.distributed import sum_over_ranks
-from unmask.models.denoiser import MaskedOutput
+from unmask.models.output import MaskedOutput
 from unmask.objectives import Objective
 from unmask.training.later import Later
 
