@@ -33,7 +33,8 @@ def read_sequences(path: PathLike) -> Iterator[str]:
     """Read the sequences of a text file, one at a time: of FASTA without the headers, else one a line. .gz too.
 
     Raises:
-        ValueError: naming the line, for what is no sequence because of white space in it, or is not UTF-8.
+        ValueError: naming the line, for what is no sequence because of white space in it; for FASTQ, and for what
+            is not UTF-8.
     """
     opened = gzip.open if Path(path).suffix.lower() == ".gz" else open
     parts, fasta = [], is_fasta(path)
@@ -41,6 +42,10 @@ def read_sequences(path: PathLike) -> Iterator[str]:
         with opened(path, "rt", encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, 1):
                 line = line.strip()
+                require(
+                    number > 1 or fasta or not line.startswith("@"),
+                    f"{path} is FASTQ, whose lines of qualities are no sequences: write it as FASTA",
+                )
                 fasta = fasta or (line.startswith(">") and not parts)
                 if not fasta and line:
                     require(

@@ -304,10 +304,10 @@ def check_rows(
         problems = {
             "has no maskable position: drop such rows": ~maskable.any(1),
             f"already holds the mask token {mask_token_id}: choose a free token": (tokens == mask_token_id) & real,
+            "holds a token below 0": tokens < 0,
             f"holds a token outside the vocabulary of {vocab_size}: another tokenizer than the model's made it": (
-                tokens < 0
-            )
-            | (tokens >= vocab_size),
+                tokens >= vocab_size
+            ),
         }
         if unused is not None:
             what = "holds an id that no token has, and the model gives no probability"

@@ -250,7 +250,13 @@ def _check(length: int, ending: Ending | Rainbow, too_long: str) -> None:
 def template_columns(template: str) -> list[str]:
     """The columns that a template names."""
     found = []
-    for _, name, form, conversion in Formatter().parse(template):
+    try:
+        parts = list(Formatter().parse(template))
+    except ValueError as error:
+        raise ValueError(
+            f"{template!r} is no template ({error}): columns stand in braces, and other braces are doubled"
+        ) from None
+    for _, name, form, conversion in parts:
         if name is not None:
             if not name or form or conversion or set(name) & set(".["):
                 raise ValueError(

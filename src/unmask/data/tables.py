@@ -71,6 +71,20 @@ def _rows(source: str | Path) -> Any:
     options: dict[str, Any] = {}
     if form == "csv":  # cells are text: "007" and "NA" stay what they are
         options["sep"] = "\t" if path.suffix.lower() == ".tsv" else ","
+        _check_utf8(path)
         names = pd.read_csv(path, nrows=0, **options).columns
+        require(
+            len(names) > 1 or not set(names[0]) & set(";|\t"),
+            f"{path} has the one column {names[0]!r}: part columns by commas, or by tabs in a .tsv",
+        )
         options |= {"features": Features({name: Value("string") for name in names}), "keep_default_na": False}
     return load_dataset(form, data_files=str(path), split="train", streaming=True, **options)
+
+
+def _check_utf8(path: Path) -> None:
+    with path.open(encoding="utf-8") as file:
+        try:
+            while file.read(1 << 20):
+                pass
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not UTF-8: {error.reason}; convert the file") from None

@@ -132,7 +132,10 @@ class TextTokenizer:
             ids = [token] if isinstance(token, int) else self.encode(token).tolist()
             lost = isinstance(token, str) and (not token.strip() or self.unwritten(token))
             if lost or not all(0 <= i < self.vocab_size for i in ids):
-                raise ValueError(f"the tokenizer of these rows has no token for {token!r}")
+                raise ValueError(
+                    f"the tokenizer of these rows has no token for {token!r}: give Delimiters or SyRM tokens that it "
+                    "has, as in --masking \"IndependentMasking(mask=Delimiters(tokens=('.',)))\""
+                )
             found |= dict.fromkeys(ids)
         return tuple(found)
 

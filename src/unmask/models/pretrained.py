@@ -80,6 +80,9 @@ def from_pretrained(
             more tokens than the model, a model that `MaskedDiffusionLM.from_hf` refuses, or 4 bits without LoRA or
             bitsandbytes.
     """
+    path = Path(name)
+    if (path.is_absolute() or str(name).startswith((".", "~"))) and not path.is_dir():
+        raise ValueError(f"there is no folder '{name}'; a model of the hub has a name such as org/model")
     shared: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     shared |= {key: options[key] for key in WHERE if key in options}
     options = {"dtype": "float32", **options}

@@ -152,8 +152,7 @@ class PromptData:
     def _documents(self, source: Files, split: Split) -> Dataset:
         """The columns, as text: numbers are written out."""
         found = load_documents(source, split, self.columns).select_columns(list(self.columns))
-        rows = [{k: v if isinstance(v, str | None) else str(v) for k, v in row.items()} for row in found.to_list()]
-        return Dataset.from_list(rows)
+        return Dataset.from_list([{k: _written(k, v) for k, v in row.items()} for row in found.to_list()])
 
     def _rows(self, documents: Dataset) -> Dataset:
         prompt, response = self.templates
@@ -161,3 +160,10 @@ class PromptData:
         length = self.length or self.fitted().length
         assert length is not None
         return prompt_rows(documents, self.tokenizer(), length=length, **given)
+
+
+def _written(column: str, value: Any) -> str | None:
+    """A cell as text; ValueError for one that holds several values."""
+    if isinstance(value, list | dict):
+        raise ValueError(f"column {column!r} holds {type(value).__name__}s, not text: {str(value)[:60]}")
+    return value if isinstance(value, str | None) else str(value)

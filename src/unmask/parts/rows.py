@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 from datasets import Dataset, IterableDataset, load_dataset, load_from_disk
 
 from unmask.config import positive_int, require
@@ -125,7 +126,7 @@ def _read(source: RowsSource, stream: bool) -> Dataset | IterableDataset:
     rows = the_one(source() if callable(source) else _opened(source, stream), source)
     if isinstance(rows, IterableDataset):
         require(stream, f"{source} gives a stream: say --data.stream, or give a datasets.Dataset")
-        columns = next(iter(rows), {})
+        columns = list(next(iter(rows), {}))
         require(bool(columns), f"{source} holds no row")
     else:
         require(isinstance(rows, Dataset), f"{source} gives {type(rows).__name__}, and no datasets.Dataset")
@@ -134,7 +135,22 @@ def _read(source: RowsSource, stream: bool) -> Dataset | IterableDataset:
     if missing:
         raise ValueError(f"{source} has no column {' and no column '.join(sorted(missing))}; it has {list(columns)}")
     require(isinstance(rows, IterableDataset) or len(rows) > 0, f"{source} holds no row")
+    _check_row(source, next(iter(rows)))
     return rows.to_iterable_dataset() if stream and isinstance(rows, Dataset) else rows
+
+
+def _check_row(source: RowsSource, row: Mapping[str, Any]) -> None:
+    """Of the types that all rows of a data set share."""
+    tokens, maskable = (np.asarray(row[name]) for name in ("tokens", "maskable"))
+    require(
+        tokens.ndim == 1 and (tokens.dtype.kind in "iu" or not len(tokens)),
+        f"{source}: tokens are a list of whole numbers, got {str(row['tokens'])[:60]}; texts are trained on with the "
+        "recipes text, sft and sequences",
+    )
+    require(
+        maskable.ndim == 1 and (maskable.dtype.kind in "biu" or not len(maskable)),
+        f"{source}: maskable is a list of true and false, got {str(row['maskable'])[:60]}",
+    )
 
 
 def _opened(source: str, stream: bool) -> Any:
