@@ -18,7 +18,7 @@ study = Study(
         "unweighted": Arm(named_masking("unweighted"), budgets=(1000,)),
         "bell": named_masking("bell"),
         "best": named_masking("best"),
-        "ppots-mirror": Arm(named_masking("ppots-mirror"), seeds=()),
+        "ppots-mirror": Arm(named_masking("ppots-mirror"), budgets=(500,)),
         "puma": named_masking("puma"),
     },
     control="standard",
