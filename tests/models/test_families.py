@@ -102,6 +102,19 @@ def test_a_forward_that_does_more_is_refused_by_name(kind, shifted):
         MaskedDiffusionLM.from_hf(kind(llama().config), MASK, shifted)
 
 
+def test_a_model_whose_positions_see_only_the_next_ones_is_refused():
+    model = llama()
+    forward = model.model.forward
+
+    def near(input_ids, attention_mask=None, **options):
+        seen = torch.ones(2 * [input_ids.shape[1]], dtype=torch.bool).tril(1)[None, None]
+        return forward(input_ids=input_ids, attention_mask=seen, **options)
+
+    model.model.forward = near
+    with pytest.raises(ValueError, match="the first of 8 positions does not see the last"):
+        MaskedDiffusionLM.from_hf(model, MASK)
+
+
 def test_a_model_that_drops_the_padding_mask_is_refused():
     model = llama()
     forward = model.model.forward

@@ -150,6 +150,8 @@ def verify(model: Denoiser) -> None:
                 f"{_name(hf)} stays causal: no position sees the last token, whatever config.is_causal says; a "
                 "masked diffusion model needs another backbone"
             )
+        if torch.equal(seen[0, 0], seen[1, 0]):
+            raise ValueError(f"{_name(hf)} is blind: the first of {rows.shape[1]} positions does not see the last")
         seen = _compare(model, rows, padded)[:, :-1]
         if not _close(seen[0], seen[1], _tolerance(hf)):
             raise ValueError(f"{_name(hf)} lets padding leak into real positions")
