@@ -197,11 +197,17 @@ def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
     return [] if old == new else [f"{prefix}: {old} -> {new}"]
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean 'x'?" where a known name is close or begins so, and the list of known names."""
+def meant(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" where a known name is close or begins so, else nothing."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1) or [x for x in known if name and x.startswith(name)]
-    return (f"; did you mean '{close[0]}'?" if close else ".") + f" Known: {', '.join(known)}"
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What is `meant`, and the list of known names."""
+    known = list(known)
+    return (meant(name, known) or ".") + f" Known: {', '.join(known)}"
 
 
 def check_name(what: str, name: str, known: Iterable[str]) -> None:

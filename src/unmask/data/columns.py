@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,6 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, IterableDataset
+
+from unmask.config import meant
 
 PathLike = str | os.PathLike[str]
 
@@ -23,9 +24,7 @@ def check_column(where: object, column: str, there: Iterable[str]) -> None:
     """Raise MissingColumn, with the columns that are there and a near one, unless the column is one of them."""
     there = list(there)
     if column not in there:
-        close = difflib.get_close_matches(column, there, n=1)
-        meant = f"; did you mean {close[0]!r}?" if close else ""
-        raise MissingColumn(f"{where} has no column {column!r}; it has {there}{meant}")
+        raise MissingColumn(f"{where} has no column {column!r}; it has {there}{meant(column, there)}")
 
 
 @contextmanager
