@@ -12,6 +12,7 @@ a ridge (ours) makes the minimum one point, and exact slopes find it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,7 @@ from unmask.fitted_times import RateProfile
 
 RIDGE = 1e-6
 """Nats for a squared unit of distance from the first start, in logarithms of parameters."""
+RESTARTS = 20
 _FIRST = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 _BOUNDS = [(-18, 8), (-18, 8), (-18, 8), (-8, 4), (-8, 4), (-8, 4), (-8, 3)]
 _TINY = 1e-300
@@ -80,13 +82,20 @@ def fit_epr(profile: RateProfile, optimum: str = "independent", starts: int = 8)
 
     random = np.random.default_rng(0)
     points = [_FIRST, *(np.clip(_FIRST + random.normal(0, 2, 7), -7.5, 2.5) for _ in range(starts - 1))]
-    precise = {"ftol": 1e-15, "gtol": 1e-10, "maxiter": 2000, "maxfun": 20000}
-    found = [
-        scipy.optimize.minimize(ridged, point, jac=True, method="L-BFGS-B", bounds=_BOUNDS, options=precise)
-        for point in points
-    ]
-    best = min(found, key=lambda result: float(result.fun)).x
+    best = min((_minimum(ridged, point) for point in points), key=lambda x: ridged(x)[0])
     return EPRFit(_read(best, scale), kl(best)[0])
+
+
+def _minimum(of: Callable[[np.ndarray], tuple[float, np.ndarray]], point: np.ndarray) -> np.ndarray:
+    """Where a descent from a point ends. One that stops on a slope, for a step that was too small to tell, goes on."""
+    precise = {"ftol": 1e-15, "gtol": 1e-10, "maxiter": 2000, "maxfun": 20000}
+    for _ in range(RESTARTS):
+        found = scipy.optimize.minimize(of, point, jac=True, method="L-BFGS-B", bounds=_BOUNDS, options=precise)
+        still = np.abs(found.x - point).max() < 1e-6
+        point = found.x
+        if still or np.abs(found.jac).max() < 1e-8:
+            break
+    return point
 
 
 def _read(x: np.ndarray, scale: float) -> dict[str, float]:
