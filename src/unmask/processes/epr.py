@@ -87,7 +87,7 @@ def fit_epr(profile: RateProfile, optimum: str = "independent", starts: int = 8)
 
 
 def _minimum(of: Callable[[np.ndarray], tuple[float, np.ndarray]], point: np.ndarray) -> np.ndarray:
-    """Where a descent from a point ends. One that stops on a slope, for a step that was too small to tell, goes on."""
+    """Where a descent from a point ends. One that stops on a slope, its last step too small to tell, goes on."""
     precise = {"ftol": 1e-15, "gtol": 1e-10, "maxiter": 2000, "maxfun": 20000}
     for _ in range(RESTARTS):
         found = scipy.optimize.minimize(of, point, jac=True, method="L-BFGS-B", bounds=_BOUNDS, options=precise)
