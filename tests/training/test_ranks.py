@@ -121,8 +121,10 @@ def test_two_processes_give_the_weights_of_one(two_processes, trainer, weights_i
     for which in ("model", "ema"):
         weights, wanted = weights_in(two, which), weights_in(one, which)
         assert weights.keys() == wanted.keys()
-        for tensor in wanted:  # kept in fp32, whose last digit is what rtol allows
-            torch.testing.assert_close(weights[tensor], wanted[tensor], rtol=2e-7, atol=1e-8)
+        # Weights of the loss are fp32: what a fit leaves of last digits may be the last digit of these.
+        close = 2e-7 if name == "P-POTS" else 1e-8
+        for tensor in wanted:
+            torch.testing.assert_close(weights[tensor], wanted[tensor], rtol=close, atol=1e-8)
 
 
 def test_a_weight_that_no_forward_uses_stops_no_rank(two_processes, trainer, weights_in):

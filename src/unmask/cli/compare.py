@@ -57,8 +57,9 @@ def compare(words: list[str]) -> None:
         study.job(cell, out).config.check(
             out / cell.name, resume=not options["overwrite"], overwrite=options["overwrite"]
         )
-    for cell in study.cells() if options["overwrite"] else ():
-        shutil.rmtree(out / cell.name, ignore_errors=True)
+    if options["overwrite"]:
+        for cell in study.cells():
+            shutil.rmtree(out / cell.name, ignore_errors=True)
         (out / RECORDS).unlink(missing_ok=True)
     study.run(out, workers=options["jobs"], devices=options["devices"], command=command)
     show(out)

@@ -126,16 +126,17 @@ def _read(source: RowsSource, stream: bool) -> Dataset | IterableDataset:
     rows = the_one(source() if callable(source) else _opened(source, stream), source)
     if isinstance(rows, IterableDataset):
         require(stream, f"{source} gives a stream: say --data.stream, or give a datasets.Dataset")
-        columns = list(next(iter(rows), {}))
-        require(bool(columns), f"{source} holds no row")
+        first = next(iter(rows), {})
+        require(bool(first), f"{source} holds no row")
+        columns = list(first)
     else:
         require(isinstance(rows, Dataset), f"{source} gives {type(rows).__name__}, and no datasets.Dataset")
-        columns = rows.column_names
+        first, columns = next(iter(rows), {}), rows.column_names
     missing = {"tokens", "maskable"} - set(columns)
     if missing:
         raise ValueError(f"{source} has no column {' and no column '.join(sorted(missing))}; it has {list(columns)}")
-    require(isinstance(rows, IterableDataset) or len(rows) > 0, f"{source} holds no row")
-    _check_row(source, next(iter(rows)))
+    require(bool(first), f"{source} holds no row")
+    _check_row(source, first)
     return rows.to_iterable_dataset() if stream and isinstance(rows, Dataset) else rows
 
 
