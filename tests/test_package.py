@@ -79,6 +79,20 @@ def test_import_loads_nothing_heavy_until_a_name_is_used():
     assert ended.returncode == 0, ended.stderr
 
 
+def test_help_of_the_command_line_loads_nothing_heavy():
+    script = """
+import sys
+from unmask.cli import main
+try:
+    main(["--help"])
+finally:
+    assert not {'torch', 'transformers', 'datasets', 'scipy', 'numpy'} & set(sys.modules)
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert "  train      Train one model: " in ended.stdout
+
+
 def test_a_name_that_there_is_not_is_refused():
     with pytest.raises(AttributeError, match="no attribute 'Bel'"):
         unmask.Bel  # noqa: B018

@@ -31,6 +31,7 @@ def arms(digits: int) -> dict[str, dict[str, object]]:
     puma = ProgressiveUnmasking(stages=digits + 1)
     return {
         "uniform-count": {},
+        "clipped": named_masking("clipped"),
         "beta": {"masking": IndependentMasking(Beta(2, 1), ExactCount())},
         "puma": {"masking": puma},
         "puma-batch": {"masking": replace(puma, pool="batch")},

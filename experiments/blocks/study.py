@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from unmask import Blockwise, ExactCount, IndependentMasking, LikelihoodConfig, ProgressiveUnmasking, RowMean
 from unmask.parts import LikelihoodBy, OrderLikelihood
+from unmask.parts.maskings import MASKINGS
 from unmask.processes import Masking
 from unmask.recipes import TextData, TextModel, sotu
 from unmask.runs.config import RunConfig
@@ -14,6 +15,7 @@ from unmask.runs.study import Study
 
 BLOCK = 16
 INDEPENDENT, PUMA = IndependentMasking(mask=ExactCount()), ProgressiveUnmasking(stages=8, threshold=0.9)
+CLIPPED = MASKINGS["clipped"]
 data = TextData(first_given=True)
 NOISE = LikelihoodConfig(Blockwise(IndependentMasking(mask=ExactCount(), coupling="stratified"), BLOCK), samples=2)
 
@@ -35,6 +37,7 @@ study = Study(
     ),
     arms={
         "fixed": {"masking": Blockwise(INDEPENDENT, BLOCK)},
+        "clipped": {"masking": Blockwise(CLIPPED.masking, BLOCK), "objective": CLIPPED.objective},
         "growing": growing(INDEPENDENT),
         "puma": {"masking": Blockwise(PUMA, BLOCK)},
         "puma-growing": growing(PUMA),

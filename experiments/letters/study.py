@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from experiments.ranking.study import letters as ranked
 from unmask import Bell, IndependentMasking, MaskedMean, ProgressiveUnmasking, RowMean
+from unmask.parts import named_masking
 from unmask.runs.study import Study, changed
 
 CHAIN = ProgressiveUnmasking(stages=8)
@@ -20,7 +21,7 @@ study = Study(
     "letters",
     changed(ranked.base, {"objective": MaskedMean()}),
     {name: {"masking": masking} for name, masking in arms.items()}
-    | {"puma-row-mean": {"masking": CHAIN, "objective": RowMean()}},
+    | {"clipped": named_masking("clipped"), "puma-row-mean": {"masking": CHAIN, "objective": RowMean()}},
     control="unweighted",
     seeds=(1, 2, 3),
     budgets=(1000,),

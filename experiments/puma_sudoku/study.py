@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from unmask import Beta, Clipped, ExactCount, IndependentMasking, MaskedMean, ProgressiveUnmasking, Ramp
 from unmask.evaluation.tasks import SudokuTask
-from unmask.parts import SudokuData, SudokuModel
+from unmask.parts import SudokuData, SudokuModel, named_masking
 from unmask.parts.sudoku import CELLS, CLUES
 from unmask.recipes import sudoku
 from unmask.runs.study import Arm, Study
@@ -57,6 +57,7 @@ confirming = Study(
     judged_by(1),
     {
         "uniform-count": Arm(budgets=(1500,)),
+        "clipped": Arm(named_masking("clipped"), budgets=(1500,)),
         "beta": Arm({"masking": replace(COUNTED, time=Beta(2, 1))}, budgets=(1500,)),
         "puma": Arm({"masking": HALF}, budgets=(750, 1500)),
         "puma-whole": Arm({"masking": WHOLE}, budgets=(1500,)),
@@ -84,7 +85,7 @@ paper = Study(
         "puma-half": {"masking": HALF},
     },
     seeds=(1,),
-    budgets=(3000,),
+    budgets=(1000,),
     checkpoint=0.05,
     **often,
 )

@@ -27,6 +27,7 @@ study = Study(
     base,
     {
         "uniform-count": {},
+        "clipped": named_masking("clipped"),
         "beta": {"masking": IndependentMasking(Beta(2, 1), ExactCount())},
         "puma": Arm({"masking": puma}, budgets=(1067, 1600)),
         "puma-batch": Arm({"masking": ProgressiveUnmasking(stages=12, threshold=0.9, pool="batch")}, seeds=(21,)),

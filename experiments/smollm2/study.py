@@ -37,7 +37,7 @@ study = Study(
     name="smollm2",
     base=replace(base, evaluation=HeldOutLikelihood(samples=2, batch_size=16)),
     arms={f"{start}-standard": {"model": model, **named_masking("standard")} for start, model in STARTS.items()}
-    | {"shifted-bell": {"model": STARTS["shifted"], **named_masking("bell")}},
+    | {f"shifted-{name}": {"model": STARTS["shifted"], **named_masking(name)} for name in ("clipped", "bell")},
     control="shifted-standard",
     seeds=(1,),
     budgets=(96,),

@@ -6,55 +6,34 @@ prints as is also how it is typed: --masking.time "Beta(a=2, b=1)".
 
 from __future__ import annotations
 
+import ast
 import sys
+from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-
-from unmask.cli.advise import advise
-from unmask.cli.compare import compare
-from unmask.cli.evaluate import evaluate
-from unmask.cli.report import report
-from unmask.cli.sample import sample
-from unmask.cli.study import study
-from unmask.cli.train import train
-from unmask.cli.variance import variance
-from unmask.config import nearest
-from unmask.recipes import RECIPES
-from unmask.training.ending import RankError
-from unmask.training.warned import told_as_lines
-
-COMMANDS = {
-    command.__name__: command for command in (train, advise, compare, study, report, evaluate, sample, variance)
-}
+COMMANDS = ("train", "advise", "compare", "study", "report", "evaluate", "sample", "variance")
+"""Each is a function in the module of its name, imported when it is called: help must not wait for torch."""
 
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point. Bad input ends with one line on standard error and exit code 2."""
     words = sys.argv[1:] if argv is None else argv
     if not words or words[0] in ("-h", "--help"):
-        lines = [f"  {name:<10} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+        lines = [f"  {name:<10} {_about(name)}" for name in COMMANDS]
         print(
             "usage: unmask COMMAND ...\n\n" + "\n".join(lines) + "\n\n`unmask COMMAND --help` explains its options."
         )
         raise SystemExit(0 if words else 2)
     try:
-        if words[0] not in COMMANDS:
-            hint = f": it is a recipe, as in `unmask train {words[0]}`." if words[0] in RECIPES else ""
-            raise ValueError(f"unknown command '{words[0]}'{hint or nearest(words[0], COMMANDS)}")
-        with told_as_lines():
-            COMMANDS[words[0]](words[1:])
-    except (ValueError, OSError, FloatingPointError, RankError) as error:
-        message = escape(" ".join(_said(error).split()))
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]unmask:[/] {message}", highlight=False)
-        raise SystemExit(2) from None
+        from unmask.cli.running import run
+
+        run(words)
     except KeyboardInterrupt as error:
-        Console(stderr=True).print("\nunmask: interrupted", *([f"; {error}"] if str(error) else []), sep="")
+        print(f"\nunmask: interrupted{f'; {error}' if str(error) else ''}", file=sys.stderr)
         raise SystemExit(130) from None
 
 
-def _said(error: Exception) -> str:
-    """An error in words; those of the system without their number, and with the file first."""
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}"
-    return str(error)
+def _about(name: str) -> str:
+    """The first line of what a command says about itself, read without importing it."""
+    module = ast.parse((Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8"))
+    command = next(part for part in module.body if isinstance(part, ast.FunctionDef) and part.name == name)
+    return (ast.get_docstring(command) or "").splitlines()[0]

@@ -51,7 +51,7 @@ class TrainingConfig:
     """Decay of the weights' moving average, used for evaluation and saved beside the weights. None: off."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Matrix products in bf16 or fp16 (weights and statistics stay fp32; fp16 with a loss scale), or everything in
-    fp32. auto: bf16 where the processor or the GPU has it, fp16 on a GPU without, fp32 elsewhere."""
+    fp32. auto: bf16 where the GPU has it or the processor has AMX, fp16 on a GPU without, fp32 elsewhere."""
     attention: Literal["auto", "plain", "eager", "sdpa", "flex_attention", "flash_attention_2"] = "auto"
     """Attention kernel: plain products (eager: the backbone's own version of them) or torch's fused kernels; on CUDA
     also flex attention, or flash attention where its package is installed. auto:

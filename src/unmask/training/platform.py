@@ -53,13 +53,15 @@ DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     """The dtype of matrix products for a precision setting: one of `DTYPES`, or "auto", which looks at the device.
 
-    A GPU older than Ampere (T4, V100) emulates bf16 slowly and has fp16.
+    A GPU older than Ampere (T4, V100) emulates bf16 slowly and has fp16. A processor gains by bf16 where it has
+    units for matrices (AMX). With the vector instructions alone (avx512_bf16) Intel's multiply no faster than in
+    fp32, and steps took half as long again (docs/LOG.md).
     """
     if precision != "auto":
         return DTYPES[precision]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    return torch.bfloat16 if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported() else None
+    return torch.bfloat16 if device.type == "cpu" and torch.cpu._is_amx_tile_supported() else None
 
 
 def name_of(dtype: torch.dtype | None) -> str:
