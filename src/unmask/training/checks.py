@@ -19,6 +19,7 @@ from unmask.processes import ForwardProcess, Masking
 from unmask.processes.progressive import ProgressiveProcess
 from unmask.processes.refit import fitted_time_of
 from unmask.store.checkpoint import newest
+from unmask.training.config import TrainingConfig
 
 CHAINS = 2
 """Times that a chain should move from end to end in a run, at least."""
@@ -61,6 +62,17 @@ def too_short_for_pool(process: ForwardProcess, steps: int) -> str | None:
     return (
         f"a chain of PUMA moves on every {turns} steps, so {stages} stages take {stages * turns} steps, and the run "
         f"has {steps}: give a smaller pool (pool={smaller}), fewer stages or more steps"
+    )
+
+
+def never_warm(config: TrainingConfig) -> str | None:
+    """What to tell of a run that ends before its learning rate is up; None for any other."""
+    steps = config.steps - config.anneal_from
+    if steps >= config.warmup_steps:
+        return None
+    return (
+        f"the learning rate rises for {config.warmup_steps} steps, and the run has {steps}: it ends at "
+        f"{config.learning_rate_at(config.steps - 1):.2g} of {config.learning_rate:g}: lower warmup_steps"
     )
 
 
