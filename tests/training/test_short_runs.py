@@ -30,7 +30,7 @@ def test_the_trainer_says_it_once_and_of_no_other_masking(trainer, capsys):
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant", "warmup_stable_decay"])
-@pytest.mark.parametrize("warmup, steps", [(0, 1), (4, 5), (4, 4), (5, 4), (50, 3)])
+@pytest.mark.parametrize(("warmup", "steps"), [(0, 1), (4, 5), (4, 4), (5, 4), (50, 3)])
 def test_a_run_that_never_has_its_learning_rate_says_so(schedule, warmup, steps):
     config = TrainingConfig(steps=steps, warmup_steps=warmup, schedule=schedule)
     rates = [config.learning_rate_at(step) for step in range(steps)]
