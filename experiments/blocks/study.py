@@ -37,7 +37,7 @@ study = Study(
     ),
     arms={
         "fixed": {"masking": Blockwise(INDEPENDENT, BLOCK)},
-        "clipped": {"masking": Blockwise(CLIPPED.masking, BLOCK), "objective": CLIPPED.objective},
+        "fixed-clipped": {"masking": Blockwise(CLIPPED.masking, BLOCK), "objective": CLIPPED.objective},
         "growing": growing(INDEPENDENT),
         "puma": {"masking": Blockwise(PUMA, BLOCK)},
         "puma-growing": growing(PUMA),

@@ -64,7 +64,7 @@ horizons = Study(
     checkpoint=None,
 )
 
-TERMS, QUESTIONS = 4, 20_000
+TERMS, QUESTIONS, DECODING = 4, 20_000, Decoding(tokens_per_step=2)
 tokenizer = sums_tokenizer()
 tuning = RunConfig(
     recipe="worked-sums",
@@ -75,12 +75,7 @@ tuning = RunConfig(
     **named_masking("uniform-count"),
     training=TrainingConfig(batch_size=16, learning_rate=5e-4, threads=1),
     evaluation=SumsTask(
-        terms=TERMS,
-        questions=QUESTIONS,
-        puzzles=100,
-        final_puzzles=500,
-        batch_size=250,
-        decoding=Decoding(tokens_per_step=2),
+        terms=TERMS, questions=QUESTIONS, puzzles=100, final_puzzles=500, batch_size=250, decoding=DECODING
     ),
 )
 

@@ -12,15 +12,8 @@ MOBY = "experiments/sotu_bell/moby_dick.jsonl"
 study = Study(
     name="sotu_bell",
     base=changed(sotu(), {"data.held_out_rows": 64}),
-    arms={
-        "standard": named_masking("standard"),
-        "clipped": named_masking("clipped"),
-        "unweighted": Arm(named_masking("unweighted"), budgets=(1000,)),
-        "bell": named_masking("bell"),
-        "best": named_masking("best"),
-        "ppots-mirror": Arm(named_masking("ppots-mirror"), budgets=(500,)),
-        "puma": named_masking("puma"),
-    },
+    arms={name: named_masking(name) for name in ("standard", "clipped", "bell", "best", "puma")}
+    | {name: Arm(named_masking(name), budgets=(n,)) for name, n in (("unweighted", 1000), ("ppots-mirror", 500))},
     control="standard",
     budgets=(500, 1000),
     screening=(0,),

@@ -102,6 +102,9 @@ def test_records_name_what_was_trained():
     assert seen >= {"standard", "uniform-count", "bell"}
 
 
+EXPLAIN = ("pool",)  # what takes one method apart and ranks none
+
+
 def test_studies_name_what_they_train(monkeypatch):
     """But for PUMA's settings, which are each study's own."""
     monkeypatch.chdir(EXPERIMENTS.parent)
@@ -114,6 +117,8 @@ def test_studies_name_what_they_train(monkeypatch):
                 assert trained == (MEASURED[arm].masking, MEASURED[arm].objective), (file, arm)
                 seen.add(arm)
             assert study.control != "standard" or "clipped" in study.arms, f"{file}: its strong baseline is missing"
+        arms = {arm for study in load_studies(file) for arm in study.arms}
+        assert file.parent.name in EXPLAIN or any(arm.endswith("clipped") for arm in arms), file
     assert seen >= {"standard", "clipped", "uniform-count", "bell"}
 
 
