@@ -54,6 +54,15 @@ def test_every_page_is_in_the_menu():
     assert len(menu) == len(set(menu))
 
 
+@pytest.mark.parametrize("page", sorted((DOCS / "papers").glob("*.md")), ids=lambda page: page.stem)
+def test_pages_of_papers_answer_the_same_questions(page):
+    headings = re.findall(
+        r"(?m)^## (.*)$", page.read_text().replace("they say", "it says").replace("switch them", "switch it")
+    )
+    decided = "What could not be reproduced, and what would decide it"
+    assert headings == ["What it says", "How to switch it on", "What we measured", decided]
+
+
 def test_decisions_have_a_number_each():
     names = sorted(page.name for page in (DOCS / "decisions").glob("*.md"))
     assert [name[:4] for name in names] == [f"{i:04}" for i in range(1, len(names) + 1)]
