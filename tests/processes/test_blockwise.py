@@ -26,6 +26,7 @@ from unmask import (
 from unmask.config import from_json, to_json
 from unmask.processes.blocks import Blocks
 from unmask.processes.independent import COUPLINGS
+from unmask.schedules import integer_at
 
 LENGTHS = [3, 7, 1, 5, 2, 6, 4, 8, 2, 5, 3]
 MASKINGS = [
@@ -236,31 +237,32 @@ def left_share(batch):
 
 @pytest.mark.parametrize("inner", CHAINS, ids=str)
 @pytest.mark.parametrize("size", [((0, 2), (1, 4), (3, 8)), SIZES[-1]], ids=str)
-def test_a_change_of_size_reveals_and_hides_nothing(stream_of, random_scores, inner, size):
+def test_a_change_of_size_begins_the_pool_anew_with_the_next_rows(stream_of, random_scores, inner, size):
     stream = stream_of(LENGTHS)
     process = Blockwise(inner, size).start(stream, 8)
-    generator, changes, kept = torch.Generator().manual_seed(0), 0, 0
+    generator, changes = torch.Generator().manual_seed(0), 0
     for _ in range(10):
         batch = process.draw()
-        old, revealed, stayed = process.blocks, process.revealed.clone(), process.clean.map(torch.clone)
+        revealed, before = process.revealed.clone(), process.clean.map(torch.clone)
+        taken = stream.position
         process.observe(random_scores(batch.masked.shape, generator))
-        same = (process.clean.row == stayed.row) & (process.clean.draw == stayed.draw)
-        assert not (revealed & ~process.revealed[:, : stayed.length])[same].any()
-        if process.blocks.size != old.size:
+        same = (process.clean.row == before.row) & (process.clean.draw == before.draw)
+        if integer_at(size, process.step) == integer_at(size, process.step - 1):
+            assert not (revealed & ~process.revealed[:, : before.length])[same].any()
+        else:
             changes += 1
-            maskable, revealed = (process.blocks.fold(x) for x in (process.clean.maskable, process.revealed))
-            ratio = (maskable & revealed).sum(1) / maskable.sum(1).clamp(min=1).double()
-            stages = process.chain.stages
-            passed = 1 - inner.time.cdf(1 - ratio)
-            expected = (stages * passed + 1e-6).long().clamp(max=stages - 1)
-            stays = same.repeat_interleave(process.blocks.count) & maskable.any(1)
-            assert torch.equal(process.stage.flatten()[stays], expected[stays])
-            kept += int(stays.sum())
+            assert not same.any()
+            assert stream.position == taken + process.pool
+            place = torch.arange(process.pool)[:, None]
+            spread = place * process.chain.stages // process.pool
+            assert torch.equal(process.stage, spread.expand(-1, process.blocks.count))
+            units = process.blocks.units(process.clean)
+            entered = process.chain.entry(units, process.stage.flatten())
+            assert torch.equal(process.blocks.fold(process.revealed), entered)
         # The rows of the pool are as many as before, and their tokens those of the stream.
         assert torch.equal(stream.rows(process.clean.row).padded(process.clean.length).tokens, process.clean.tokens)
         assert process.stage.shape == (process.pool, process.blocks.count)
     assert changes >= 2
-    assert kept > 0
 
 
 @given(

@@ -34,7 +34,7 @@ POOLED = [
     ProgressiveUnmasking(stages=3, threshold=0.4, policy="margin", pool=16, time=Bell()),
     ProgressiveUnmasking(stages=((0, 3), (4, 2), (9, 5)), policy="random", pool=16),
     Blockwise(ProgressiveUnmasking(stages=3, threshold=0.5, pool=16), 4),
-    Blockwise(ProgressiveUnmasking(stages=((0, 2), (7, 4)), policy="entropy", pool=24), ((0, 20), (4, 3), (8, 1))),
+    Blockwise(ProgressiveUnmasking(stages=((0, 2), (7, 4)), policy="entropy", pool=24), ((0, 20), (4, 2), (8, 1))),
 ]
 CONFIGS = PAPER + POOLED
 RESUMED = [PAPER[3], *POOLED]

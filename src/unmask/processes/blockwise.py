@@ -128,7 +128,7 @@ class Blockwise:
         """
         if isinstance(self.masking, IndependentMasking):
             return IndependentBlocks(self, self.masking, rows, batch_size, seed, device)
-        return ProgressiveProcess(self.masking, rows, batch_size, seed, device, cut=self.cut)
+        return ProgressiveProcess(self.masking, rows, batch_size, seed, device, self.size)
 
 
 class IndependentBlocks(IndependentProcess):

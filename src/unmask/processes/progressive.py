@@ -15,7 +15,6 @@ same few rows; a pool larger than the batch mends that (docs/puma.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -164,19 +163,6 @@ def refuse_importance(masking: Any, importance: RowImportance | None) -> None:
     )
 
 
-Cut = Callable[[int, int], Blocks]
-"""(length, step) -> how rows of so many positions are cut at a step."""
-
-
-_ANY_LENGTH = 1 << 40
-"""Longer than any row, to see how the step alone cuts."""
-
-
-def whole_rows(length: int, step: int) -> Blocks:
-    """A row is one block."""
-    return Blocks(max(1, length), length)
-
-
 class ProgressiveProcess:
     """A pool of rows of the stream; every block of a row is a chain. All of it lives on the CPU.
 
@@ -186,8 +172,10 @@ class ProgressiveProcess:
     ascend over the pool: a slot's chains begin near one stage, so that every batch has all of them evenly.
 
     A row is replaced once the chains of all its blocks have ended; a block whose chain has ended before that carries
-    no mask. Where the cut changes, rows are cut anew where they stand: what is revealed stays revealed, and each new
-    block enters the stage of its revealed ratio.
+    no mask. Where the size of the blocks changes, the pool begins anew with the next rows of the stream. What is
+    revealed of a block was chosen by scores that saw all blocks before it clean: in blocks of another size it would
+    tell of tokens that are hidden then. Nor can the same rows enter again: which of them are left, after
+    fast-forward, tells of their tokens too.
 
     Args:
         config: of the chains.
@@ -195,7 +183,7 @@ class ProgressiveProcess:
         batch_size: rows of a step over all ranks together; each rank has an equal, contiguous part of the slots.
         seed: of the noise.
         device: where drawn batches are put.
-        cut: how rows are cut into blocks; None: not at all.
+        size: positions of a block; None: a row is one block.
 
     Attributes:
         clean: [N, L] this rank's part of the pool, slot by slot.
@@ -210,7 +198,7 @@ class ProgressiveProcess:
         batch_size: int,
         seed: int = 0,
         device: torch.device | str | None = None,
-        cut: Cut | None = None,
+        size: Schedule | None = None,
     ) -> None:
         self.slots = local_size(batch_size, rows.world_size)
         refuse_importance(config, rows.importance)
@@ -218,16 +206,11 @@ class ProgressiveProcess:
         self.pool = config.pool_size(batch_size, rows.size)
         self.turns = self.pool // batch_size
         self.step, self.metrics = 0, {}
-        self._cut, self._is_cut = cut or whole_rows, cut is not None
+        self.size = size
         self._sweep, self._order = -1, torch.empty(0)
         self._drawn: Tensor | None = None
 
-        self.chain = config.chain(integer_at(config.stages, 0), seed)
-        self.clean = rows.take(self.slots * self.turns)
-        self.blocks = self._cut(self.clean.length, 0)
-        place = rows.rank * len(self.clean) + torch.arange(len(self.clean))
-        self.stage = (place * self.chain.stages // self.pool)[:, None].repeat(1, self.blocks.count)
-        self.revealed = self._entered(self.clean, self.stage)
+        self._begin()
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -260,7 +243,7 @@ class ProgressiveProcess:
         ended = self.chain.ended(units, *self._of_units(turn))
         masked = clean.maskable & ~self.revealed[turn] & ~blocks.unfold(ended[:, None].expand(-1, blocks.size))
         share = blocks.fold(masked).sum(1, keepdim=True).double() / units.effective_length.clamp(min=1)[:, None]
-        if not self._is_cut:
+        if self.size is None:
             return MaskedBatch(clean, masked, share, None).to(self.device)
         rate = blocks.unfold(share.expand(-1, blocks.size))
         return MaskedBatch(clean, masked, rate, None, blocks.numbers(masked)).to(self.device)
@@ -288,24 +271,23 @@ class ProgressiveProcess:
         self.revealed[turn] = blocks.unfold(revealed)
         self.stage[turn] = stage.view(len(turn), -1)
         ended = self._ended(units, revealed, stage)
-        self._replace(turn[ended])
         self.step += 1
+        begins = self._size_at(self.step) != self._size_at(self.step - 1)  # the same on all ranks
         self.metrics = {
-            "refills": float(ended.sum()),
+            "refills": float(self.stage.shape[0] if begins else ended.sum()),
             "mean_stage": float(moved[1].double().mean()),
             "fast_forwarded": forwarded,
             "stages": float(self.chain.stages),
             "pool": float(self.pool),
-            "rows": float(self.rows.position),
         }
-        if self._is_cut:
+        if self.size is not None:
             self.metrics["block_size"] = float(self.blocks.size)
-        self._restage()
-        self._recut(self._cut(self.clean.length, self.step))
-        if self._cut(_ANY_LENGTH, self.step) != self._cut(_ANY_LENGTH, self.step - 1):  # the same on all ranks
-            # An ended block and one just begun may make one that is beyond its end.
-            every = self.blocks.units(self.clean), *self._of_units(torch.arange(len(self.clean)))
-            self._replace(self._ended(*every).nonzero()[:, 0])
+        if begins:
+            self._begin()
+        else:
+            self._replace(turn[ended])
+            self._restage()
+        self.metrics["rows"] = float(self.rows.position)
         self._drawn = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -340,8 +322,26 @@ class ProgressiveProcess:
         clean = rows_kept(pool, self.rows).padded(pool["revealed"].shape[1])
         self.step, self.clean, self._drawn = int(state["step"]), clean, None
         self.chain = self.config.chain(integer_at(self.config.stages, self.step), self.seed)
-        self.blocks = self._cut(clean.length, self.step)
+        self.blocks = self._cut(clean.length)
         self.revealed, self.stage = pool["revealed"].clone(), pool["stage"].clone()
+
+    def _begin(self) -> None:
+        """Fill the pool with the next rows of the stream, their first stages spread evenly."""
+        self.chain = self.config.chain(integer_at(self.config.stages, self.step), self.seed)
+        self.clean = self.rows.take(self.slots * self.turns)
+        self.blocks = self._cut(self.clean.length)
+        place = self.rows.rank * len(self.clean) + torch.arange(len(self.clean))
+        self.stage = (place * self.chain.stages // self.pool)[:, None].repeat(1, self.blocks.count)
+        self.revealed = self._entered(self.clean, self.stage)
+
+    def _size_at(self, step: int) -> int | None:
+        """Positions of a block at a step, whatever the rows' length; None: rows are not cut."""
+        return None if self.size is None else integer_at(self.size, step)
+
+    def _cut(self, length: int) -> Blocks:
+        """How rows of so many positions are cut at this step."""
+        size = self._size_at(self.step)
+        return Blocks(max(1, length if size is None else min(size, length)), length)
 
     def _of_units(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """What is revealed of the units of some rows [n · blocks, size], and their stages [n · blocks]."""
@@ -362,8 +362,8 @@ class ProgressiveProcess:
             return
         if new.length > self.clean.length:  # longer than any before; other rows get empty blocks at their ends
             self.revealed = pad(self.revealed, (0, new.length - self.clean.length))
-            self.clean = self.clean.padded(new.length)
-            self._recut(self._cut(new.length, self.step), self.stage)
+            self.clean, self.blocks = self.clean.padded(new.length), self._cut(new.length)
+            self.stage = pad(self.stage, (0, self.blocks.count - self.stage.shape[1]))
         self.clean.put(places, new.padded(self.clean.length))
         self.stage[places] = 0
         self.revealed[places] = self._entered(self.clean[places], self.stage[places])
@@ -378,15 +378,3 @@ class ProgressiveProcess:
         ended = self.chain.ended(units, revealed, stage)
         self.chain = self.config.chain(stages, self.seed)
         self.stage = self.chain.restaged(units, revealed, ended).view(len(every), -1)
-
-    def _recut(self, blocks: Blocks, stage: Tensor | None = None) -> None:
-        """Cut rows anew where they stand; each block enters the stage of its revealed ratio, or keeps `stage`."""
-        if blocks == self.blocks:
-            return
-        self.blocks = blocks
-        if stage is not None:
-            self.stage = pad(stage, (0, blocks.count - stage.shape[1]))
-            return
-        units, revealed = blocks.units(self.clean), blocks.fold(self.revealed)
-        nobody = torch.zeros(len(units), dtype=torch.bool)
-        self.stage = self.chain.restaged(units, revealed, nobody).view(len(self.clean), -1)
