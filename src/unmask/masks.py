@@ -67,6 +67,10 @@ class MaskRule:
         """Density of either rate of a complementary pair, `rate` [B, 1] and 1 - `rate`: the mean of the two."""
         raise NotImplementedError
 
+    def complement_support(self, low: float, high: float) -> tuple[float, float]:
+        """The interval that t in (low, high] and 1 - t cover together; (low, high) itself where they leave a gap."""
+        return (min(low, 1 - high), max(high, 1 - low)) if low <= 0.5 <= high else (low, high)
+
 
 @dataclass(frozen=True)
 class Bernoulli(MaskRule):
@@ -109,6 +113,13 @@ class ExactCount(MaskRule):
         length = _lengths(clean, rate)
         count = (rate * length).round()
         return length * (_probability(count, length, time) + _probability(length - count, length, time)) / 2
+
+    def complement_support(self, low: float, high: float) -> tuple[float, float]:
+        """As for any rule, but counts leave gaps that rates do not.
+
+        No complement has n = L_eff, so t must come up to 1; and for low = 1/2 neither of a pair has n = L_eff / 2.
+        """
+        return super().complement_support(low, high) if low < 0.5 and high == 1 else (low, high)
 
 
 def _lengths(clean: TokenBatch, like: Tensor) -> Tensor:

@@ -75,11 +75,9 @@ class IndependentMasking:
 
     @property
     def support(self) -> tuple[float, float]:
-        """The time distribution's; that of t and 1 - t together for complementary pairs, if it is an interval."""
-        low, high = self.time.support
-        if self.pair == "complement" and low <= 0.5 <= high:
-            return min(low, 1 - high), max(high, 1 - low)
-        return low, high
+        """The time distribution's; for complementary pairs what the rule makes of t and 1 - t together."""
+        support = self.time.support
+        return self.mask.complement_support(*support) if self.pair == "complement" else support
 
     @property
     def rows_per_unit(self) -> int:
