@@ -62,13 +62,18 @@ def _importance(count: Tensor, batch: MaskedBatch) -> Tensor:
     return (count * batch.clean.weight).cpu().double().sum()
 
 
-def _refuse_fitted(objective: Objective, masking: Any) -> None:
-    """Raise ValueError where the masking's rates are fitted to the model: their weight would be left out."""
+def _check_without_density(objective: Objective, masking: Any) -> None:
+    """Raise ValueError where leaving out the weight 1 / (rate · density) would change what a masking is for."""
     time = getattr(masking, "time", None)
     if is_fitted(time):
         raise ValueError(
             f"{objective} leaves out the weight 1 / density that {time} is fitted for: noisy rates would be trained "
             "more and not made up for. Use objective ELBO, or a fixed time distribution (Uniform, Bell, Clipped)"
+        )
+    if share := getattr(masking, "causal", 0):
+        raise ValueError(
+            f"{objective} would weigh causal rows by their many blocks or masks, and not by their share of {share}: "
+            "use objective ELBO, or causal=0"
         )
 
 
@@ -91,8 +96,8 @@ class RowMean(Objective):
         return _importance((_masked_by_block(batch)[0] > 0).sum(1), batch)
 
     def check(self, masking: Any) -> None:
-        """Refuse rates fitted to the model: they are made up for by the weight 1 / density alone."""
-        _refuse_fitted(self, masking)
+        """Refuse rates fitted to the model, and causal rows: 1 / (rate · density) alone is right for them."""
+        _check_without_density(self, masking)
 
 
 def _masked_by_block(batch: MaskedBatch) -> tuple[Tensor, Tensor]:
@@ -117,8 +122,8 @@ class MaskedMean(Objective):
         return _importance(batch.masked.sum(1), batch)
 
     def check(self, masking: Any) -> None:
-        """Refuse rates fitted to the model: they are made up for by the weight 1 / density alone."""
-        _refuse_fitted(self, masking)
+        """Refuse rates fitted to the model, and causal rows: 1 / (rate · density) alone is right for them."""
+        _check_without_density(self, masking)
 
 
 @dataclass(frozen=True)

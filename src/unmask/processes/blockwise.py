@@ -41,7 +41,8 @@ class Blockwise:
             no blocks. `unmask.schedules.doubling` grows them from 1.
         causal: share of the rows of a step, in [0, 1), that are trained autoregressively instead: every token from
             the clean ones before it, as with blocks of one position. The co-loss of NBDiff and LLaDA2: in
-            expectation the loss is (1 - causal) times the blocks' and causal times the exact negative log-likelihood.
+            expectation the ELBO's loss is (1 - causal) times the blocks' and causal times the exact negative
+            log-likelihood; other objectives refuse it. What is less than a row is carried to the next step.
     """
 
     masking: IndependentMasking | ProgressiveUnmasking
@@ -145,10 +146,6 @@ class IndependentBlocks(IndependentProcess):
     ) -> None:
         super().__init__(masking, rows, batch_size, seed, device)
         self.blockwise = config
-        require(
-            not config.causal or int(config.causal * self.units + 1e-9) > 0,
-            f"causal {config.causal} of {self.units} rows is less than one: use a larger batch or share",
-        )
 
     def draw(self) -> MaskedBatch:
         """Draw the next step's rows of this rank."""
@@ -161,12 +158,13 @@ class IndependentBlocks(IndependentProcess):
         quantile = self._quantiles(self.units * blocks.count)[first * blocks.count :][: len(units)]
         uniform = self._uniforms(units, noise.Purpose.MASK)
         other = self._uniforms(units, noise.Purpose.MIRROR) if self.config.reads_second_field else None
-        self.step += 1
+        step, self.step = self.step, self.step + 1
         t = self.time.quantile(quantile)
         batch = self.blockwise.assemble(clean, blocks, t, self.time, uniform, other)
         if self.blockwise.causal:
-            # Evenly among the units of the global batch, so that it matters to none which rank draws them.
-            passed = ((first + torch.arange(len(clean) + 1)) * self.blockwise.causal + 1e-9).floor()
+            # Evenly among the units of all steps, so that it matters to none which rank draws them.
+            number = step * self.units + first + torch.arange(len(clean) + 1)
+            passed = (number * self.blockwise.causal + 1e-9).floor()
             batch = _with_causal_rows(batch, passed.diff().repeat_interleave(self.config.rows_per_unit) > 0)
         self._expect()
         self._last = batch if self.needs is not None else None
