@@ -168,6 +168,48 @@ def test_cart_by_hand(masked_batch):
     assert found == pytest.approx([0, 0.25 + 0.125, 0.25 + 0.125, 0])
 
 
+def cut_rows(masked_batch, seed):
+    """Rows cut into uneven blocks, and the same blocks as rows of their own, with scores of both."""
+    draw = torch.Generator().manual_seed(seed)
+    block = (torch.rand(6, 9, generator=draw) < 0.35).long().cumsum(1)
+    block -= block[:, :1]
+    masked = torch.rand(6, 9, generator=draw) < 0.5
+    batch = replace(masked_batch(torch.randint(0, 2, (6, 9), generator=draw).tolist(), masked.tolist()), block=block)
+    log_p = [-torch.rand(6, 9, generator=draw) * 30 for _ in range(2)]
+    yield batch, Scores(log_p[0], nll=-log_p[1]), None
+    for row, number in {(r, int(b)) for r in range(6) for b in block[r]}:
+        own = block[row] == number
+        part = masked_batch([batch.clean.tokens[row, own].tolist()], [masked[row, own].tolist()])
+        yield part, Scores(log_p[0][row, own][None], nll=-log_p[1][row, own][None]), (row, own)
+
+
+@pytest.mark.parametrize("objective", [PAPL(), PAPL(of="top"), LIFT(), LIFT(of="top")], ids=repr)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_block_s_factors_are_those_of_a_row_of_its_own(masked_batch, objective, seed):
+    (batch, scores, _), *parts = cut_rows(masked_batch, seed)
+    found = objective.reweight(batch, scores)
+    for part, own_scores, place in parts:
+        torch.testing.assert_close(found[place], objective.reweight(part, own_scores)[0].to(found))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("documents", [False, True])
+def test_cart_counts_what_a_position_sees(masked_batch, seed, documents):
+    (batch, *_), *_ = cut_rows(masked_batch, seed)
+    document = torch.arange(9).expand(6, 9) // 4
+    if documents:
+        batch = replace(batch, clean=replace(batch.clean, document=document))
+    found = CART(MaskedMean(), p=0.4).weights(batch)
+    for row, i in batch.masked.nonzero().tolist():
+        weight = 0.0
+        for j in range(9):
+            earlier = batch.block[row, j] < batch.block[row, i]
+            visible = earlier or (batch.block[row, j] == batch.block[row, i] and not batch.masked[row, j])
+            if visible and j != i and (not documents or document[row, j] == document[row, i]):
+                weight += 0.4 * 0.6 ** (abs(i - j) - 1) / 2
+        assert float(found[row, i]) == pytest.approx(weight)
+
+
 def test_cap_moves_the_gradient_off_the_truth():
     """At the true conditionals the cross-entropy's expected gradient is zero, and with CAP it sharpens."""
     strings, probability = WORLD.strings()

@@ -219,6 +219,10 @@ def test_what_cannot_work_is_refused(token_batch):
     for time in (PPOTS(online=True), PPOTS(online=True).start()):
         with pytest.raises(ValueError, match="a rate for each token"):
             IndependentMasking(time, HalfLife())
+    for mask in (HalfLife(), GIFT()):
+        with pytest.raises(ValueError, match="have no bound: use a fixed time distribution"):
+            IndependentMasking(PPOTS(), mask)
+    IndependentMasking(PPOTS(), Delimiters((1,)))  # rates of one at t = 1, and weights of one
     for wrong in (lambda: Delimiters(()), lambda: Delimiters((1,), 1.0), lambda: HalfLife(0.0), lambda: GIFT(0.0)):
         with pytest.raises(ValueError, match=r"Delimiters|shift|half_life|floor"):
             wrong()

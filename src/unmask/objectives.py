@@ -100,9 +100,14 @@ class RowMean(Objective):
         _check_without_density(self, masking)
 
 
+def block_of(batch: MaskedBatch) -> Tensor:
+    """[B, L] int64 block of each position; one a row where there are no blocks."""
+    return torch.zeros_like(batch.clean.tokens) if batch.block is None else batch.block
+
+
 def _masked_by_block(batch: MaskedBatch) -> tuple[Tensor, Tensor]:
     """[B, L] masked tokens in each of a row's blocks (at most L of them), and block of each position; one if none."""
-    block = torch.zeros_like(batch.clean.tokens) if batch.block is None else batch.block
+    block = block_of(batch)
     return torch.zeros_like(block).scatter_add(1, block, batch.masked.long()), block
 
 

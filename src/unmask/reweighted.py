@@ -7,6 +7,9 @@ same forward, without gradient (`Objective.reweight`). Two questions decide what
 - One that depends on the hidden token itself (on its own probability, say) tilts the conditional that is learnt.
 
 `unmask.testing.stationary` finds where training comes to rest, by enumeration; docs/estimators.md has the figures.
+
+Where rows are cut into blocks, each block stands for a row: its tokens are compared with one another, and what is
+visible is what the block sees. Scores of later blocks were made from its clean tokens, and would tell of hidden ones.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from torch import Tensor
 
 from unmask.batch import MaskedBatch, Scores
 from unmask.config import ours, require
-from unmask.objectives import MaskedMean, Objective
+from unmask.objectives import MaskedMean, Objective, block_of
 
 Of = Literal["clean", "top"]
 
@@ -77,8 +80,12 @@ class PAPL(Reweighted):
 
     def reweight(self, batch: MaskedBatch, scores: Scores) -> Tensor:
         """1 + alpha · softmax(log p / temperature)."""
-        share = (_log_p(scores, self.of) / self.temperature).masked_fill(~batch.masked, -torch.inf).softmax(1)
-        return 1 + self.alpha * share.nan_to_num()  # NaN: a row without a mask
+        block = block_of(batch)
+        logit = (_log_p(scores, self.of) / self.temperature).masked_fill(~batch.masked, -torch.inf)
+        largest = torch.full_like(logit, -torch.inf).scatter_reduce(1, block, logit, "amax").gather(1, block)
+        each = torch.where(batch.masked, (logit - largest).exp(), 0.0)
+        whole = torch.zeros_like(each).scatter_add(1, block, each).gather(1, block)
+        return 1 + self.alpha * torch.where(batch.masked, each / whole, 0.0)
 
 
 @dataclass(frozen=True)
@@ -109,11 +116,19 @@ class LIFT(Reweighted):
 
     def reweight(self, batch: MaskedBatch, scores: Scores) -> Tensor:
         """1 + strength · (2r - 1) · (2e - 1)."""
-        count = batch.masked.sum(1, keepdim=True)
+        block = block_of(batch)
+
+        def of_block(flags: Tensor) -> Tensor:
+            return torch.zeros_like(block).scatter_add(1, block, flags.long())
+
+        count, length = (of_block(flags).gather(1, block) for flags in (batch.masked, batch.clean.maskable))
         ease = _log_p(scores, self.of).masked_fill(~batch.masked, torch.inf)
-        harder = ease.argsort(dim=1, stable=True).argsort(dim=1)
+        order = ease.argsort(dim=1, stable=True)  # then block by block, in this order in each
+        order = order.gather(1, block.gather(1, order).argsort(dim=1, stable=True))
+        sizes = of_block(torch.ones_like(batch.masked))
+        harder = order.argsort(dim=1) - (sizes.cumsum(1) - sizes).gather(1, block)
         rank = torch.where(count > 1, harder.to(ease) / (count - 1).clamp(min=1), 0.5)
-        rate = count / batch.clean.effective_length[:, None]
+        rate = count / length.clamp(min=1)
         return torch.where(batch.masked, 1 + self.strength * (2 * rate - 1) * (2 * rank - 1), 1.0)
 
 
@@ -164,8 +179,16 @@ class CART(Reweighted):
         place = torch.arange(batch.clean.length, device=batch.masked.device)
         distance = (place[:, None] - place).abs()
         kernel = torch.where(distance > 0, self.p * (1 - self.p) ** (distance - 1.0) / 2, 0.0)
-        visible = (batch.clean.attention & ~batch.masked).float()
-        return self.base.weights(batch) * (visible @ kernel)
+        visible = batch.clean.attention & ~batch.masked
+        if batch.block is None and batch.clean.document is None:
+            return self.base.weights(batch) * (visible.float() @ kernel)
+        seen = visible[:, None, :]  # [B, i, j]: position j from position i
+        if (block := batch.block) is not None:
+            before = batch.clean.attention[:, None, :] & (block[:, None, :] < block[:, :, None])
+            seen = before | seen & (block[:, None, :] == block[:, :, None])
+        if (document := batch.clean.document) is not None:
+            seen = seen & (document[:, None, :] == document[:, :, None]).to(seen.device)
+        return self.base.weights(batch) * (seen * kernel).sum(2)
 
 
 @dataclass(frozen=True)

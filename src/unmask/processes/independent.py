@@ -16,10 +16,11 @@ from torch import Tensor
 from unmask import noise
 from unmask.batch import MaskedBatch, Scores, TokenBatch
 from unmask.data.stream import RowStream
-from unmask.fitted_times import RunningTime, learning, started
+from unmask.fitted_times import RunningTime, is_fitted, learning, started
 from unmask.masks import Bernoulli, MaskRule
 from unmask.processes.base import local_size
 from unmask.times import TimeDistribution, Uniform
+from unmask.token_rates import TokenRates
 
 Coupling = Literal["independent", "stratified", "antithetic"]
 COUPLINGS: tuple[Coupling, ...] = ("independent", "stratified", "antithetic")
@@ -62,6 +63,11 @@ class IndependentMasking:
             raise ValueError(f"{self.mask} has no complementary pairs: use Bernoulli or ExactCount")
         if self.mask.by_token and learning(self.time) is not None:
             raise ValueError(f"{self.time} learns from the rates of rows, and {self.mask} has a rate for each token")
+        if isinstance(self.mask, TokenRates) and is_fitted(self.time):
+            raise ValueError(
+                f"{self.time} is fitted to losses measured up to t = 1, where weights of {self.mask} have no "
+                "bound: use a fixed time distribution (Uniform, Bell, Clipped), or the masks Bernoulli or ExactCount"
+            )
 
     @property
     def has_density(self) -> bool:
