@@ -43,9 +43,9 @@ sweep = Study(
     base,
     {"uniform-count": {}}
     | {f"batch-16-stages-8-times-{times}": pooled(times) for times in (1, 3, 10, 32, 100, 320)}
-    | {f"batch-16-stages-{k}-times-{times}": pooled(times, k) for k in (4, 16) for times in (1, 10, 100)}
-    | {f"batch-8-stages-8-times-{times}": pooled(times, batch=8, steps=2 * STEPS) for times in (1, 10, 100, 320)}
-    | {f"batch-64-stages-8-times-{times}": pooled(times, batch=64, steps=STEPS // 2) for times in (1, 10, 100)},
+    | {f"batch-16-stages-{k}-times-{times}": pooled(times, k) for k in (4, 16) for times in (1, 10, 32, 100)}
+    | {f"batch-8-stages-8-times-{times}": pooled(times, batch=8, steps=2 * STEPS) for times in (1, 10, 32, 100, 320)}
+    | {f"batch-64-stages-8-times-{times}": pooled(times, batch=64, steps=STEPS // 2) for times in (1, 10, 32, 100)},
     seeds=(1,),
     **often,
 )
