@@ -34,6 +34,14 @@ def test_narrower_parts_are_padded_with_what_is_no_token(stream_of):
     assert not joined.maskable[0, short.length :].any()
 
 
+def test_padding_is_of_the_last_block_of_its_row(stream_of):
+    """Block numbers never decrease along a row, whatever is put beside it."""
+    parts = [_masked(stream_of([length]), 1) for length in (2, 6)]
+    numbers = [torch.arange(part.clean.length)[None] // 2 for part in parts]
+    joined = MaskedBatch.concatenated([replace(p, block=n) for p, n in zip(parts, numbers, strict=True)])
+    assert joined.block.tolist() == [[0, 0, 1, 1, 1, 1, 1], [0, 0, 1, 1, 2, 2, 3]]
+
+
 def test_what_one_part_lacks_the_whole_lacks(stream_of):
     known, unknown = _masked(stream_of([3, 3]), 2), _masked(stream_of([3]), 1, density=None)
     joined = MaskedBatch.concatenated([known, unknown])

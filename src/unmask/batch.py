@@ -32,6 +32,7 @@ class Tensors:
     """Operations shared by the dataclasses of tensors whose first dimension is the row."""
 
     _host_only = ()  # names of the fields that `to` leaves on the CPU
+    _padded_by_last = ()  # names of the fields whose last column is repeated where `concatenated` pads
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """Apply `function` to every tensor field; None stays None."""
@@ -50,21 +51,25 @@ class Tensors:
     def concatenated(cls, parts: Sequence[Self]) -> Self:
         """The rows of several values, one after another, as those of one.
 
-        Narrower columns are padded on the right with zeros, numbers become a vector, and a field that one part lacks
-        the whole lacks.
+        Narrower columns are padded on the right with zeros (`_padded_by_last`: with their last), numbers become a
+        vector, and a field that one part lacks the whole lacks.
 
         Args:
             parts: at least one.
         """
 
-        def join(values: list[Any]) -> Any:
+        def join(name: str) -> Any:
+            values = [getattr(part, name) for part in parts]
             if any(value is None for value in values):
                 return None
             if isinstance(values[0], Tensors):
                 return type(values[0]).concatenated(values)
+            if name in cls._padded_by_last:
+                width = max(value.shape[1] for value in values)
+                values = [torch.cat([v, v[:, -1:].expand(-1, width - v.shape[1])], 1) for v in values]
             return torch.stack(values) if values[0].dim() == 0 else joined_rows(values)
 
-        return cls(**{field.name: join([getattr(part, field.name) for part in parts]) for field in fields(cls)})
+        return cls(**{field.name: join(field.name) for field in fields(cls)})
 
     def to(self, device: torch.device | str | None) -> Self:
         """Move every tensor to `device`, but for what is the host's alone, at any depth; None leaves all where it is.
@@ -167,6 +172,7 @@ class MaskedBatch(Tensors):
     """
 
     _host_only = ("rate", "density")
+    _padded_by_last = ("block",)
 
     clean: TokenBatch
     masked: Tensor

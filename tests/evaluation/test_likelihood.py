@@ -147,20 +147,31 @@ def test_each_row_is_measured_at_rates_and_masks_of_its_own(model):
     assert not torch.equal(again.flatten(), rates)
 
 
+BLOCKS = [
+    Blockwise(IndependentMasking(), size=4),
+    Blockwise(IndependentMasking(mask=ExactCount(), coupling="stratified"), size=4),
+    Blockwise(IndependentMasking(coupling="stratified", pair="mirror"), size=5),
+]
+
+
+@pytest.mark.parametrize("masking", [*MASKINGS, *BLOCKS], ids=repr)
 @pytest.mark.parametrize("batch_size", [1, 3, 8, 1000])
-def test_batch_size_changes_no_number(small, batch_size):
+def test_batch_size_changes_no_number(small, masking, batch_size):
     model, rows = small
-    config = config_of(samples=4)
+    config = config_of(masking=masking, samples=4)
     expected = likelihood(model, rows, config, batch_size=64).nats
     assert torch.allclose(likelihood(model, rows, config, batch_size=batch_size).nats, expected, rtol=0, atol=1e-12)
 
 
-def test_a_row_s_value_does_not_depend_on_its_neighbours_or_padding(small):
+@pytest.mark.parametrize("masking", [MASKINGS[1], *BLOCKS], ids=repr)
+def test_a_row_s_value_does_not_depend_on_its_neighbours_or_padding(small, masking):
     model, rows = small
-    config = config_of(samples=4)
+    config = config_of(masking=masking, samples=4)
     expected = likelihood(model, rows, config).nats
     first = likelihood(model, rows.select(range(2)), config).nats
     assert torch.allclose(first, expected[:2], rtol=0, atol=1e-12)
+    other = likelihood(model, rows, replace(config, seed=1)).nats
+    assert ((other - expected).abs() > 1e-3).any()  # the noise does count
 
 
 def test_single_precision_agrees_to_one_in_a_hundred_thousand(small):

@@ -226,7 +226,8 @@ class _Copies:
 
 
 def _samples(row: TokenBatch, config: LikelihoodConfig) -> MaskedBatch:
-    """All draws of one row, by a process of its own."""
+    """All draws of one row, by a process of its own. Without the padding, whose blocks would draw rates too."""
+    row = row.padded(int(row.attention.sum()))
     seed = int(noise.hashes(config.seed, int(noise.Purpose.EVALUATION), row.row)[0])
     stream = cast(RowStream, _Copies(row))
     return config.masking.start(stream, config.samples, seed).draw()
