@@ -233,6 +233,13 @@ def test_blocks_that_change_with_the_step_are_refused():
         LikelihoodConfig(masking=Blockwise(IndependentMasking(), size=((0, 1), (10, 4))))
 
 
+def test_blocks_with_causal_rows_are_two_bounds_and_refused():
+    """Some draws of a row would be of its blocks, others from left to right, and the mean of neither."""
+    with pytest.raises(ValueError, match=r"two bounds.*causal=0.*size 1"):
+        LikelihoodConfig(masking=Blockwise(IndependentMasking(), size=4, causal=0.5))
+    LikelihoodConfig(masking=Blockwise(IndependentMasking(), size=4))
+
+
 def test_differences_of_other_rows_are_refused(world, model):
     a, b = (likelihood(model, drawn(world, n)) for n in (4, 5))
     with pytest.raises(ValueError, match="same rows"):

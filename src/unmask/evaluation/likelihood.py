@@ -45,7 +45,7 @@ class LikelihoodConfig:
         masking: draws rates and masks. By default the number of masked tokens is uniform on 1..L_eff and
             stratified over the draws of a row. It must state its density, draw all rates of the objective, and none
             so seldom that intervals do not cover (`LEAST_EFFECTIVE`). `Blockwise` measures the likelihood of block
-            after block.
+            after block, without causal rows.
         samples: forwards of each row.
         seed: of the noise.
         objective: `ELBO(low=...)` for the part of the bound that rates above `low` give, labelled so.
@@ -74,6 +74,11 @@ class LikelihoodConfig:
             not isinstance(self.masking, Blockwise) or isinstance(self.masking.size, int),
             f"{self.masking} changes its blocks with the step, and each size has a likelihood of its own: "
             "choose one number",
+        )
+        require(
+            not getattr(self.masking, "causal", 0.0),
+            f"{self.masking} draws some rows in blocks, others from left to right, so the mean would mix two "
+            "bounds: measure the blocks with causal=0, and the order from left to right with blocks of size 1",
         )
 
 
