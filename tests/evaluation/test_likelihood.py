@@ -261,6 +261,28 @@ def test_the_ratio_s_interval_is_the_delta_method_s():
     assert abs(float(reach.mean()) / 2.0227 / truth - 1) < 0.05  # Student's t on 39 degrees of freedom
 
 
+def test_a_row_without_units_counts_with_its_nats():
+    """Bits per character of texts one of whose rows holds no character; the residuals by hand, and a control."""
+    values, units = torch.tensor([10.0, 12, 10, 30]), torch.tensor([5, 5, 6, 0])
+    found = ratio(values, units)
+    assert found.value == 62 / 16
+    residuals = torch.tensor([10.0, 12, 10, 30]) - found.value * units
+    error = float((residuals.square().sum() * 4 / 3).sqrt()) / 16
+    assert found.high - found.value == pytest.approx(3.182446 * error)  # Student's t on 3 degrees of freedom
+    assert RowNats("", values, units).bits_per(units).value == pytest.approx(62 / 16 / math.log(2))
+    nothing = torch.zeros(3)
+    assert ratio(torch.cat([values, nothing]), torch.cat([units, nothing])) == found
+
+
+@pytest.mark.parametrize(
+    ("values", "units", "words"),
+    [((1.0, 2.0), (0, 0), "none has a unit"), ((1.0, 0.0), (2, 0), "at least 2 rows"), ((), (), "at least 2 rows")],
+)
+def test_no_ratio_of_nothing(values, units, words):
+    with pytest.raises(ValueError, match=words):
+        ratio(torch.tensor(values), torch.tensor(units))
+
+
 def test_training_mode_and_weights_are_left_alone(small):
     model, rows = small
     model.train()

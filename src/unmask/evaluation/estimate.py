@@ -48,20 +48,23 @@ def deviation_of(values: Sequence[float]) -> Estimate:
 def ratio(values: Tensor, units: Tensor) -> Estimate:
     """Σ values / Σ units over independent rows with the delta method's 95% interval.
 
+    A row of neither value nor unit is none; one of value alone counts, as in any ratio of sums.
+
     Args:
         values: [N].
         units: [N], not negative.
 
     Raises:
-        ValueError: for fewer than two rows with a unit.
+        ValueError: for fewer than two rows, or without any unit.
     """
     values, units = values.double(), units.double()
-    here = units > 0
-    count = int(here.sum())
+    here = (units > 0) | (values != 0)
+    values, units, count = values[here], units[here], int(here.sum())
     require(count >= 2, f"an interval over rows needs at least 2 rows, got {count}")
-    value = values[here].sum() / units[here].sum()
-    residual = values[here] - value * units[here]
-    error = float((residual.square().sum() * count / (count - 1)).sqrt() / units[here].sum())
+    require(bool(units.sum() > 0), f"nothing to divide by: of {count} rows none has a unit")
+    value = values.sum() / units.sum()
+    residual = values - value * units
+    error = float((residual.square().sum() * count / (count - 1)).sqrt() / units.sum())
     reach = float(scipy.stats.t.ppf(0.975, count - 1)) * error
     return Estimate(float(value), float(value) - reach, float(value) + reach)
 
