@@ -162,6 +162,18 @@ def test_verdicts(slow, fast, words):
     assert results.speeds(40, [0.12])[-1].verdict() == words
 
 
+@pytest.mark.parametrize(
+    ("control", "arm"),
+    [([0.5] * 5, [0.5] * 5), ([0.5] * 5, _straight(0.2)), (_straight(0.2), [0.5] * 5)],
+)
+def test_a_target_met_before_the_first_step_has_no_ratio_and_says_so(control, arm):
+    """One of the two runs held it at step 0: nothing can be divided, but it was reached."""
+    speed = _study([control, _straight(0.2)], [arm, _straight(0.3)]).speeds(40, [0.3])[-1]
+    assert speed.reached == (2, 2)
+    assert speed.ratio() is None
+    assert speed.verdict() == "target met at the start"
+
+
 def test_only_pairs_are_compared():
     """A seed that one arm alone has changes nothing."""
     rows = [_straight(0.05), _straight(0.06)], [_straight(0.1), _straight(0.12)]

@@ -206,15 +206,19 @@ class Speed:
         return Paired(mean_of(logs).map(_exp), len(logs), level=1.0) if logs else None
 
     def verdict(self, of: Cost = "step") -> str:
-        """faster, slower, not distinguishable, or target not reached: by whom, where the arm did reach it.
-
-        Nothing where no seed is shared.
+        """faster, slower, not distinguishable; without a ratio, why: who did not reach the target, or that it was met
+        before the first step. Nothing where no seed is shared.
         """
         if not self.control["step"]:
             return ""
         if found := self.ratio(of):
             return found.verdict("faster", "slower")
-        return "target not reached by the control" if self.reached[0] == self.reached[1] else "target not reached"
+        own, other = (
+            [side["step"].get(seed) for seed in self.control["step"]] for side in (self.costs, self.control)
+        )
+        if None in own:
+            return "target not reached"
+        return "target not reached by the control" if None in other else "target met at the start"
 
 
 @dataclass(frozen=True)
