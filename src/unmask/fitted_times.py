@@ -75,6 +75,11 @@ class RunningTime(TimeDistribution):
         """Whether it wants `observe` called with the losses of each step."""
         return False
 
+    @property
+    def fitted(self) -> bool:
+        """Whether a fit has made it other than what it begins as; True, unless it says."""
+        return True
+
     def observe(self, rate: Tensor, loss: Tensor, world_size: int = 1) -> None:
         """Take this rank's rates [B] and losses [B] of a step (Σ nll / (rate · L_eff) of each row), if it learns.
 

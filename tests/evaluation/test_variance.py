@@ -8,7 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from unmask import PPOTS, Clipped, IndependentMasking, RowImportance, RowMean, RowStream
+from unmask import ELBO, PPOTS, Clipped, IndependentMasking, RowImportance, RowMean, RowStream
 from unmask.data import load_sudoku
 from unmask.evaluation.variance import (
     Nested,
@@ -17,6 +17,7 @@ from unmask.evaluation.variance import (
     decompose,
     save_variance,
 )
+from unmask.fitted_times import RateProfile
 from unmask.parts.maskings import MEASURED
 from unmask.recipes import SudokuModel
 from unmask.token_rates import Delimiters
@@ -106,6 +107,33 @@ def test_compared_arms_are_fitted_first_and_saved(model, rows, tmp_path):
     record = json.loads((tmp_path / "new" / "variance.json").read_text())
     assert record["about"] == {"why": "a test"}
     assert record["arms"]["fitted"]["gradient"] == asdict(found["fitted"]["gradient"])
+
+
+@pytest.mark.parametrize("time", [PPOTS(grid=6, rows=3, masks=2), PPOTS(online=True)], ids=["measured", "online"])
+def test_a_law_that_nothing_has_fitted_is_not_measured_as_the_uniform_it_begins_as(model, rows, time):
+    nested, arms = Nested(3, 2, 2), {"first": INDEPENDENT, "unfitted": IndependentMasking(PPOTS(online=True))}
+    for law in (time, time.start()):
+        with pytest.raises(ValueError, match=r"PPOTS has not been fitted.*after its fit.*without online=True"):
+            decompose(model, IndependentMasking(law), rows, batch_size=2, nested=nested)
+    done = io.StringIO()
+    with pytest.raises(ValueError, match="has not been fitted"):  # before time is spent on the first arm
+        compare_variance(model, rows, arms, 2, nested, seed=0, console=Console(file=done))
+    assert "variance of" not in done.getvalue()
+
+
+def test_a_law_is_measured_as_it_runs(model, rows):
+    """Fitted online too; a law that leans to high rates has another variance than uniform rates."""
+    found = {}
+    t = torch.linspace(0.05, 1, 20, dtype=torch.float64)
+    for online in (False, True):
+        law = PPOTS(online=online).start()
+        law.refit(RateProfile(t, t**2, t**4))
+        masking = IndependentMasking(law)
+        found[online] = asdict(decompose(model, masking, rows, batch_size=2, nested=Nested(3, 2, 2))["loss"])
+    uniform = asdict(decompose(model, INDEPENDENT, rows, batch_size=2, nested=Nested(3, 2, 2))["loss"])
+    assert found[True] == found[False] != uniform
+    arms = {"online": (IndependentMasking(law), ELBO())}
+    compare_variance(model, rows, arms, 2, Nested(3, 2, 2), seed=0)
 
 
 def test_a_pipe_is_told_how_long_it_takes(model, rows):

@@ -24,10 +24,10 @@ from rich.progress import Progress, TaskID
 from torch import Tensor
 
 from unmask import noise
-from unmask.config import positive_int
+from unmask.config import positive_int, require
 from unmask.data.stream import RowStream
 from unmask.evaluation.estimate import Estimate, bootstrap
-from unmask.fitted_times import RunningTime, started
+from unmask.fitted_times import RunningTime, is_fitted, measured_for, started
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.models.families import evaluating
 from unmask.objectives import ELBO, Objective
@@ -116,8 +116,12 @@ def decompose(
 
     Returns:
         {"loss": ..., "gradient": ...}.
+
+    Raises:
+        ValueError: for a time distribution that is yet to be fitted, and for a masking that the objective refuses.
     """
     objective, nested = objective or ELBO(), nested or Nested()
+    _refuse_unfitted(masking)
     objective.check(masking)
     rows = dataset if isinstance(dataset, RowStream) else RowStream(dataset, seed)
     process = masking.start(rows, batch_size, seed)
@@ -165,7 +169,14 @@ def compare_variance(
 
     A terminal has a progress bar; elsewhere the first row set and every arm has a line with the time that is left.
     The first 64 rows serve the fit alone; batches are drawn from the others.
+
+    Raises:
+        ValueError: for rates that are fitted to the losses of training, unless they are given as they run.
     """
+    maskings = [arm[0] if isinstance(arm, tuple) else arm for arm in arms.values()]
+    for masking in maskings:
+        if measured_for(masking.time) is None:
+            _refuse_unfitted(masking)
     held_out = dataset.select(range(min(64, len(dataset) // 2)))
     others = dataset.select(range(len(held_out), len(dataset)))
     found, began = {}, perf_counter()
@@ -198,6 +209,16 @@ def compare_variance(
                 progress=partial(row_set, task, name),
             )
     return found
+
+
+def _refuse_unfitted(masking: IndependentMasking) -> None:
+    """Raise ValueError for a law that no fit has followed: it would be measured as what it begins as."""
+    time = masking.time
+    require(
+        not is_fitted(time) or (isinstance(time, RunningTime) and time.fitted),
+        f"{type(time).__name__} has not been fitted, so the rates that it begins with would be measured for it: give "
+        "it as it runs, after its fit (`process.time`), or let `compare_variance` fit it, without online=True",
+    )
 
 
 def save_variance(path: Path, arms: dict[str, dict[str, Decomposition]], about: dict[str, Any]) -> None:

@@ -164,6 +164,11 @@ class RunningPPOTS(Tabulated, RunningTime):
         rates = tuple((i + 1) / config.grid for i in range(config.grid))
         return Measurement(rates, config.rows, config.masks, config.moment, config.variance)
 
+    @property
+    def fitted(self) -> bool:
+        """Whether it is uniform no more."""
+        return self.fit is not None
+
     def observe(self, rate: Tensor, loss: Tensor, world_size: int = 1) -> None:
         """Add a step's losses to their bins, over all ranks."""
         size = self.config.grid
