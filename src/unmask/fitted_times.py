@@ -43,7 +43,7 @@ class RateProfile(Tensors):
 
     Attributes:
         t: [G] rates, ascending, in (0, 1].
-        mean: [G] g(t), the mean loss over rows and masks, or the length of the mean gradient.
+        mean: [G] g(t), the mean loss or the length of the mean gradient; its square is unbiased.
         variance: [G] v(t), the variance of the loss, or the trace of the gradient's covariance, total or within rows.
     """
 

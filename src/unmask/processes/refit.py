@@ -143,32 +143,51 @@ def loss_and_gradient(model: MaskedDiffusionLM, batch: MaskedBatch, objective: O
 def _moments(
     model: MaskedDiffusionLM, batch: MaskedBatch, chunk: int, masks: int, within: bool
 ) -> tuple[float, float]:
-    """Mean and variance of the losses; `batch` has `masks` draws of all rows, one after the other."""
-    loss = torch.cat([row_losses(model, batch[s : s + chunk]) for s in range(0, len(batch), chunk)])
-    variance = loss.view(masks, -1).var(0).mean() if within else loss.var()
-    return float(loss.mean()), float(variance)
+    """g and v of the losses, as `_unbiased` has them; `batch` has `masks` draws of all rows, one after the other."""
+    loss = torch.cat([row_losses(model, batch[s : s + chunk]) for s in range(0, len(batch), chunk)]).view(masks, -1)
+    squares, of_rows, of_all = loss.square().sum(), loss.sum(0).square().sum(), loss.sum() ** 2
+    return _unbiased(float(squares), float(of_rows), float(of_all), loss.shape[1], masks, within)
 
 
 def _gradient_moments(model: MaskedDiffusionLM, batch: MaskedBatch, masks: int, within: bool) -> tuple[float, float]:
-    """Length of the mean of the gradients, and trace of their covariance; `batch` as for `_moments`.
-
-    The squares of length and total trace add up to the plain second moment, and each is unbiased but where the square
-    of the mean would come out below 0.
-    """
-    count, total, squares, inside = len(batch), 0.0, 0.0, 0.0
-    rows = count // masks
+    """Length of the mean of the gradients, and trace of their covariance; `batch` as for `_moments`."""
+    rows = len(batch) // masks
+    total, squares, of_rows = 0.0, 0.0, 0.0
     for row in range(rows):
-        of_row, of_squares = 0.0, 0.0
-        for draw in range(row, count, rows):
+        of_row = 0.0
+        for draw in range(row, len(batch), rows):
             _, gradient = loss_and_gradient(model, batch[draw : draw + 1], ELBO())
-            of_row, of_squares = of_row + gradient, of_squares + _square(gradient)
+            of_row, squares = of_row + gradient, squares + _square(gradient)
         assert isinstance(of_row, Tensor)
-        total, squares = total + of_row, squares + of_squares
-        inside += of_squares - _square(of_row) / masks
+        total, of_rows = total + of_row, of_rows + _square(of_row)
     assert isinstance(total, Tensor)
+    return _unbiased(squares, of_rows, _square(total), rows, masks, within)
+
+
+def _unbiased(
+    squares: float, of_rows: float, of_all: float, rows: int, masks: int, within: bool
+) -> tuple[float, float]:
+    """Length of the mean and variance of one draw, from draws of the same rows under several masks.
+
+    The masks of a row share what is the row's own, so the draws are no independent ones: v is the mean variance
+    within a row and the variance between rows (one-way analysis of variance with random effects; Searle, Casella and
+    McCulloch, Variance Components, 1992). g² and the total v add up to the plain second moment, and each is unbiased
+    but where g² would come out below 0.
+
+    Args:
+        squares: Σ |x|² over all draws.
+        of_rows: Σ over rows of |Σ over its masks of x|².
+        of_all: |Σ x|².
+        rows: how many, at least 2.
+        masks: of each row.
+        within: return the variance within rows for the total one; needs at least 2 masks.
+    """
+    count = rows * masks
+    inside = squares - of_rows / masks  # squared distances from the mean of the own row
+    of_means = (of_rows - of_all / rows) / (masks**2 * (rows - 1))  # variance of the rows' means, mask noise included
     second = squares / count
-    variance = min(second, (squares - _square(total) / count) / (count - 1))
-    return (second - variance) ** 0.5, inside / (rows * (masks - 1)) if within else variance
+    total = min(second, of_means + inside / count)
+    return (second - total) ** 0.5, inside / (rows * (masks - 1)) if within else total
 
 
 def _square(vector: Tensor) -> float:
