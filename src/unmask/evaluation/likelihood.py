@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeVar, cast
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
@@ -34,7 +35,11 @@ T = TypeVar("T", bound=Tensors)
 
 LEAST_EFFECTIVE = 0.4
 """Least effective sample size of a time distribution: below it intervals meant for 95% cover in less than 86% of the
-cases (50 rows, 8 Bernoulli samples; tests/evaluation/test_coverage.py measures, slowly, what is accepted)."""
+cases (50 rows, 8 Bernoulli samples; tests/evaluation/test_coverage.py measures, slowly, what is accepted). Of each
+token too, where a mask rule has rates by token."""
+
+_NODES = 64
+_LAST = 53 * math.log(2)  # uniforms of 53 bits leave of 1 - t at least exp of minus this
 
 
 @dataclass(frozen=True)
@@ -171,8 +176,13 @@ def likelihood(
 def losses(
     model: MaskedDiffusionLM, dataset: Dataset, config: LikelihoodConfig, *, batch_size: int = 64
 ) -> Iterator[tuple[MaskedBatch, Tensor]]:
-    """Yield (batch, nll [B, L] float64), on the CPU, with all samples of a row next to one another."""
+    """Yield (batch, nll [B, L] float64), on the CPU, with all samples of a row next to one another.
+
+    Raises:
+        ValueError: at once, for rates by token under which some row's weights have too heavy a tail.
+    """
     MaskedDiffusionLM.check(model)
+    _check_tails(dataset, config)
     with evaluating(model):
         for clean in chunks(dataset, max(1, batch_size // config.samples)):
             batch = MaskedBatch.concatenated([_samples(clean[i : i + 1], config) for i in range(len(clean))])
@@ -188,6 +198,28 @@ def masked_nll(model: MaskedDiffusionLM, batch: MaskedBatch, batch_size: int) ->
     for rows in run.split(batch_size):
         nll[rows] = model(batch[rows].to(device)).nll.cpu().double()
     return nll
+
+
+def effective_sample_sizes(masking: IndependentMasking, rows: TokenBatch) -> Tensor:
+    """[B, L] (E w)² / E w² of each token's w = 1 / density over the rates t: the share of its draws that count.
+
+    w is the token's ELBO weight 1 / (rate · density) where it is masked, times the probability of that. With rates
+    t it is that of the time distribution p. With rates r(t), w = r'(t) / p(t): a token that is masked at nearly the
+    highest t alone has few, huge weights. r = 1 - (1 - t)^c under uniform rates has E w² = c² / (2c - 1), and
+    no second moment at c of 1/2 and below.
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(_NODES)
+    low, _ = masking.time.support
+    first, second = (torch.zeros(rows.maskable.shape, dtype=torch.float64) for _ in range(2))
+    for node, weight in zip(nodes, weights, strict=True):
+        # In y = -ln(1 - t), over the support, weights grow or fall as exp(y) does; as y = z², nodes crowd at low t.
+        z = _LAST**0.5 * (1 + node) / 2
+        left = math.exp(-(z**2))
+        t = torch.full((len(rows),), low + (1 - low) * (1 - left), dtype=torch.float64)
+        mass = masking.time.density(t)[:, None] * weight * _LAST**0.5 * z * left * (1 - low)
+        w = 1 / masking.mask.rate_and_density(t, rows, masking.time)[1]
+        first, second = first + mass * w, second + mass * w**2
+    return first**2 / second
 
 
 def characters(dataset: Dataset, tokenizer: TextTokenizer, of: str = "characters") -> Tensor:
@@ -236,6 +268,25 @@ def _samples(row: TokenBatch, config: LikelihoodConfig) -> MaskedBatch:
     seed = int(noise.hashes(config.seed, int(noise.Purpose.EVALUATION), row.row)[0])
     stream = cast(RowStream, _Copies(row))
     return config.masking.start(stream, config.samples, seed).draw()
+
+
+def _check_tails(dataset: Dataset, config: LikelihoodConfig) -> None:
+    """Raise ValueError where rates by token leave a token of some row too few effective samples."""
+    masking = config.masking
+    inner = masking.masking if isinstance(masking, Blockwise) else masking
+    if not (isinstance(inner, IndependentMasking) and inner.mask.by_token):
+        return  # all tokens are as the time distribution, which is checked with the config
+    for clean in chunks(dataset, 256):
+        units = masking.cut(clean.length).units(clean) if isinstance(masking, Blockwise) else clean
+        sizes = effective_sample_sizes(inner, units).masked_fill(~units.maskable, 1.0)
+        least = sizes.view(len(clean), -1).amin(1)
+        where = int(least.argmin())
+        require(
+            bool(least[where] >= LEAST_EFFECTIVE),
+            f"under {inner.mask} a token of row {int(clean.row[where])} has weights 1 / density with a heavy tail: "
+            f"effective sample size {float(least[where]):.2g}, at least {LEAST_EFFECTIVE:g} is needed for intervals "
+            "that cover. Use rates that differ less within a row, or mask=ExactCount()",
+        )
 
 
 def _bits(nats: float) -> float:
