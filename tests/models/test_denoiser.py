@@ -197,7 +197,7 @@ def check_weights_read_back(model, folder, **options):
     model.save_pretrained(folder, **options)
     loaded, saved = model.load_weights(folder), options.get("state", model.state_dict())
     assert saved.keys() == loaded.keys()
-    assert all(torch.equal(saved[key], loaded[key]) for key in saved)
+    assert all(torch.equal(saved[key].double(), loaded[key].double()) for key in saved)
 
 
 @each
@@ -207,6 +207,13 @@ def test_saved_weights_are_read_back_by_name(name, tmp_path):
 
 def test_weights_saved_under_other_names_are_read_back(tmp_path):
     check_weights_read_back(MaskedDiffusionLM.from_config(GPTNeoXConfig(**SIZES), MASK), tmp_path)
+
+
+@pytest.mark.parametrize("inside", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_saved_weights_of_several_precisions_keep_every_bit(inside, tmp_path):
+    model = make("llama", dtype=torch.bfloat16)
+    model.backbone.norm.to(inside).weight.data.copy_(torch.rand(model.backbone.norm.weight.shape))
+    check_weights_read_back(model, tmp_path)
 
 
 @pytest.mark.parametrize("name", [*DECODERS, "bert", "modernbert"])

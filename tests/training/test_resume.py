@@ -11,10 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from unmask import PPOTS, Bernoulli, ExactCount, IndependentMasking, ProgressiveUnmasking
 from unmask.cli import main
 from unmask.training import read_metrics
+from unmask.training.state import load_training
 
 SMALL = {
     "model.layers": 1,
@@ -68,6 +70,27 @@ def test_average_of_bf16_weights_survives_a_resume_bit_by_bit(trainer, build, st
     with pytest.raises(stop_at.error):
         trainer("cut", model=build().bfloat16(), evaluate=stop_at(20), **settings).train()
     assert state_of(trainer("cut", model=build().bfloat16(), **settings).train(resume=True)) == state_of(whole)
+
+
+@pytest.mark.parametrize("of_config", ["float32", "bfloat16", None])
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16, torch.float64])
+def test_saved_weights_and_average_come_back_bit_by_bit_whatever_the_configs_dtype(
+    trainer, build, weights, of_config
+):
+    """A model's weights may have left the precision that its config names, and an average is in fp32."""
+
+    def made(seed):
+        model = build(seed=seed, dtype=of_config).to(weights)
+        return trainer("run", model=model, ema_decay=0.9, steps=1, learning_rate=0.01)
+
+    run, again = made(0), made(1)
+    folder = run.train()
+    load_training(folder, again.parts)
+    for found, saved in zip(again.model.parameters(), run.model.parameters(), strict=True):
+        assert found.dtype == weights
+        assert torch.equal(found, saved)
+    for found, saved in zip(again.average.average, run.average.average, strict=True):
+        assert torch.equal(found, saved)
 
 
 def test_dropout_is_at_work_in_these_runs(trainer, build, state_of):

@@ -26,6 +26,7 @@ from unmask.models.families import (
     make_bidirectional,
     quiet,
     run_on_host,
+    saved_dtype,
     spans,
     text_config,
     unspanned,
@@ -227,16 +228,21 @@ class MaskedDiffusionLM(AnswersTrainers):
             container.save_pretrained(folder, state_dict=renamed)
 
     def load_weights(self, folder: str | Path) -> dict[str, Tensor]:
-        """Read the weights of a folder that `save_pretrained` wrote, with the names of `state_dict()`.
+        """Read the weights of a folder that `save_pretrained` wrote, with the names of `state_dict()`, bit by bit.
 
-        With LoRA the folder gives the adapters, the model itself the rest.
+        Where they are of several precisions, all come in one that holds every one of them. With LoRA the folder gives
+        the adapters, the model itself the rest.
         """
         if self.has_adapters:
             theirs = self._container[0].state_dict() | load_adapters(self._container[0], folder)
             return {name: theirs[there] for name, there in self._container_names().items()}
         with quiet():
             loaded: Any = type(self._container[0]).from_pretrained(
-                folder, config=self._container[0].config, dtype="auto", use_safetensors=True, output_loading_info=True
+                folder,
+                config=self._container[0].config,
+                dtype=saved_dtype(folder),
+                use_safetensors=True,
+                output_loading_info=True,
             )
         model, report = loaded
         if report["missing_keys"]:

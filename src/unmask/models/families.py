@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import reduce
+from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
+from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
@@ -102,6 +106,16 @@ def spans(ids: Sequence[int]) -> list[list[int]]:
 def unspanned(spans: Iterable[Sequence[int]]) -> list[int]:
     """The ids of `spans`."""
     return [i for start, end in spans for i in range(start, end)]
+
+
+def saved_dtype(folder: str | Path) -> torch.dtype:
+    """The narrowest precision that holds every weight of a Hugging Face folder: where they agree, theirs.
+
+    transformers' "auto" is that of a config, which weights may have left since, and an average of them never had.
+    """
+    files = sorted(Path(folder).glob("*.safetensors"))
+    found = {tensor.dtype for file in files for tensor in load_file(file).values() if tensor.is_floating_point()}
+    return reduce(torch.promote_types, found, torch.bool)  # which every other type holds
 
 
 @contextmanager
