@@ -32,6 +32,7 @@ from unmask import (
 from unmask.data.sudoku import MASK_TOKEN, load_sudoku
 from unmask.distributed import whole
 from unmask.evaluation.likelihood import LikelihoodConfig, likelihood
+from unmask.models.denoiser import STREAM_LOOKED_AT
 from unmask.training.optimizer import parameter_groups
 
 MEASURED = PPOTS(2, grid=4, rows=2, masks=2)
@@ -106,6 +107,28 @@ def test_a_loop_of_ones_own_is_the_trainers_to_the_bit(name, trainer, build, row
     assert all(torch.equal(theirs[key], mine[key]) for key in mine), name
     assert losses[0] > losses[-1] or name != "independent"
     assert any(learnt) == ("held-out" in name or "P-POTS" in name)
+
+
+@pytest.mark.parametrize("masking", [MASKINGS["independent"], ProgressiveUnmasking(stages=4, pool=16)], ids=repr)
+def test_a_streamed_data_set_trains_as_its_rows_on_disk_do_a_stop_between_included(masking, build, rows):
+    """Their pool is filled, and their place is found again, before the model is known."""
+    on_disk, streamed = (by_hand(build(), masking, some, None) for some in (rows, rows.to_iterable_dataset()))
+    assert streamed == on_disk
+
+
+def test_rows_of_a_stream_that_are_read_before_the_model_is_known_are_looked_at_once_it_is(build, rows):
+    masking, late = ProgressiveUnmasking(pool=16), 100 + STREAM_LOOKED_AT
+    some = [rows[i % len(rows)] for i in range(late + 10)]
+    good = TrainingStep(masking, Dataset.from_list(some).to_iterable_dataset(), 8)
+    some[late]["tokens"] = [MASK_TOKEN, *some[late]["tokens"][1:]]
+    stream = Dataset.from_list(some).to_iterable_dataset()
+    fresh, resumed = TrainingStep(masking, stream, 8), TrainingStep(masking, stream, 8)
+    resumed.load_state_dict(fresh.state_dict())
+    for step in (fresh, resumed):
+        for _ in range(2):  # it is refused for as long as it is so
+            with pytest.raises(ValueError, match=f"row {late} of the data set already holds the mask token"):
+                step(build())
+    good(build())
 
 
 def test_without_refits_the_rates_stay_uniform_and_the_weights_differ(build, rows):

@@ -75,7 +75,9 @@ class TrainingStep:
         self.micro_batch_size = micro_batch_size
         joined = dist.is_available() and dist.is_initialized()
         rank, self.ranks = (dist.get_rank(), dist.get_world_size()) if joined else (0, 1)
-        self._dataset, self._checked = dataset, False
+        self._dataset = dataset
+        self._model: MaskedDiffusionLM | None = None  # known from the first call on
+        self._unchecked: list[tuple[Dataset, int]] = []
         rows = rows_of(dataset, seed, rank, self.ranks, importance, self._check_block)
         self.process = masking.start(rows, batch_size, seed)
         check_measured(masking, self.process, held_out, sharded=False)
@@ -94,7 +96,7 @@ class TrainingStep:
 
         Raises:
             TypeError: for another model.
-            ValueError: for one that cannot train on the rows, at the first call.
+            ValueError: for one that cannot train on the rows: at the first call, of a stream where a row is read.
         """
         denoiser = self._denoiser_in(model)
         fit = refit_time(self.process, self.masking, denoiser, self.held_out, self.seed, self._mean)
@@ -124,15 +126,20 @@ class TrainingStep:
         """The denoiser, looked at once with the rows."""
         inside = getattr(model, "module", model)
         MaskedDiffusionLM.check(inside)
-        self._model = inside
-        if not self._checked:
+        if self._model is None:
             inside.check_rows(self._dataset)
+            for block, first in self._unchecked:
+                inside.check_rows(block, first)
             check_measured(self.masking, self.process, self.held_out, is_sharded(inside))
-            self._checked = True
+            self._model, self._unchecked = inside, []
         return inside
 
     def _check_block(self, block: Dataset, first: int) -> None:
-        self._model.check_rows(block, first)
+        """Look at a block of a stream; one that is read before the model is known waits for it."""
+        if self._model is None:
+            self._unchecked.append((block, first))
+        else:
+            self._model.check_rows(block, first)
 
     def _mean(self, measured: Tensor) -> Tensor:
         return mean_over_ranks(self.ranks, measured)
