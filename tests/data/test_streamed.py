@@ -147,6 +147,45 @@ def test_a_bad_row_far_into_a_stream_is_named_when_it_comes(rows):
         few.take(1)
 
 
+@pytest.mark.parametrize("shuffled", [False, True])
+@pytest.mark.parametrize("done", [0, 3, 16, 40])
+def test_a_resumed_stream_raises_what_the_check_of_its_block_says(stream, same, shuffled, done):
+    """And goes on as if nothing had been, once the check is content."""
+    whole = stream(shuffled)
+    whole.take(done)
+    state, content = whole.state_dict(), done == 0  # nothing is read yet
+
+    def check(block, first):
+        if not content:
+            raise ValueError(f"rows from {first} on are bad")
+
+    again = stream(shuffled, check=check)
+    if not content:
+        with pytest.raises(ValueError, match="are bad"):
+            again.load_state_dict(state)
+        content = True
+    again.load_state_dict(state)
+    assert same(again.take(30), whole.take(30))
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("shard_idx"), IndexError(), TypeError(), RuntimeError("of another version")]
+)
+def test_a_state_that_is_of_no_use_to_the_stream_costs_reading_and_nothing_else(stream, same, monkeypatch, error):
+    whole, again = stream(), stream()
+    whole.take(20)
+    plain = again.stream.load_state_dict
+
+    def load(state):
+        if state:
+            raise error
+        plain(state)
+
+    monkeypatch.setattr(again.stream, "load_state_dict", load)
+    again.load_state_dict(whole.state_dict())
+    assert same(again.take(30), whole.take(30))
+
+
 def test_rows_of_tells_streams_from_data_sets(rows):
     assert isinstance(rows_of(rows.to_iterable_dataset(), 0, 0, 1), StreamedRows)
     assert type(rows_of(rows, 0, 0, 1)) is RowStream

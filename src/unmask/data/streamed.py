@@ -122,7 +122,7 @@ class StreamedRows(RowStream):
             raise ValueError(f"the saved stream had seed {state.get('seed')}, this one has {self.seed}")
         check_state(state, ("position", "seed", "epoch", "first", "place"), ("at", "block"))
         place = state["place"]
-        # Where its own state is of no use to the stream, the epoch is read from its beginning.
+        # Where its own state is of no use to the stream, however that shows, the epoch is read from its beginning.
         with suppress(Exception):
             self._find(state, json.loads(state["at"]), 0)
         if _fingerprint(self._block) != state["block"]:
@@ -132,10 +132,11 @@ class StreamedRows(RowStream):
                 "the streamed data set gives other rows than it gave to the saved run: its files have changed, or "
                 "its order is another each time (shuffle it with a seed)"
             )
+        self._look()
         self.position, self._place = state["position"], place
 
     def _find(self, state: dict[str, Any], at: dict[str, Any], skipped: int) -> None:
-        """Read the block that was being dealt."""
+        """Read the block that was being dealt, or what is in its place now."""
         self._go_to(state["epoch"], state["first"], at, skipped)
         if state["place"] or state["first"]:
             self._read()
@@ -170,13 +171,17 @@ class StreamedRows(RowStream):
             return
         self._columns = columns_of(list(self._block[0]))
         self._order = noise.permutation(self.seed, self._epoch + (self._first << 32), len(self._block)).tolist()
-        if self._check is not None:
-            self._check(Dataset.from_list([{k: row[k] for k in self._columns} for row in self._block]), self._first)
         self._read_ahead(self.stream.state_dict())
+
+    def _look(self) -> None:
+        """Let `check` see the block that was read, if there is one."""
+        if self._check is not None and self._block:
+            self._check(Dataset.from_list([{k: row[k] for k in self._columns} for row in self._block]), self._first)
 
     def _next(self) -> tuple[int, int, dict[str, Any]]:
         if self._place == len(self._block):
             self._read()
+            self._look()
         place = self._order[self._place]
         self._place += 1
         return self._first + place, self._epoch, self._block[place]
