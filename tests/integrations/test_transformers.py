@@ -116,6 +116,40 @@ def test_gradient_accumulation_changes_nothing(case, tmp_path):
         torch.testing.assert_close(weights(run), weights(runs[0]), rtol=0, atol=1e-7)
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("masking", [ProgressiveUnmasking(stages=2, pool=BATCH), IndependentMasking()], ids=repr)
+def test_a_long_row_is_paid_for_by_its_own_forwards_alone(masking, accumulate, tmp_path, build):
+    """One row of 60 tokens among rows of 10: the others' forwards are no wider for it, also while a pool holds it."""
+    lengths = [60] + [10] * 11
+    some = Dataset.from_dict({"tokens": [[1] * n for n in lengths], "maskable": [[True] * n for n in lengths]})
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=24,
+        per_device_train_batch_size=2 // accumulate,
+        gradient_accumulation_steps=accumulate,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    trainer = MaskedDiffusionTrainer(build(), arguments, masking=masking, train_dataset=some)
+    widths, longest, plain = [], [], trainer.process.draw
+
+    def draw():
+        batch = plain()
+        longest.append(int(batch.clean.attention.sum(1).max()))
+        return batch
+
+    trainer.process.draw = draw
+    trainer.model.backbone.register_forward_pre_hook(
+        lambda _, __, given: widths.append(given["input_ids"].shape[1]), with_kwargs=True
+    )
+    trainer.train()
+    assert max(longest) == 60 > 10 == min(longest)
+    assert [max(widths[i : i + accumulate]) for i in range(0, len(widths), accumulate)] == longest
+    assert widths.count(60) == longest.count(60)
+
+
 @pytest.mark.parametrize("case", ["puma", "pool", "P-POTS"])
 def test_resumed_run_is_the_uninterrupted_one(case, tmp_path):
     whole = theirs(tmp_path / "whole", case, accumulate=2)

@@ -21,7 +21,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
-from unmask.batch import Scores
 from unmask.config import require
 from unmask.data.stream import RowStream
 from unmask.distributed import mean_over_ranks
@@ -36,7 +35,7 @@ from unmask.processes.refit import fitted_time_of, refit_time
 from unmask.store.checkpoint import load_state, save_state
 from unmask.training.checks import check_measured
 from unmask.training.loss_scale import LossScale
-from unmask.training.micro import normaliser_over_ranks
+from unmask.training.micro import StepOutputs, micro_batches, normaliser_over_ranks
 
 _IGNORED = {"model_init", "data_collator", "compute_loss_func", "compute_metrics", "preprocess_logits_for_metrics"}
 _WHY = "rows, loss and evaluation come from the process, the objective and the likelihood"
@@ -103,7 +102,9 @@ class MaskedDiffusionTrainer(Trainer):
         self.model_accepts_loss_kwargs = True  # the loss is divided by Z already, not to be by the micro-batches too
         rows = RowStream(train_dataset, args.seed, args.process_index, args.world_size)
         self.process = masking.start(rows, self.get_total_train_batch_size(args), args.seed)
-        self._scores: list[Scores | None] = []
+        self._runs: list[Tensor] = []
+        self._outputs: list[MaskedOutput] = []
+        self._shape = torch.Size()
         self.held_out, measured = held_out, measured_for(fitted_time_of(self.process))
         check_measured(masking, self.process, held_out, sharded=False)
         require(
@@ -116,7 +117,7 @@ class MaskedDiffusionTrainer(Trainer):
         return DataLoader(cast(Any, range(self.args.max_steps * self.args.gradient_accumulation_steps)))
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
-        """Draw a step's rows of this rank, cut into micro-batches, and Z over all ranks."""
+        """Draw a step's rows of this rank, prepared in micro-batches, and Z over all ranks."""
         for _ in range(num_batches):
             next(epoch_iterator)
         model = self.accelerator.unwrap_model(self.model)
@@ -124,22 +125,22 @@ class MaskedDiffusionTrainer(Trainer):
         if fit:
             self.log({name: value for name, value in fit.items() if isinstance(value, (int, float))})
         batch = self.process.draw()
-        weights = self.objective.weights(batch)
         z = normaliser_over_ranks(self.objective, batch, self.args.world_size)
-        parts, to = torch.arange(len(batch)).chunk(num_batches), self.args.device
-        return [{"batch": batch[part].to(to), "weights": weights[part].to(to)} for part in parts], z
+        scale = self.accelerator.num_processes / z  # gradients are averaged over the ranks
+        weights = self.objective.weights(batch) * scale.float()
+        parts = list(micro_batches(batch, self.args.per_device_train_batch_size))
+        self._runs, self._outputs, self._shape = [run for run, _ in parts], [], batch.masked.shape
+        return [{"batch": model.prepare(part, weights[run, : part.clean.length])} for run, part in parts], z
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Σ weight · nll / Z of a micro-batch; the step's last one gives the process its scores."""
-        scale = self.accelerator.num_processes / num_items_in_batch  # gradients are averaged over the ranks
-        weights = inputs["weights"] * scale.float()
-        output: MaskedOutput = model(inputs["batch"], weights, self.process.needs, self.objective)
-        self._scores.append(output.scores)
-        if len(self._scores) == self.args.gradient_accumulation_steps:
-            scores, self._scores = self._scores, []
-            self.process.observe(_joined(scores))
+        output: MaskedOutput = model(inputs["batch"], needs=self.process.needs, objective=self.objective)
+        if self.process.needs is not None:
+            self._outputs.append(output)
+            if len(self._outputs) == len(self._runs):
+                self.process.observe(StepOutputs(self._runs, self._outputs, self._shape).scores())
         return (output.loss, output) if return_outputs else output.loss
 
     def evaluate(
@@ -191,9 +192,3 @@ class MaskedDiffusionTrainer(Trainer):
 
     def _process_file(self, folder: str) -> Path:
         return Path(folder) / f"masking-{self.args.process_index}"
-
-
-def _joined(parts: list[Scores | None]) -> Scores | None:
-    """The scores of the micro-batches as those of the step, on the host."""
-    known = [part for part in parts if part is not None]
-    return Scores.concatenated(known).to("cpu") if known else None
