@@ -1,7 +1,7 @@
 import copy
 import itertools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import pytest
 import torch
@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from unmask import PPOTS, Bell, Clipped, MaskedBatch, ProgressiveUnmasking, Scores, Uniform
+from unmask import PPOTS, Bell, Blockwise, Clipped, MaskedBatch, ProgressiveUnmasking, Scores, Uniform, policies
 from unmask.policies import POLICIES
+from unmask.processes import dealt_anew
 
 SCORED = ("confidence", "margin", "entropy")
 PAPERS = (Uniform(),)  # rates of the paper's chain
@@ -268,13 +269,68 @@ def test_a_process_restored_mid_chain_continues_identically(drive, stream_of, ra
     assert frozen["rows"] == state["rows"]
 
 
-def test_the_state_of_a_pool_of_another_size_is_refused(stream_of):
-    config = ProgressiveUnmasking(stages=4, pool="batch")
-    state = config.start(stream_of([5] * 4), 4).state_dict()
-    with pytest.raises(ValueError, match="4 rows for this rank, this run has 2"):
-        config.start(stream_of([5] * 4), 2).load_state_dict(state)
-    with pytest.raises(ValueError, match="4 rows for this rank, this run has 8"):
-        replace(config, pool=8).start(stream_of([5] * 4), 4).load_state_dict(state)
+OTHERS = {
+    "stages": ({"stages": 2}, "stages: 4 -> 2"),
+    "policy": ({"policy": "margin"}, "policy: confidence -> margin"),
+    "threshold": ({"threshold": 0.5}, "threshold: None -> 0.5"),
+    "time": ({"time": Bell()}, "time"),
+    "pool": ({"pool": 16}, "pool: 8 -> 16"),
+}
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(ProgressiveUnmasking)])
+@pytest.mark.parametrize("done", [0, 5])
+def test_chains_of_another_config_are_refused(drive, stream_of, field, done):
+    change, said = OTHERS[field]
+    config = ProgressiveUnmasking(stages=4, pool=8)
+    state = drive(config, [5] * 20, 4, done)[1].state_dict()
+    with pytest.raises(ValueError, match=f"another run .*{said}.*resume with what it had"):
+        replace(config, **change).start(stream_of([5] * 20), 4).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("batch", "seed", "size", "said"),
+    [(8, 0, None, "batch_size: 4 -> 8"), (4, 1, None, "seed: 0 -> 1"), (4, 0, 2, "size: None -> 2")],
+)
+def test_so_is_another_batch_seed_or_size_of_blocks(stream_of, batch, seed, size, said):
+    config = ProgressiveUnmasking(stages=4, pool=8)
+    state = config.start(stream_of([5] * 20), 4).state_dict()
+    other = config if size is None else Blockwise(config, size)
+    with pytest.raises(ValueError, match=said):
+        other.start(stream_of([5] * 20), batch, seed).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        ProgressiveUnmasking(stages=4, pool=4),
+        ProgressiveUnmasking(stages=4, policy=policies.confidence, pool="batch"),
+        ProgressiveUnmasking(stages=4),  # as many as the rows
+    ],
+    ids=str,
+)
+def test_another_way_to_say_the_same_is_not_refused(stream_of, same):
+    state = ProgressiveUnmasking(stages=4, pool="batch").start(stream_of([5] * 4), 4).state_dict()
+    same.start(stream_of([5] * 4), 4).load_state_dict(state)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_part_of_a_pool_is_refused_where_it_does_not_belong(stream_of, rank):
+    """On another rank, on another number of them, or of a smaller batch and pool that have as many rows to a rank."""
+    config = ProgressiveUnmasking(stages=4, pool=16)
+    states = [config.start(stream_of([5] * 40, rank=r, world_size=2), 8).state_dict() for r in range(2)]
+
+    def start(pool, batch, rank=0, world_size=1):
+        return replace(config, pool=pool).start(stream_of([5] * 40, rank=rank, world_size=world_size), batch)
+
+    start(16, 8, rank, 2).load_state_dict(states[rank])
+    with pytest.raises(ValueError, match=rf"8 chains from number {8 * rank} on of.*has 8 from {8 - 8 * rank} on"):
+        start(16, 8, 1 - rank, 2).load_state_dict(states[rank])
+    with pytest.raises(ValueError, match=rf"8 chains from number {8 * rank} on of.*has 16 from 0 on.*dealt_anew"):
+        start(16, 8).load_state_dict(states[rank])
+    with pytest.raises(ValueError, match="pool: 16 -> 8; batch_size: 8 -> 4"):
+        start(8, 4).load_state_dict(states[rank])
+    start(16, 8).load_state_dict(dealt_anew(states, 0, 1))
 
 
 def test_drawing_twice_without_scores_raises(stream_of, random_scores):

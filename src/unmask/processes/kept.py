@@ -6,11 +6,14 @@ back (`unmask.data.streamed`) has its rows kept whole, each column in the smalle
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from unmask import noise
 from unmask.batch import TokenBatch
+from unmask.config import completed, differences, require
 from unmask.data.stream import CARRIED, RowStream
 
 _COLUMNS = {"tokens": torch.int64, "maskable": torch.bool, "attention": torch.bool}
@@ -40,6 +43,28 @@ def rows_kept(state: dict[str, Tensor], rows: RowStream) -> TokenBatch:
     if not torch.equal(_fingerprint(clean), state["tokens"]):
         raise ValueError("the rows of the saved pool have other tokens in this data set: it has changed since")
     return clean
+
+
+def check_same_pool(state: dict[str, Any], made_by: dict[str, Any], place: Tensor) -> None:
+    """Refuse the state of another pool, or of another part of it.
+
+    Args:
+        state: with "pool" and, since states have them, "made_by" and the rows' "place".
+        made_by: what this run's chains go by, in values of JSON.
+        place: [N] of this rank's rows in the whole pool.
+
+    Raises:
+        ValueError: saying what differs, and what to do.
+    """
+    other = differences(completed(state.get("made_by", made_by)), made_by)
+    require(not other, f"the saved chains are of another run ({'; '.join(other)}): resume with what it had")
+    kept = state["pool"].get("place", place)
+    require(
+        len(state["pool"]["row"]) == len(place) and torch.equal(kept, place),
+        f"the state holds {len(state['pool']['row'])} chains from number {int(kept[0])} on of the pool, this rank "
+        f"has {len(place)} from {int(place[0])} on: give every rank the state that it saved, on as many ranks; for "
+        "another number of them deal all their states anew (unmask.processes.dealt_anew), as `unmask.Trainer` does",
+    )
 
 
 def _small(column: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from torch.nn.functional import pad
 
 from unmask import noise
 from unmask.batch import MaskedBatch, Scores, TokenBatch
-from unmask.config import positive_int, require
+from unmask.config import positive_int, require, to_json
 from unmask.data.importance import RowImportance
 from unmask.data.stream import RowStream
 from unmask.distributed import gather_counts
@@ -33,7 +33,7 @@ from unmask.policies import Policy, needs_of, resolve, stored
 from unmask.processes.base import local_size
 from unmask.processes.blocks import Blocks
 from unmask.processes.chains import Chain
-from unmask.processes.kept import kept_of, rows_kept
+from unmask.processes.kept import check_same_pool, kept_of, rows_kept
 from unmask.schedules import Schedule, check_schedule, integer_at
 from unmask.times import TimeDistribution, Uniform
 
@@ -297,9 +297,11 @@ class ProgressiveProcess:
         be dealt to any number of ranks (`processes.base.dealt_anew`).
         """
         return {
+            "made_by": self._made_by,
             "rows": self.rows.state_dict(),
             "step": self.step,
             "pool": {
+                "place": self._place,
                 **kept_of(self.clean, self.rows),
                 "revealed": self.revealed.clone(),
                 "stage": self.stage.clone(),
@@ -310,14 +312,11 @@ class ProgressiveProcess:
         """Continue where `state_dict` was taken, mid-chain.
 
         Raises:
-            ValueError: where the saved pool has another number of rows, or its rows have other tokens now.
+            ValueError: where the state is of other chains, pool, batch or seed, holds the rows of another rank or of
+                another number of them, or rows that have other tokens now.
         """
         pool = state["pool"]
-        if len(pool["row"]) != len(self.clean):
-            raise ValueError(
-                f"the saved pool has {len(pool['row'])} rows for this rank, this run has {len(self.clean)}: "
-                "resume with the same batch size and pool"
-            )
+        check_same_pool(state, self._made_by, self._place)
         self.rows.load_state_dict(state["rows"])
         clean = rows_kept(pool, self.rows).padded(pool["revealed"].shape[1])
         self.step, self.clean, self._drawn = int(state["step"]), clean, None
@@ -325,13 +324,26 @@ class ProgressiveProcess:
         self.blocks = self._cut(clean.length)
         self.revealed, self.stage = pool["revealed"].clone(), pool["stage"].clone()
 
+    @property
+    def _made_by(self) -> dict[str, Any]:
+        """What a state goes on under alone, the same on all ranks, in values of JSON."""
+        config, policy = self.config, resolve(self.config.policy)
+        fixed = {name: getattr(config, name) for name in ("stages", "threshold", "time")}
+        fixed |= {"policy": getattr(policy, "__qualname__", type(policy).__name__), "size": self.size}
+        return to_json(fixed | {"pool": self.pool, "batch_size": self.pool // self.turns, "seed": self.seed})
+
+    @property
+    def _place(self) -> Tensor:
+        """[N] places of this rank's rows in the whole pool."""
+        own = self.slots * self.turns
+        return self.rows.rank * own + torch.arange(own)
+
     def _begin(self) -> None:
         """Fill the pool with the next rows of the stream, their first stages spread evenly."""
         self.chain = self.config.chain(integer_at(self.config.stages, self.step), self.seed)
         self.clean = self.rows.take(self.slots * self.turns)
         self.blocks = self._cut(self.clean.length)
-        place = self.rows.rank * len(self.clean) + torch.arange(len(self.clean))
-        self.stage = (place * self.chain.stages // self.pool)[:, None].repeat(1, self.blocks.count)
+        self.stage = (self._place * self.chain.stages // self.pool)[:, None].repeat(1, self.blocks.count)
         self.revealed = self._entered(self.clean, self.stage)
 
     def _size_at(self, step: int) -> int | None:
