@@ -164,6 +164,16 @@ def test_resumed_run_is_the_uninterrupted_one(case, tmp_path):
     assert (case == "P-POTS") == (getattr(fitted_time_of(again.process), "fit", None) is not None)
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_loss_that_is_not_finite_ends_a_run_of_chains_naming_the_rows(accumulate, tmp_path):
+    trainer = theirs(tmp_path, "puma", accumulate)
+    with torch.no_grad():
+        trainer.model.head.output.weight[0] = torch.nan
+    with pytest.raises(FloatingPointError, match=r"not finite in rows \[\d+, .*\] of the data set"):
+        trainer.train()
+    assert trainer.process.step == 0
+
+
 def test_chains_advance_and_lie_in_the_checkpoint(tmp_path):
     trainer = theirs(tmp_path, "puma", save_strategy="steps", save_steps=1)
     trainer.train()

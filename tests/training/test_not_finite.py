@@ -8,7 +8,15 @@ import pytest
 import torch
 from datasets import Dataset
 
+from unmask import PPOTS, ExactCount, IndependentMasking, ProgressiveUnmasking
 from unmask.store.checkpoint import newest
+
+LEARN = {
+    "puma": ProgressiveUnmasking(stages=4),
+    "puma by no score": ProgressiveUnmasking(stages=4, policy="random"),
+    "puma fast-forward": ProgressiveUnmasking(stages=4, policy="margin", threshold=0.9),
+    "P-POTS online": IndependentMasking(PPOTS(2, grid=4, online=True), ExactCount()),
+}
 
 
 def _poisoned(rows: Dataset, build, trainer, step: int, **settings):
@@ -63,6 +71,32 @@ def test_a_gradient_that_is_not_finite_changes_no_weight_and_is_noticed_a_step_l
     assert run.step - int(str(error.value).split(":")[0].split()[1]) in (1, 2)
     assert newest(run.checkpoints) is None
     assert all(p.isfinite().all() for n, p in run.model.named_parameters() if "wte" not in n)
+
+
+@pytest.mark.parametrize("masking", LEARN.values(), ids=LEARN)
+def test_a_process_that_learns_from_the_forward_ends_with_the_same_words_at_once(short_rows, build, trainer, masking):
+    run = _poisoned(short_rows, build, trainer, step=1, checkpoint_every=1, masking=masking)
+    with pytest.raises(FloatingPointError) as error:
+        run.train()
+    assert f"step {run.step - 1}: the loss is nan" in str(error.value)
+    assert "with a bad loss: [5]." in str(error.value)
+    assert str(newest(run.checkpoints)) in str(error.value)
+    assert newest(run.checkpoints).name == f"step-{run.step - 1:08d}"
+    assert "is first not finite is the weight backbone.wte.weight" in str(error.value)
+
+
+def test_all_ranks_end_with_these_words_where_one_rank_has_the_row(
+    short_rows, build, trainer, forked_ranks, tmp_path
+):
+    def work(rank):
+        with pytest.raises(FloatingPointError) as error:
+            _poisoned(short_rows, build, trainer, step=0, masking=LEARN["puma"]).train()
+        (tmp_path / f"said-{rank}").write_text(str(error.value))
+
+    assert forked_ranks(work) == [0, 0]
+    said = [(tmp_path / f"said-{rank}").read_text() for rank in range(2)]
+    assert all(text.startswith("step 0: the loss is nan") for text in said)
+    assert sum("with a bad loss: [5]." in text for text in said) == 1
 
 
 def test_loss_that_is_not_finite_before_any_checkpoint_says_so(short_rows, build, trainer):

@@ -238,6 +238,20 @@ def test_two_ranks_share_a_step(how, build, rows, forked_ranks, tmp_path):
     torch.testing.assert_close(two, dict(inside.state_dict()), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("policy", ["confidence", "random"])
+def test_a_loss_that_is_not_finite_moves_no_chain_and_the_rows_are_named(policy, build, rows):
+    step, model = TrainingStep(ProgressiveUnmasking(stages=4, policy=policy, pool="batch"), rows, 8), build()
+    step(model)
+    before = step.process.revealed.clone()
+    with torch.no_grad():
+        model.head.output.weight[0] = torch.nan
+    with pytest.raises(FloatingPointError, match=r"not finite in rows \[\d+, .*\] of the data set"):
+        step(model)
+    assert torch.equal(step.process.revealed, before)
+    plain = TrainingStep(MASKINGS["independent"], rows, 8)
+    assert plain(model).isnan()  # nobody here has waited for it
+
+
 class Tokens(nn.Sequential):
     """Logits of the tokens alone."""
 

@@ -15,12 +15,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
+from unmask.batch import MaskedBatch
 from unmask.config import require
 from unmask.data.stream import RowStream
 from unmask.distributed import mean_over_ranks
@@ -62,6 +62,8 @@ class MaskedDiffusionTrainer(Trainer):
         ValueError: for anything that could not train, as `unmask.Trainer` does; also for FSDP, DeepSpeed, several
             GPUs in one process, and an argument or option that would not do what it says (see
             `unmask.integrations.arguments`).
+        FloatingPointError: from `train`, where a process that learns from losses or scores meets a loss that is not
+            finite; names the rows. Under any other, transformers goes on.
     """
 
     def __init__(
@@ -102,9 +104,9 @@ class MaskedDiffusionTrainer(Trainer):
         self.model_accepts_loss_kwargs = True  # the loss is divided by Z already, not to be by the micro-batches too
         rows = RowStream(train_dataset, args.seed, args.process_index, args.world_size)
         self.process = masking.start(rows, self.get_total_train_batch_size(args), args.seed)
+        self._batch: MaskedBatch
         self._runs: list[Tensor] = []
         self._outputs: list[MaskedOutput] = []
-        self._shape = torch.Size()
         self.held_out, measured = held_out, measured_for(fitted_time_of(self.process))
         check_measured(masking, self.process, held_out, sharded=False)
         require(
@@ -129,7 +131,7 @@ class MaskedDiffusionTrainer(Trainer):
         scale = self.accelerator.num_processes / z  # gradients are averaged over the ranks
         weights = self.objective.weights(batch) * scale.float()
         parts = list(micro_batches(batch, self.args.per_device_train_batch_size))
-        self._runs, self._outputs, self._shape = [run for run, _ in parts], [], batch.masked.shape
+        self._batch, self._runs, self._outputs = batch, [run for run, _ in parts], []
         return [{"batch": model.prepare(part, weights[run, : part.clean.length])} for run, part in parts], z
 
     def compute_loss(
@@ -140,7 +142,7 @@ class MaskedDiffusionTrainer(Trainer):
         if self.process.needs is not None:
             self._outputs.append(output)
             if len(self._outputs) == len(self._runs):
-                self.process.observe(StepOutputs(self._runs, self._outputs, self._shape).scores())
+                self.process.observe(StepOutputs(self._runs, self._outputs, self._batch).scores())
         return (output.loss, output) if return_outputs else output.loss
 
     def evaluate(

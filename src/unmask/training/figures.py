@@ -31,6 +31,7 @@ class Figures:
         looks: whether figures by mask rate are wanted.
         masked: masked tokens, over all ranks.
         shown: what is known already.
+        broken: whether a loss is known not to be finite, on any rank.
     """
 
     batch: MaskedBatch
@@ -41,6 +42,7 @@ class Figures:
     looks: bool
     masked: int
     shown: dict[str, Any]
+    broken: bool
 
     def read(
         self, diagnostics: Diagnostics, ranks: int, total: Callable[[Tensor], Tensor], broken: Broken

@@ -71,11 +71,11 @@ class StepOutputs:
     Args:
         runs: numbers of each part's rows.
         outputs: of each part.
-        shape: B and L.
+        batch: the rows of the step.
     """
 
-    def __init__(self, runs: list[Tensor], outputs: list[MaskedOutput], shape: torch.Size) -> None:
-        self._rows, self._shape, whole = torch.cat(runs), shape, MaskedOutput.concatenated(outputs)
+    def __init__(self, runs: list[Tensor], outputs: list[MaskedOutput], batch: MaskedBatch) -> None:
+        self._runs, self._batch, whole = torch.cat(runs), batch, MaskedOutput.concatenated(outputs)
         kinds = {"nll": whole.nll, "gradient": whole.gradient, "factor": whole.factor}
         scores = {} if whole.scores is None else vars(whole.scores)
         self._scored = whole.scores is not None
@@ -85,15 +85,29 @@ class StepOutputs:
         self._found: StepRows | None = None
 
     def scores(self) -> Scores | None:
-        """Those that the process asked for; the host waits for the forwards."""
+        """Those that the process asked for; the host waits for the forwards.
+
+        Raises:
+            FloatingPointError: where a loss is not finite, and so no process should learn of it; names the rows.
+        """
+        bad = self.broken()
+        if bad.any():
+            raise FloatingPointError(
+                f"the loss is not finite in rows {self._batch.clean.row[bad].tolist()[:16]} of the data set: look at "
+                "these rows and at the model, lower the learning rate or train in fp32"
+            )
         return self.read().scores
+
+    def broken(self) -> Tensor:
+        """[B] bool, rows whose loss is not finite; the host waits for the forwards."""
+        return ~self.read().nll.isfinite().all(1)
 
     def read(self) -> StepRows:
         """All that was found."""
         if self._found is None:
             values = self._late.read()
-            whole = values.new_zeros(len(values), *self._shape)
-            whole[:, self._rows, : values.shape[2]] = values
+            whole = values.new_zeros(len(values), *self._batch.masked.shape)
+            whole[:, self._runs, : values.shape[2]] = values
             found = dict(zip(self._names, whole, strict=True))
             gradient, factor = found.pop("gradient", None), found.pop("factor", None)
             scores = Scores(**found) if self._scored else None

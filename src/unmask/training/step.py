@@ -97,6 +97,8 @@ class TrainingStep:
         Raises:
             TypeError: for another model.
             ValueError: for one that cannot train on the rows: at the first call, of a stream where a row is read.
+            FloatingPointError: where a process that learns from losses or scores met a loss that is not finite; names
+                the rows. Under any other the loss is returned as it is: nothing here waits for it.
         """
         denoiser = self._denoiser_in(model)
         fit = refit_time(self.process, self.masking, denoiser, self.held_out, self.seed, self._mean)
@@ -119,7 +121,7 @@ class TrainingStep:
                     backward(output.loss)
             total = total.to(output.loss.device) + output.loss.detach()
         if self.process.needs is not None:
-            self.process.observe(StepOutputs([run for run, _ in parts], outputs, batch.masked.shape).scores())
+            self.process.observe(StepOutputs([run for run, _ in parts], outputs, batch).scores())
         return total / averaged
 
     def _denoiser_in(self, model: Any) -> MaskedDiffusionLM:

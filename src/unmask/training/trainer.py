@@ -243,6 +243,8 @@ class Trainer:
         self.counters.step += 1
         self.counters.seconds += time.perf_counter() - began
         self._unread = figures, self._place(), fit
+        if figures.broken:
+            self._report(log, progress)
 
     def _report(self, log: RunLog, progress: TrainingProgress) -> None:
         """Read the figures of the step before, if nobody has yet, and tell of them.
@@ -332,15 +334,18 @@ class Trainer:
         if self.average is not None and not skipped:
             self.average.update(self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        if self.process.needs is not None:
+        learns = self.process.needs is not None  # then the host waits for the forwards anyway, and knows their losses
+        bad = outputs.broken().sum() if learns else torch.tensor(0)
+        own = torch.stack([batch.clean.attention.sum(), batch.masked.sum(), bad])
+        tokens, masked, bad = self._sum(own).tolist()
+        if learns and not bad:
             self.process.observe(outputs.scores())
         extra = dict(getattr(self.process, "metrics", {}))
         if self.loss_scale is not None:
             extra["loss_scale"] = self.loss_scale.value
-        counts = self._sum(torch.stack([batch.clean.attention.sum(), batch.masked.sum()])).tolist()
-        self.counters.tokens += counts[0]
-        shown = {"learning_rate": self.learning_rate(self.step), "masked_share": counts[1] / counts[0], **extra}
-        return Figures(batch, weights, normaliser, outputs, None if skipped else late, looks, counts[1], shown)
+        self.counters.tokens += tokens
+        shown = {"learning_rate": self.learning_rate(self.step), "masked_share": masked / tokens, **extra}
+        return Figures(batch, weights, normaliser, outputs, None if skipped else late, looks, masked, shown, bad > 0)
 
     def _sum(self, value: Tensor) -> Tensor:
         """Sum a tensor of the host over the ranks."""
@@ -360,7 +365,7 @@ class Trainer:
                 scale = 1.0 if self.loss_scale is None else self.loss_scale.value
                 outputs.append(output)
                 if i == len(parts) - 1:  # before the backward, which the host need not wait for
-                    found = StepOutputs([run for run, _ in parts], outputs, batch.masked.shape)
+                    found = StepOutputs([run for run, _ in parts], outputs, batch)
                 self.accelerator.backward(output.loss * scale)
         assert found is not None  # there is a part, if only one without a mask
         return found
