@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import pytest
 import torch
@@ -219,6 +220,38 @@ def test_eval_loss_is_the_likelihood(tmp_path):
     found = trainer.evaluate()["eval_loss"]
     expected = likelihood(trainer.model.eval(), rows("test", 5), LikelihoodConfig()).nats_per_token.value
     assert found == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(("case", "steps"), [("pool", 39), ("pool", 40), ("puma", 2), ("bell", 2)])
+def test_a_run_that_is_too_short_for_its_pool_is_told_so(case, steps, tmp_path):
+    """Four stages of a pool of five batches take twenty steps, and chains should move through twice."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        theirs(tmp_path, case, max_steps=steps)
+    told = [str(warning.message) for warning in found if "a chain of PUMA" in str(warning.message)]
+    assert len(told) == (case == "pool" and steps < 40)
+    assert all("moves on every 5 steps, so 4 stages take 20 steps, and the run has 39" in text for text in told)
+
+
+@pytest.mark.parametrize(
+    ("kind", "warmup", "told"),
+    [("linear", 7, 1), ("cosine", 6, 0), ("linear", 0.5, 0), ("constant_with_warmup", 60, 1), ("constant", 60, 0)],
+)
+def test_so_is_one_that_ends_before_its_learning_rate_is_up(kind, warmup, told, tmp_path):
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        trainer = theirs(tmp_path, "bell", lr_scheduler_type=kind, warmup_steps=warmup)
+    texts = [str(warning.message) for warning in found if "learning rate rises" in str(warning.message)]
+    assert len(texts) == told
+    trainer.create_optimizer_and_scheduler(STEPS)
+    rates = []
+    for _ in range(STEPS):
+        rates += trainer.lr_scheduler.get_last_lr()[:1]
+        trainer.optimizer.step()
+        trainer.lr_scheduler.step()
+    if told:
+        assert max(rates) < RATE
+        assert f"ends at {rates[-1]:.2g} of {RATE:g}" in texts[0]
 
 
 def test_what_cannot_train_is_refused_at_once(tmp_path):

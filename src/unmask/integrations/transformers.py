@@ -12,6 +12,7 @@ folder.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,11 +34,12 @@ from unmask.objectives import Objective, RowMean
 from unmask.processes import Masking
 from unmask.processes.refit import fitted_time_of, refit_time
 from unmask.store.checkpoint import load_state, save_state
-from unmask.training.checks import check_measured
+from unmask.training.checks import check_measured, ends_in_warmup, too_short_for_pool
 from unmask.training.loss_scale import LossScale
 from unmask.training.micro import StepOutputs, micro_batches, normaliser_over_ranks
 
 _IGNORED = {"model_init", "data_collator", "compute_loss_func", "compute_metrics", "preprocess_logits_for_metrics"}
+_WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
 _WHY = "rows, loss and evaluation come from the process, the objective and the likelihood"
 
 
@@ -113,6 +115,9 @@ class MaskedDiffusionTrainer(Trainer):
             not (fp16 and measured is not None and measured.moment == "gradient"),
             f"{masking} measures gradients row by row, which have no loss scale: use bf16, or PPOTS(moment='loss')",
         )
+        if args.process_index == 0:
+            for told in filter(None, (too_short_for_pool(self.process, args.max_steps), self._cold())):
+                warnings.warn(told, stacklevel=2)
 
     def get_train_dataloader(self) -> DataLoader:
         """Count the forwards: what they read comes from the process, in `get_batch_samples`."""
@@ -157,6 +162,14 @@ class MaskedDiffusionTrainer(Trainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _cold(self) -> str | None:
+        """What to tell of a learning rate that is not up at the end; a scheduler of one's own knows best."""
+        args, steps = self.args, self.args.max_steps
+        if self.lr_scheduler is not None or args.lr_scheduler_type in _WITHOUT_WARMUP:
+            return None
+        warmup, full = args.get_warmup_steps(steps), args.learning_rate
+        return ends_in_warmup(steps, warmup, full * (steps - 1) / max(1, warmup), full)
 
     def _mean(self, value: Tensor) -> Tensor:
         return mean_over_ranks(self.args.world_size, value)

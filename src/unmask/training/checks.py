@@ -67,12 +67,24 @@ def too_short_for_pool(process: ForwardProcess, steps: int) -> str | None:
 
 def never_warm(config: TrainingConfig) -> str | None:
     """What to tell of a run that ends before its learning rate is up; None for any other."""
-    steps = config.steps - config.anneal_from
-    if steps >= config.warmup_steps:
+    steps, last = config.steps - config.anneal_from, config.learning_rate_at(config.steps - 1)
+    return ends_in_warmup(steps, config.warmup_steps, last, config.learning_rate)
+
+
+def ends_in_warmup(steps: int, warmup_steps: int, last: float, full: float) -> str | None:
+    """What to tell of a learning rate that rises for longer than a run; None for any other.
+
+    Args:
+        steps: of the run.
+        warmup_steps: for which it rises.
+        last: the rate of the last step.
+        full: the rate once it is up.
+    """
+    if steps >= warmup_steps:
         return None
     return (
-        f"the learning rate rises for {config.warmup_steps} steps, and the run has {steps}: it ends at "
-        f"{config.learning_rate_at(config.steps - 1):.2g} of {config.learning_rate:g}: lower warmup_steps"
+        f"the learning rate rises for {warmup_steps} steps, and the run has {steps}: it ends at {last:.2g} of "
+        f"{full:g}: lower warmup_steps"
     )
 
 
