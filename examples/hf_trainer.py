@@ -37,7 +37,7 @@ def main(steps: int = 40, out: str | Path | None = None) -> list[float]:
                 eval_steps=steps,
                 report_to="none",
             ),
-            masking=ProgressiveUnmasking(stages=8, threshold=0.8, time=Clipped(0.5, 1.0)),
+            masking=ProgressiveUnmasking(stages=8, threshold=0.8, time=Clipped(0.5, 1.0), pool=32),
             train_dataset=data.load(),
             eval_dataset=data.held_out().select(range(32)),
         )
