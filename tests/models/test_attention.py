@@ -384,3 +384,24 @@ def test_plain_products_drop_weights_in_training_alone_and_keep_their_mean():
     assert float(found.std()) == pytest.approx(expected, rel=0.05)
     evaluated, _ = plain_attention(layer.eval(), zeros, zeros, ones, None, dropout=share)
     torch.testing.assert_close(evaluated, torch.ones_like(evaluated))
+
+
+def test_plain_products_bend_what_gemma_2_bends():
+    from transformers import Gemma2Config
+
+    sizes = SIZES | {"head_dim": 8, "num_key_value_heads": 1, "num_hidden_layers": 2, "attn_logit_softcapping": 0.5}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(Gemma2Config(**sizes, initializer_range=1.0)).eval()
+    tokens, found = torch.arange(1, 8)[None], {}
+    for kernel in ("eager", "plain"):
+        model.set_attn_implementation(kernel)
+        found[kernel] = model(tokens).logits
+    torch.testing.assert_close(found["plain"], found["eager"])
+
+
+@pytest.mark.parametrize("name", ["s_aux", "position_bias"])
+def test_what_plain_products_lack_is_refused_where_a_layer_asks_for_it(name):
+    query = torch.ones(1, 1, 2, 4)
+    plain_attention(nn.Identity(), query, query, query, None, **{name: None}, sliding_window=4)
+    with pytest.raises(ValueError, match=f"has no {name}, which Identity needs"):
+        plain_attention(nn.Identity(), query, query, query, None, **{name: torch.ones(1)})

@@ -25,6 +25,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from unmask.batch import Tensors
 
 LAYERS = {"full_attention", "sliding_attention"}
+_OF_OTHER_KERNELS = ("s_aux", "sinks", "position_bias", "indices", "block_indices")
 
 
 class _Products(torch.autograd.Function):
@@ -53,7 +54,8 @@ def plain_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    **_: Any,
+    softcap: float | None = None,
+    **others: Any,
 ) -> tuple[Tensor, None]:
     """The kernel "plain" of transformers' attention: as "eager", with fewer passes over the weights.
 
@@ -68,16 +70,25 @@ def plain_attention(
         attention_mask: bool, broadcasts to [B, H, L, L]: query sees key. None: all see all.
         scaling: factor of the products; None for d^-1/2.
         dropout: share of the weights that are dropped.
+        softcap: products are bent to stay within ± this; None for as they are.
+        others: what layers hand to every kernel, for the masks or for nothing.
 
     Returns:
         [B, L, H, d], and no weights.
+
+    Raises:
+        ValueError: for what would change the result in kernels that know it (attention sinks, biases of positions).
     """
+    if unknown := [name for name in _OF_OTHER_KERNELS if others.get(name) is not None]:
+        raise ValueError(f"attention 'plain' has no {unknown[0]}, which {type(module).__name__} needs: use 'eager'")
     if key.shape[1] != query.shape[1]:
         shared = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
     # A rotary embedding leaves queries and keys in fp32 under autocast, the values are as the products are to be.
     scaled = query.mul(query.shape[-1] ** -0.5 if scaling is None else scaling).to(value.dtype)
     weights: Tensor = _Products.apply(scaled, key.to(value.dtype))
+    if softcap is not None:
+        weights = (weights / softcap).tanh() * softcap
     if attention_mask is not None:  # not -inf: padding may see nothing at all
         weights = weights.masked_fill_(~attention_mask, torch.finfo(weights.dtype).min)
     weights = nn.functional.dropout(weights.softmax(-1), dropout, module.training)

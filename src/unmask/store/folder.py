@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from filelock import BaseFileLock, FileLock, Timeout
 
@@ -63,8 +64,7 @@ def check_folder(
         raise ValueError("--resume goes on with a run and --overwrite deletes it: choose one")
     saved = read_config(out)
     if saved is None:
-        begun = (LOCK_FILE, f".{CONFIG_FILE}.new")  # all that a run killed in its first moment leaves
-        if out.exists() and (not out.is_dir() or any(path.name not in begun for path in out.iterdir())):
+        if out.exists() and (not out.is_dir() or not all(map(_begun, out.iterdir()))):
             raise ValueError(f"{out} is not empty and holds no run of unmask; choose another --out")
     elif resume:
         before = {**saved, "training": completed(saved["training"])}
@@ -128,9 +128,17 @@ def begin_run(out: Path, described: dict[str, Any], overwrite: bool) -> None:
     replace_text(out / CONFIG_FILE, json.dumps(described, indent=2) + "\n")
 
 
+def _begun(path: Path) -> bool:
+    """Whether a file is what a run that was killed in its first moment leaves."""
+    return path.name == LOCK_FILE or path.match(f".{CONFIG_FILE}.*new")
+
+
 def replace_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: a crash or a full disk leaves what was there before."""
-    aside = path.with_name(f".{path.name}.new")
+    """Write a file whole or not at all: a crash or a full disk leaves what was there before.
+
+    Several may write it at once: readers find what one of them wrote.
+    """
+    aside = path.with_name(f".{path.name}.{uuid4().hex}.new")
     try:
         with aside.open("w") as file:
             file.write(text)
