@@ -89,11 +89,11 @@ def ranking() -> dict[str, str]:
     parts = {}
     for name, final in (("letters", "test"), ("sums", None)):
         results = saved(f"ranking/{name}")
-        steps, count = results.budgets()[-1], len(results.others)
+        steps = results.budgets()[-1]
         figure = ranking_figure(results, steps, final)
         assert figure is not None
         figure.savefig(DOCS / f"ranking-{name}.png", dpi=130)
-        part = f"{control_of(results)} {caution(results)} Of {count} intervals {count / 20:.1f} are off by chance."
+        part = f"{control_of(results)} {caution(results)}"
         part += f"\n\n![differences from {results.control}](ranking-{name}.png)\n\n"
         parts[name] = (part + shown([*ends(results, final), *spread(results)])).rstrip()
     results = saved("ranking/spread")

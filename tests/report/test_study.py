@@ -13,7 +13,7 @@ from rich.console import Console
 from unmask.evaluation.results import RECORDS, Results
 from unmask.report.curves import plot_results, ranking_figure
 from unmask.report.grid import Grid
-from unmask.report.study import costs, ends, grids_of, matched, spread, verdicts, write_report
+from unmask.report.study import caution, costs, ends, grids_of, matched, spread, verdicts, write_report
 
 
 def _record(arm, seed, *values, key="solved", steps=300, role="compare", finals=None):
@@ -317,3 +317,30 @@ def test_report_explains_mistakes(command, tmp_path, records, words, message):
     code, _, err = command("report", str(tmp_path), *words)
     assert code == 2
     assert message in err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, "data order, weights at the start and validation noise"),
+        ({"masking": {"type": "Other"}}, "data order, weights at the start and validation noise"),
+        ({"model": {"type": "TextModel", "width": 32}}, "data order and validation noise"),
+        ({"start": "pretrained"}, "data order and validation noise"),
+        ({"evaluation": {"type": "Other"}}, "data order and weights at the start"),
+        ({"data": {"type": "TextData", "length": 9}}, "weights at the start"),
+        (
+            {"data": {"type": "TextData", "length": 8, "stream": False}},
+            "data order, weights at the start and validation noise",
+        ),
+        ({"data": {"type": "Rows"}, "model": {"type": "Other"}}, "their seed alone"),
+    ],
+)
+def test_what_runs_of_a_seed_share_is_what_their_configs_share(change, said):
+    config = {"data": {"type": "TextData", "length": 8}, "model": {"type": "TextModel", "width": 16}, "masking": {}}
+    runs = [
+        {"study": "s", "control": "a", "arm": arm, "seed": 1, "steps": 4, "role": "compare", "finals": {}}
+        | {"curve": [{"step": 4, "solved": 0.5}], "config": config | more}
+        for arm, more in (("a", {}), ("b", change))
+    ]
+    assert Results.of(runs).shared == said
+    assert f"share {said}." in caution(Results.of(runs))

@@ -122,6 +122,21 @@ class Results:
         """Names of all but the control."""
         return [arm for arm in self.arms if arm != self.control]
 
+    @property
+    def shared(self) -> str:
+        """What runs of one seed have in common, in words: arms may change more than how they mask."""
+        configs = [run.record["config"] for run in self.runs]
+
+        def alike(*parts: str) -> bool:
+            return all(_alike(config.get(part), configs[0].get(part)) for config in configs for part in parts)
+
+        common = [
+            *(["data order"] if alike("data") else []),
+            *(["weights at the start"] if alike("model", "start") else []),
+            *(["validation noise"] if alike("data", "evaluation") else []),
+        ]
+        return " and ".join(", ".join(common).rsplit(", ", 1)) if common else "their seed alone"
+
     def budgets(self, arm: str | None = None) -> list[int]:
         """Of all runs, or of an arm's, rising."""
         return sorted({run.steps for run in self.runs if arm in (None, run.arm)})
@@ -284,6 +299,13 @@ class Results:
                     if horizon >= steps and difference is not None:
                         found.append(Matched(arm, steps, horizon, difference))
         return found
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two saved configs say the same; what only one has is a field that the other's time did not know."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return all(_alike(one[name], other[name]) for name in one.keys() & other.keys())
+    return bool(one == other)
 
 
 def is_number(value: Any) -> bool:

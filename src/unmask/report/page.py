@@ -179,7 +179,7 @@ class _Page:
         return Section(
             "verdict",
             "Verdict",
-            f"Against {self.results.control}, trained on the same data in the same order from the same weights.",
+            f"Against {self.results.control}.",
             findings=found,
             lines=[*([] if found else ["There is no arm to compare with the control."]), caution(self.results)],
         )

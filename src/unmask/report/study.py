@@ -18,6 +18,8 @@ from unmask.report.curves import plot_results, written_target
 from unmask.report.grid import Grid
 
 SUMMARY, CURVES = "summary.md", "curves.png"
+MANY = 5
+"""Comparisons, from which on it is said how many of them chance alone tells apart."""
 
 
 @dataclass(frozen=True)
@@ -325,9 +327,11 @@ def caution(results: Results) -> str:
     few = (
         "" if "indication" not in seeds_of(results) else f" Fewer than {CLAIM} seeds are an indication, not a proof."
     )
+    told = sum(finding.pairs > 1 for finding in findings(results))
+    many = f" Of {told} intervals {told / 20:.1f} are off by chance." if told >= MANY else ""
     return (
-        "Runs of one seed share data order, weights at the start and validation noise. Intervals in brackets are of "
-        f"95%: over seeds, t intervals of paired differences; for one seed, over what was evaluated.{few}"
+        f"Runs of one seed share {results.shared}. Intervals in brackets are of 95%: over seeds, t intervals of "
+        f"paired differences; for one seed, over what was evaluated.{few}{many}"
     )
 
 
