@@ -344,3 +344,8 @@ def test_what_runs_of_a_seed_share_is_what_their_configs_share(change, said):
     ]
     assert Results.of(runs).shared == said
     assert f"share {said}." in caution(Results.of(runs))
+
+
+def test_what_there_is_nothing_to_compare_with_is_refused():
+    with pytest.raises(ValueError, match=r"no run of the control 'standard' of the study 's' .*--only standard"):
+        Results.of([_record("puma", seed, 0.0, 0.5, 0.9) for seed in (1, 2)])

@@ -142,6 +142,7 @@ def test_changed_takes_fields_by_their_names():
         ({"arms": {"standard": {"model.widht": 3}}}, "arm 'standard': SudokuModel has no field 'widht'"),
         ({"arms": {"standard": {"training.steps": 3}}}, "arm 'standard' changes training.steps"),
         ({"arms": {"standard": Arm(start="b"), "b": Arm(start="standard")}}, "start from one another in a circle"),
+        ({"arms": {"standard": {}, "b": Arm(start="standard")}}, "'standard' is what others start from"),
         ({"arms": {"standard": Arm(start="b"), "b": Arm(seeds=(3, 4))}}, "cannot start from 'b' at seed 1"),
     ],
 )

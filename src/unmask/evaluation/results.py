@@ -96,6 +96,11 @@ class Results:
             )
             for record in records
         )
+        require(
+            any(run.arm == control for run in runs),
+            f"no run of the control '{control}' of the study '{name}' is whole yet, so there is nothing to compare "
+            f"with: run it too (--only {control})",
+        )
         empty = [run.arm for run in runs if not run.curve]
         require(not empty, f"runs of {', '.join(sorted(set(empty)))} have no evaluation: train with evaluate_every")
         shared = set.intersection(*({k for k, v in run.curve[-1].items() if is_number(v)} for run in runs))

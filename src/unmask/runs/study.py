@@ -146,6 +146,7 @@ class Study:
             share = getattr(self, name)
             require(share is None or 0 <= share <= 1, f"{name} is a share of the budget in [0, 1], got {share}")
         self.cells()
+        require(self.control not in self._starts, f"'{self.control}' is what others start from: no control for them")
 
     def _check_types(self) -> None:
         base = self.base
