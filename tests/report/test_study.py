@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from unmask.evaluation.results import RECORDS, Results
-from unmask.report.curves import plot_results, ranking_figure
+from unmask.report.curves import curve_figure, plot_results, ranking_figure
 from unmask.report.grid import Grid
 from unmask.report.study import caution, costs, ends, grids_of, matched, spread, verdicts, write_report
 
@@ -51,6 +51,28 @@ def test_the_end_of_one_seed_has_the_interval_of_its_evaluation():
     assert grid.title == "Solved at the end, 300 steps, %"
     assert grid.head == ["arm", "seeds", "all", "25-28"]
     assert _cells(grid)["puma"] == ["puma", "1", "90.0 (85.0–95.0)", "45.0 (0.0–100.0)"]
+
+
+MEASURED = {"solved": 0.25, "nats_per_token": 2.448, "loss": 2.9, "own": 7.0}
+
+
+@pytest.mark.parametrize("measure", MEASURED)
+@pytest.mark.parametrize("named", [(), ("nats_per_token",), ("solved", "own"), tuple(MEASURED)])
+def test_an_interval_is_shown_beside_its_own_measure_alone(measure, named):
+    """A bare one is that of the first known measure; a named one that of its name. Everywhere that shows some."""
+    point = MEASURED | {f"{name}_interval": [MEASURED[name] - 0.2, MEASURED[name] + 0.2] for name in named}
+    record = _record("standard", 1, 0.0, 0.0)
+    record["curve"] = [{"step": i, "seconds": i, "interval": [0.0, 0.49], **point} for i in range(3)]
+    results = Results.of([record], measure)
+    own = (MEASURED[measure] - 0.2, MEASURED[measure] + 0.2) if measure in named else None
+    own = own or ((0.0, 0.49) if measure == "solved" else None)
+    scale, form = (100, ".1f") if results.measure.is_share else (1, results.measure.form)
+    value, *around = (format(scale * x, form) for x in (MEASURED[measure], *(own or ())))
+    assert ends(results)[0].rows[0][2] == (f"{value} ({'–'.join(around)})" if own else value)
+    (axis, *_) = curve_figure(results, results.measure, "step", 300).axes
+    (band,) = axis.collections
+    drawn = band.get_paths()[0].vertices[:, 1]
+    assert (drawn.min(), drawn.max()) == pytest.approx(own or (MEASURED[measure],) * 2)
 
 
 def test_a_task_s_only_stratum_is_not_told_twice():

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from unmask.evaluation.advice import Advice, advise_by
 from unmask.evaluation.results import Results
-from unmask.evaluation.speedup import MEASURES, Run
+from unmask.evaluation.speedup import MEASURES, Run, interval_of
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Comparison:
         found = advise_by({arm: [[-measure.good(p[measure.key])] for p in points] for arm, points in last.items()})
         near = set(found.tied)
         if found.seeds == 1:
-            reach = {arm: _reach(points[0].get("interval")) for arm, points in last.items()}
+            reach = {arm: _reach(interval_of(points[0], measure)) for arm, points in last.items()}
             near = {g.arm for g in found.gaps if g.behind.value <= math.hypot(reach[g.arm], reach[found.first])}
         return found.first, near | {found.first}
 

@@ -12,7 +12,19 @@ import numpy as np
 
 from unmask.config import nearest, require
 from unmask.evaluation.estimate import mean_of
-from unmask.evaluation.speedup import MEASURES, Cost, Costs, Matched, Measure, Paired, Role, Run, Speed, measure_of
+from unmask.evaluation.speedup import (
+    MEASURES,
+    Cost,
+    Costs,
+    Matched,
+    Measure,
+    Paired,
+    Role,
+    Run,
+    Speed,
+    interval_of,
+    measure_of,
+)
 
 RECORDS = "records.jsonl"
 COMMAND, WEIGHTS = "command", "weights"
@@ -235,10 +247,10 @@ class Results:
         """
         runs = [run for run in self.runs if run.steps == steps]
         own = [
-            point["interval"][1] - point["interval"][0]
+            found[1] - found[0]
             for run in runs
             for point in run.curve[1:]
-            if "interval" in point and measure_of(point) == self.measure
+            if (found := interval_of(point, self.measure)) is not None
         ]
         over = []
         for curves in ([run.curve for run in self.of_seed(arm, steps).values()] for arm in self.arms):

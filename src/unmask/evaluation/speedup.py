@@ -34,7 +34,7 @@ class Measure:
     """A number by which runs are compared.
 
     Attributes:
-        key: its name in evaluations; "interval" beside it is its 95% interval over rows or puzzles.
+        key: its name in evaluations.
         label: what it is.
         rises: whether more is better.
         form: how it is written, as for `format`.
@@ -65,6 +65,16 @@ MEASURES = (
 def measure_of(values: Mapping[str, Any]) -> Measure | None:
     """By which of the numbers of an evaluation runs are compared; None if it has none that is known."""
     return next((measure for measure in MEASURES if measure.key in values), None)
+
+
+def interval_of(values: Mapping[str, Any], measure: Measure) -> tuple[float, float] | None:
+    """A measure's own 95% interval over rows or puzzles in an evaluation; None where it has none.
+
+    It goes by the measure's name, as "solved_interval". A bare "interval" is that of what `measure_of` names.
+    """
+    bare = values.get("interval") if measure_of(values) == measure else None
+    found = values.get(f"{measure.key}_interval", bare)
+    return None if found is None else (float(found[0]), float(found[1]))
 
 
 @dataclass(frozen=True)

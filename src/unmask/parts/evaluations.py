@@ -107,8 +107,9 @@ class HeldOutAnswers:
     def start_text(self, held_out: Dataset, tokenizer: TextTokenizer) -> Evaluate:
         """Return the function that a `Trainer` calls as evaluate(model, last).
 
-        It gives what `HeldOutLikelihood` gives, "solved", its "interval", "puzzles" and "strata", as tasks do: an
-        answer is right if it is the same, word for word or as a number (`same_answer`).
+        It gives what `HeldOutLikelihood` gives, its interval as "nats_per_token_interval", and "solved", its
+        "interval", "puzzles" and "strata", as tasks do: an answer is right if it is the same, word for word or as
+        a number (`same_answer`).
         """
         of_rows = self.likelihood.start(held_out)
 
@@ -126,7 +127,9 @@ class HeldOutAnswers:
                 same_answer(*(tokenizer.first_text(tokens[maskable].tolist()) for tokens in (answer, truth)))
                 for answer, truth, maskable in zip(made, rows.tokens, rows.maskable, strict=True)
             ]
-            return {**of_rows(model, last), **shares(np.array(right), np.full(len(right), "all"))}
+            told = of_rows(model, last)
+            told["nats_per_token_interval"] = told.pop("interval")
+            return {**told, **shares(np.array(right), np.full(len(right), "all"))}
 
         return evaluate
 

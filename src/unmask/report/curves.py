@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,7 +11,7 @@ from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter, StrMe
 
 from unmask.evaluation.estimate import mean_of
 from unmask.evaluation.results import Results
-from unmask.evaluation.speedup import MEASURES, Cost, Measure, Run, measure_of
+from unmask.evaluation.speedup import MEASURES, Cost, Measure, Run, interval_of
 from unmask.report.style import FAINT, arm_styles, styled
 
 COSTS: dict[Cost, str] = {"step": "steps", "seconds": "seconds of training", "tokens": "tokens"}
@@ -216,12 +215,6 @@ def _band(runs: list[Run], measure: Measure) -> tuple[np.ndarray, np.ndarray, np
         # A t interval of two runs knows no bounds, but a share does.
         return values.mean(0), *((low.clip(0), high.clip(None, 1)) if measure.is_share else (low, high))
     own = [
-        point["interval"] if _is_of(point, measure) else (value, value)
-        for point, value in zip(runs[0].curve, values[0], strict=True)
+        interval_of(point, measure) or (value, value) for point, value in zip(runs[0].curve, values[0], strict=True)
     ]
     return values[0], *np.array(own, dtype=float).T
-
-
-def _is_of(point: dict[str, Any], measure: Measure) -> bool:
-    """Whether the interval of an evaluation is this measure's."""
-    return "interval" in point and measure_of(point) == measure

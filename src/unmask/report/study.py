@@ -13,7 +13,7 @@ import numpy as np
 from unmask.config import require
 from unmask.evaluation.estimate import Estimate, deviation_of, mean_of
 from unmask.evaluation.results import COMMAND, RECORDS, WEIGHTS, Results, is_number
-from unmask.evaluation.speedup import CLAIM, Cost, Measure, Paired, Speed
+from unmask.evaluation.speedup import CLAIM, Cost, Measure, Paired, Speed, interval_of
 from unmask.report.curves import plot_results, written_target
 from unmask.report.grid import Grid
 
@@ -341,8 +341,8 @@ def _end(results: Results, arm: str, steps: int, measure: Measure, final: str | 
         return _interval(mean_of(list(values.values())), measure, signed=False) if values else ""
     ((seed, value),) = values.items()
     last = results.of_seed(arm, steps)[seed].last(final)
-    low, high = (last if stratum is None else last["strata"][stratum]).get("interval", (-math.inf, math.inf))
-    return _interval(Estimate(value, low, high), measure, signed=False)
+    own = interval_of(last if stratum is None else last["strata"][stratum], measure)
+    return _interval(Estimate(value, *(own or (-math.inf, math.inf))), measure, signed=False)
 
 
 def _interval(estimate: Estimate, measure: Measure, *, signed: bool) -> str:
