@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from unmask.cli import main
+from unmask.evaluation.records import load_records
 
 SMALL = {
     "data.prompt": "question",
@@ -19,7 +20,6 @@ SMALL = {
     "batch-size": 8,
     "evaluate-every": 2,
     "evaluation.rows": 4,
-    "evaluation.final-rows": 6,
     "evaluation.decoding.steps": 2,
     "tracker": "none",
     "threads": 1,
@@ -47,3 +47,15 @@ def test_every_interval_of_an_evaluation_holds_the_number_that_it_is_of(home):
         for key, of in (("interval", "solved"), ("nats_per_token_interval", "nats_per_token")):
             low, high = point[key]
             assert low <= point[of] <= high
+
+
+def test_exact_answers_are_measured_again_on_any_rows(home, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = home / "runs" / "qa"
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert command("evaluate", str(run), "--what", "tasks")[0] == 0
+    (found,) = {(r.name, r.n, r.value, r.low, r.high) for r in load_records(run / "evaluation" / "tasks.json")}
+    assert found == ("solved, all", last["puzzles"], last["solved"], *last["interval"])
+    words = ("evaluate", str(run), "--what", "tasks", "likelihood", "--split", "train", "--rows=9")
+    assert command(*words)[0] == 0
+    assert {record.n for record in load_records(run / "evaluation" / "tasks.json")} == {9}

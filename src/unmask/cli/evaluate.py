@@ -27,7 +27,7 @@ from unmask.evaluation.tasks.base import Task
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.recipes import RunConfig
 from unmask.report.records import plot_locality, records_table
-from unmask.runs.config import Tokenized, load_model, load_run, tokenizer_of
+from unmask.runs.config import Answering, Tokenized, load_model, load_run, tokenizer_of
 from unmask.sampling import Decoding
 
 What = Literal["likelihood", "tasks", "locality", "generation"]
@@ -135,7 +135,8 @@ def evaluate(words: list[str]) -> None:
     )
     options: Any = tyro.cli(kind, prog="unmask evaluate", args=rest, description=evaluate.__doc__, registry=REGISTRY)
     chosen_device(options.device)
-    if len(subjects) > 1 and set(options.what) != {"tasks"}:
+    judged = any(isinstance(subject.config.evaluation, Answering) for subject in subjects)
+    if len(subjects) > 1 and (judged or set(options.what) != {"tasks"}):  # a task brings rows of its own
         _check_tokenizers(subjects)
     if options.split == "held_out" and isinstance(options.data, Tokenized):
         options.data.check()
@@ -180,17 +181,24 @@ def _likelihood(
 
 
 def _tasks(subjects: list[Subject], dataset: Dataset, options: EvaluateOptions, progress: Progress) -> list[Record]:
-    """The run's own task, over all and per stratum."""
-    every = []
+    """The run's own task, over all and per stratum. It brings its rows, or answers the prompts of the data set."""
+    for subject in subjects:
+        judged = isinstance(subject.config.evaluation, Task | Answering)
+        require(judged, f"the run in {subject.run} has no task with right and wrong answers")
+    every, tokenizer = [], tokenizer_of(subjects[0].checkpoint)
     for subject, model in _models(subjects, options):
         task = subject.config.evaluation
-        require(isinstance(task, Task), f"the run in {subject.run} has no task with right and wrong answers")
-        assert isinstance(task, Task)
-        puzzles = task.load(task.final_puzzles)
+        rows = task.load(task.final_puzzles) if isinstance(task, Task) else dataset
         advance = _bar(progress, f"tasks {subject.name}", 1)
-        results = task.evaluate(model, puzzles)
+        if isinstance(task, Answering):
+            assert tokenizer is not None  # what is judged is text
+            model.check_rows(rows)
+            results = task.answered(model, rows, tokenizer)
+        else:
+            assert isinstance(task, Task)
+            results = task.evaluate(model, rows)
         advance(1)
-        protocol = _protocol(task, data_hash(puzzles), model)
+        protocol = _protocol(task, data_hash(rows), model)
         records = []
         for name, share in {"all": results, **results["strata"]}.items():
             estimate = Estimate(share["solved"], *share["interval"])

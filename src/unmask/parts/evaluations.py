@@ -107,31 +107,36 @@ class HeldOutAnswers:
     def start_text(self, held_out: Dataset, tokenizer: TextTokenizer) -> Evaluate:
         """Return the function that a `Trainer` calls as evaluate(model, last).
 
-        It gives what `HeldOutLikelihood` gives, its interval as "nats_per_token_interval", and "solved", its
-        "interval", "puzzles" and "strata", as tasks do: an answer is right if it is the same, word for word or as
-        a number (`same_answer`).
+        It gives what `HeldOutLikelihood` gives, its interval as "nats_per_token_interval", and what `answered` gives.
         """
         of_rows = self.likelihood.start(held_out)
 
         def evaluate(model: MaskedDiffusionLM, last: bool) -> dict[str, Any]:
-            part = spread(held_out, self.final_rows if last else self.rows)
-            rows = RowStream(part).rows(torch.arange(len(part)))
-            made = generate(
-                model,
-                rows.to(model.device),
-                self.decoding,
-                batch_size=self.likelihood.batch_size,
-                **tokenizer.ends,
-            ).tokens.cpu()
-            right = [
-                same_answer(*(tokenizer.first_text(tokens[maskable].tolist()) for tokens in (answer, truth)))
-                for answer, truth, maskable in zip(made, rows.tokens, rows.maskable, strict=True)
-            ]
             told = of_rows(model, last)
             told["nats_per_token_interval"] = told.pop("interval")
-            return {**told, **shares(np.array(right), np.full(len(right), "all"))}
+            part = spread(held_out, self.final_rows if last else self.rows)
+            return {**told, **self.answered(model, part, tokenizer)}
 
         return evaluate
+
+    def answered(self, model: MaskedDiffusionLM, dataset: Dataset, tokenizer: TextTokenizer) -> dict[str, Any]:
+        """Answer the prompts of rows: "solved", its "interval", "puzzles" and "strata", as tasks give them.
+
+        An answer is right if it is the same, word for word or as a number (`same_answer`).
+        """
+        rows = RowStream(dataset).rows(torch.arange(len(dataset)))
+        made = generate(
+            model,
+            rows.to(model.device),
+            self.decoding,
+            batch_size=self.likelihood.batch_size,
+            **tokenizer.ends,
+        ).tokens.cpu()
+        right = [
+            same_answer(*(tokenizer.first_text(tokens[maskable].tolist()) for tokens in (answer, truth)))
+            for answer, truth, maskable in zip(made, rows.tokens, rows.maskable, strict=True)
+        ]
+        return shares(np.array(right), np.full(len(right), "all"))
 
     def example(self, held_out: Dataset) -> Example:
         """The held-out row with the most to unmask."""

@@ -100,6 +100,15 @@ class ReadsText(Protocol):
         ...
 
 
+@runtime_checkable
+class Answering(Protocol):
+    """An evaluation that can tell right answers to the prompts of any rows from wrong ones."""
+
+    def answered(self, model: MaskedDiffusionLM, dataset: Dataset, tokenizer: TextTokenizer) -> dict[str, Any]:
+        """Give "solved", its "interval" and "puzzles", and the same three of each of the "strata"."""
+        ...
+
+
 class EvaluationConfig(Protocol):
     """Names what is evaluated during training."""
 
