@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from unmask.cli import main
 from unmask.evaluation.records import load_records
+from unmask.store.checkpoint import steps_of
 
 SMALL = {
     "data.prompt": "question",
@@ -59,3 +62,59 @@ def test_exact_answers_are_measured_again_on_any_rows(home, command, tmp_path, m
     words = ("evaluate", str(run), "--what", "tasks", "likelihood", "--split", "train", "--rows=9")
     assert command(*words)[0] == 0
     assert {record.n for record in load_records(run / "evaluation" / "tasks.json")} == {9}
+
+
+@pytest.fixture
+def project(home, tmp_path) -> Path:
+    """A copy of the folder and of all in it."""
+    return shutil.copytree(home, tmp_path / "project")
+
+
+def _resumed(command, run: str | Path, *words: str) -> str:
+    """What is said when a run is resumed by its own config."""
+    longer = ("--steps", "6", "--anneal-from", "4")
+    code, _, err = command("train", f"{run}/config.json", "--out", str(run), "--resume", *longer, *words)
+    assert code == 0, err
+    assert steps_of(Path(run) / "checkpoints") == 6
+    return err
+
+
+@pytest.mark.parametrize("place", ["runs", "runs/qa", ".", "elsewhere"])
+def test_a_run_goes_on_from_any_folder_of_a_project_that_was_moved(project, command, monkeypatch, place):
+    (project / "elsewhere").mkdir()
+    monkeypatch.chdir(project / place)
+    _resumed(command, Path(os.path.relpath(project / "runs" / "qa")))
+
+
+def test_what_a_run_starts_from_is_found_from_any_folder(project, command, monkeypatch):
+    monkeypatch.chdir(project)
+    words = ("train", "runs/qa/config.json", "--start", "runs/qa", "--out", "runs/next")
+    assert command(*words)[0] == 0
+    monkeypatch.chdir(project / "runs")
+    _resumed(command, "next")
+
+
+def test_a_run_goes_on_where_its_folder_is_a_link(project, command, monkeypatch):
+    (project / "far" / "away").mkdir(parents=True)
+    (project / "runs").rename(project / "far" / "away" / "runs")
+    (project / "runs").symlink_to(project / "far" / "away" / "runs")
+    monkeypatch.chdir(project)
+    _resumed(command, "runs/qa", "--data.source", str(project / "qa.csv"))
+
+
+def test_a_run_that_was_moved_alone_goes_on_with_the_file_that_its_path_ends_in(project, command, monkeypatch):
+    (project / "runs" / "qa").rename(project / "qa")
+    monkeypatch.chdir(project / "runs")
+    _resumed(command, project / "qa", "--data.source", str(project / "qa.csv"))
+
+
+def test_another_file_is_another_run(project, command, monkeypatch):
+    shutil.copy(project / "qa.csv", project / "other.csv")
+    monkeypatch.chdir(project)
+    (project / "deep").mkdir()
+    shutil.copy(project / "qa.csv", project / "deep" / "qa.csv")
+    for source in ("other.csv", "deep/qa.csv", str(project / "deep" / "qa.csv")):
+        words = ("--out", "runs/qa", "--resume", "--data.source", source)
+        code, _, err = command("train", "runs/qa/config.json", *words)
+        assert code == 2
+        assert f"holds another run, it cannot be resumed: data.source: qa.csv -> {source}" in err

@@ -23,6 +23,7 @@ from unmask.models.lora import WEIGHTS_FILE as ADAPTERS_FILE
 from unmask.models.pretrained import load_adapted
 from unmask.objectives import Objective
 from unmask.parts import NoEvaluation, RowsOnDisk, SavedModel, TextModel
+from unmask.parts.places import found_from
 from unmask.processes import Masking
 from unmask.processes.progressive import refuse_importance
 from unmask.report.figures import draw_rates
@@ -194,10 +195,10 @@ class RunConfig:
         return config if started is None else config.found_from(path.parent / started)
 
     def found_from(self, folder: Path) -> RunConfig:
-        """The same run, with files that its parts name looked for in a folder too."""
+        """The same run, with the run that it starts from and files that its parts name looked for in a folder too."""
         parts = {name: getattr(self, name) for name in ("data", "model", "evaluation")}
         found = {name: part.found_from(folder) for name, part in parts.items() if isinstance(part, Findable)}
-        return replace(self, **found)
+        return replace(self, **found, start=None if self.start is None else found_from(folder, self.start))
 
     def check(self, out: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:
         """Raise ValueError for what can be refused without building anything: see `train`."""

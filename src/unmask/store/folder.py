@@ -68,7 +68,10 @@ def check_folder(
             raise ValueError(f"{out} is not empty and holds no run of unmask; choose another --out")
     elif resume:
         before = {**saved, "training": completed(saved["training"])}
-        changed = differences(completed(saved["run"]), run) + changes(before, steps_of(out / "checkpoints"))
+        named = _as_named(
+            completed(saved["run"]), run, out / saved.get("started_in", os.path.relpath(Path.cwd(), out))
+        )
+        changed = differences(named, run) + changes(before, steps_of(out / "checkpoints"))
         if changed:
             raise ValueError(f"{out} holds another run, it cannot be resumed: {'; '.join(changed)}")
         if saved.get("tokenizer") is not None and tokenizer is None:
@@ -90,6 +93,33 @@ def check_folder(
         raise ValueError(
             f"{out} already holds a run; use --resume to go on with it, --overwrite to lose it, or another --out"
         )
+
+
+def _as_named(saved: Any, run: Any, folder: Path) -> Any:
+    """The saved run, with each file that `run` finds under another name as `run` names it.
+
+    Args:
+        saved: JSON values, whose relative paths begin in `folder`.
+        run: the same of the run as it is described now, in the working folder.
+        folder: where the saved run was started.
+    """
+    if isinstance(saved, dict) and isinstance(run, dict):
+        return {key: _as_named(value, run.get(key), folder) for key, value in saved.items()}
+    if isinstance(saved, list) and isinstance(run, list) and len(saved) == len(run):
+        return [_as_named(*pair, folder) for pair in zip(saved, run, strict=True)]
+    both = isinstance(saved, str) and isinstance(run, str)
+    return run if both and saved != run and _same_place(folder, saved, run) else saved
+
+
+def _same_place(folder: Path, before: str, now: str) -> bool:
+    """Whether two names are of one file. Where the first finds none any more, the run was moved: they end alike."""
+    try:
+        if (folder / before).resolve() == Path(now).resolve():
+            return True
+        ends = Path(now).parts[-len(Path(before).parts) :]
+        return Path(now).exists() and not (folder / before).exists() and ends == Path(before).parts
+    except (OSError, ValueError):  # other text than a path
+        return False
 
 
 def _kept_tokenizer(out: Path) -> str | None:

@@ -76,7 +76,7 @@ def claimed_folder(
         "training": to_json(config),
         "given": given,
         "tokenizer": tokenizer,
-        "started_in": os.path.relpath(Path.cwd(), out),  # where relative paths of the run begin
+        "started_in": os.path.relpath(Path.cwd(), out.resolve()),  # where relative paths of the run begin
         "parameters": description.parameters,
     }
 
