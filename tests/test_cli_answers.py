@@ -118,3 +118,13 @@ def test_another_file_is_another_run(project, command, monkeypatch):
         code, _, err = command("train", "runs/qa/config.json", *words)
         assert code == 2
         assert f"holds another run, it cannot be resumed: data.source: qa.csv -> {source}" in err
+
+
+def test_a_resumed_run_says_from_where_it_goes_on(project, command, monkeypatch):
+    monkeypatch.chdir(project)
+    assert "goes on from step 4 of 6" in _resumed(command, "runs/qa")
+    assert "step 6 of 6 is done: nothing is left" in _resumed(command, "runs/qa")
+    code, _, err = command("train", "runs/qa/config.json", "--out", "runs/new", "--resume", "--anneal-from", "0")
+    assert code == 0
+    assert "there is no checkpoint to go on from: starts afresh" in err
+    assert "afresh" not in command("train", "runs/qa/config.json", "--out", "runs/newer", "--anneal-from", "0")[2]

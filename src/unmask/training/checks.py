@@ -88,6 +88,15 @@ def ends_in_warmup(steps: int, warmup_steps: int, last: float, full: float) -> s
     )
 
 
+def resumed(done: int, steps: int) -> str:
+    """What to tell of a run that goes on with what its folder holds."""
+    if done == 0:
+        return "there is no checkpoint to go on from: starts afresh"
+    return (
+        f"goes on from step {done} of {steps}" if done < steps else f"step {done} of {steps} is done: nothing is left"
+    )
+
+
 def check_start(nll: float, choices: int) -> None:
     """Warn where the first step's loss is far from log V nats a masked token, V the tokens it may be."""
     expected = math.log(choices)
