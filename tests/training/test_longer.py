@@ -50,3 +50,10 @@ def test_resumed_run_may_split_its_steps_otherwise(trainer, weights_in, stop_at,
     cut = trainer("cut", model=build(double=True), micro_batch_size=3, **settings).train(resume=True)
     for name, tensor in weights_in(whole).items():
         torch.testing.assert_close(weights_in(cut)[name], tensor, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_begins_anneals_from_its_beginning(trainer, resume):
+    """Below `anneal_from` there is no schedule: rates would rise from far below zero."""
+    with pytest.raises(ValueError, match="anneal_from 2 is for a run that goes on after so many steps, and 0 are"):
+        trainer("run", steps=4, anneal_from=2).train(resume=resume)

@@ -221,6 +221,7 @@ class RunConfig:
             self.data.check()
             tokenizer = self.data.tokenizer().fingerprint if resume else None
         check_folder(Path(out), to_json(self.described), self.training.changes_from, resume, overwrite, tokenizer)
+        self.training.check_begun(checkpoint.steps_of(Path(out) / "checkpoints") if resume else 0)
         tokenizer = self.data.tokenizer() if isinstance(self.data, Tokenized) else None
         if tokenizer is not None and isinstance(self.model, TextModel):
             tokenizer.check_model(self.model.mask, self.model.vocab_size)

@@ -114,6 +114,14 @@ class TrainingConfig:
         if self.ema_decay is not None:
             require(0 < self.ema_decay < 1, f"ema_decay must be in (0, 1), got {self.ema_decay}")
 
+    def check_begun(self, done: int) -> None:
+        """Raise ValueError where the schedule runs anew from a step that a run, of so many done, has not come to."""
+        require(
+            self.anneal_from <= done,
+            f"anneal_from {self.anneal_from} is for a run that goes on after so many steps, and {done} are done: "
+            "--anneal-from 0, or --resume it",
+        )
+
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of step 0, 1, ...: a function of the step alone, so there is no scheduler to save."""
         done, steps = step - self.anneal_from, self.steps - self.anneal_from

@@ -193,6 +193,7 @@ class Trainer:
         if resume and (last := checkpoint.newest(self.checkpoints)):
             self.counters = load_training(last, self.parts)
             self.diagnostics.resume(self.out, self.step)
+        self.config.check_begun(self.step)
         main, config = self.accelerator.is_main_process, self.config
         metrics = MetricsLog(self.out, after=self.step if self.step else -1) if main else None
         log = RunLog(metrics, self.accelerator, config.tracker != "none")
