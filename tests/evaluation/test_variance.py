@@ -121,6 +121,22 @@ def test_a_law_that_nothing_has_fitted_is_not_measured_as_the_uniform_it_begins_
     assert "variance of" not in done.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("arm", "words"),
+    [
+        (IndependentMasking(pair="mirror"), "batch_size 3 does not divide into units of 2 rows: use a multiple of 2"),
+        (IndependentMasking(coupling="antithetic"), "antithetic coupling pairs units"),
+        (IndependentMasking(Clipped()), "all of"),
+    ],
+    ids=["units", "coupling", "objective"],
+)
+def test_every_arm_is_checked_before_the_first_is_measured(model, rows, arm, words):
+    done = io.StringIO()
+    with pytest.raises(ValueError, match=f"arm 'last': .*{words}"):
+        compare_variance(model, rows, {"first": INDEPENDENT, "last": arm}, 3, Nested(3, 2, 2), 0, Console(file=done))
+    assert done.getvalue() == ""
+
+
 def test_a_law_is_measured_as_it_runs(model, rows):
     """Fitted online too; a law that leans to high rates has another variance than uniform rates."""
     found = {}

@@ -171,14 +171,19 @@ def compare_variance(
     The first 64 rows serve the fit alone; batches are drawn from the others.
 
     Raises:
-        ValueError: for rates that are fitted to the losses of training, unless they are given as they run.
+        ValueError: for rates that are fitted to the losses of training, unless they are given as they run, and for
+            anything else that an arm refuses, before the first one is measured.
     """
-    maskings = [arm[0] if isinstance(arm, tuple) else arm for arm in arms.values()]
-    for masking in maskings:
-        if measured_for(masking.time) is None:
-            _refuse_unfitted(masking)
     held_out = dataset.select(range(min(64, len(dataset) // 2)))
     others = dataset.select(range(len(held_out), len(dataset)))
+    for name, (masking, objective) in (pairs := {name: _pair(arm) for name, arm in arms.items()}).items():
+        try:
+            if measured_for(masking.time) is None:
+                _refuse_unfitted(masking)
+            objective.check(masking)
+            masking.start(RowStream(others, seed), batch_size, seed)
+        except ValueError as error:
+            raise ValueError(f"arm '{name}': {error}") from None
     found, began = {}, perf_counter()
     with Progress(console=console) as progress:
 
@@ -190,8 +195,7 @@ def compare_variance(
                 said = f"variance of {name}: {int(done)} of {len(arms)} arms, about {left:.1f} minutes left"
                 progress.console.print(said, highlight=False)
 
-        for name, arm in arms.items():
-            masking, objective = arm if isinstance(arm, tuple) else (arm, ELBO())
+        for name, (masking, objective) in pairs.items():
             rows = add_entropies(model, others) if isinstance(masking.mask, GIFT) else others
             task = progress.add_task(name, total=nested.row_sets)
             rates = started(masking.time)
@@ -209,6 +213,10 @@ def compare_variance(
                 progress=partial(row_set, task, name),
             )
     return found
+
+
+def _pair(arm: Measured) -> tuple[IndependentMasking, Objective]:
+    return arm if isinstance(arm, tuple) else (arm, ELBO())
 
 
 def _refuse_unfitted(masking: IndependentMasking) -> None:

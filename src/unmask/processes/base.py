@@ -73,9 +73,10 @@ def local_size(batch_size: int, world_size: int, unit: int = 1) -> int:
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}")
     if batch_size % (world_size * unit):
+        parts = [f"{world_size} ranks"] * (world_size > 1) + [f"units of {unit} rows"] * (unit > 1)
+        into = " and ".join(parts)
         raise ValueError(
-            f"batch_size {batch_size} does not divide into {world_size} rank(s) of units of {unit} row(s); "
-            f"use a multiple of {world_size * unit}"
+            f"batch_size {batch_size} does not divide into {into}: use a multiple of {world_size * unit}"
         )
     return batch_size // world_size
 
