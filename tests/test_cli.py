@@ -77,6 +77,23 @@ def test_bare_command_lists_the_commands(command, words):
     assert all(name in out for name in ("train", "compare", "sample"))
 
 
+@pytest.mark.parametrize("name", ["study", "report", "evaluate", "sample", "variance"])
+def test_bare_command_of_folders_says_at_once_what_it_takes(name):
+    """Without waiting for torch."""
+    script = f"import sys; from unmask.cli import main; sys.argv = ['unmask', '{name}']\ntry: main()\n"
+    script += "finally: assert not {'torch', 'tyro', 'numpy'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "")
+    assert done.stdout.startswith(f"usage: unmask {name} ")
+
+
+@pytest.mark.parametrize("words", [["report", "--title", "x"], ["evaluate", "--rows", "3"]])
+def test_a_command_of_folders_that_is_given_none_says_so(command, words):
+    code, out, err = command(*words)
+    assert code == 2
+    assert f"unmask {words[0]} " in out + err
+
+
 @pytest.mark.parametrize("name", ["train", "compare"])
 def test_command_without_a_recipe_lists_the_recipes(command, name):
     assert "sudoku" in command(name)[1]
@@ -138,11 +155,26 @@ MISTAKES = {
     "printed masking": (["train", "sudoku", "--masking", "Blockwise("], "cannot read 'Blockwise\\('"),
     "masking of masks": (["train", "sudoku", "--masking", "Bernoulli()"], "unknown masking 'Bernoulli'"),
     "no seeds": (["compare", "sudoku", "--seeds", "0"], "seeds must be an integer of at least 1, got 0"),
+    "no data": (["train", "sft"], r"--data.source FILE \(unmask train sft --help explains\)"),
+    "no data of compare": (["compare", "text"], r"--data.source FILE \(unmask compare text --help explains\)"),
+    "no rows of a recipe": (["variance", "sft"], "sft has no data of its own: unmask train sft --data.source FILE"),
+    "no sequences": (["variance", "sequences"], "unmask train sequences --data.source FILE --out DIR, then unmask v"),
     "arms' own field": (
         ["compare", "sudoku", "--masking.mask", "Bernoulli()"],
         "Unrecognized options: --masking.mask",
     ),
 }
+
+
+@pytest.mark.parametrize(
+    "words", [["train", "sudoku"], ["compare", "sudoku"], ["advise", "sudoku"], ["variance", "sudoku"]]
+)
+@pytest.mark.parametrize("below", ["", "deep/er"])
+def test_a_file_in_place_of_out_is_named_before_anything_is_done(command, tmp_path, words, below):
+    (tmp_path / "qa.csv").write_text("a,b\n")
+    code, _, err = command(*words, "--out", str(tmp_path / "qa.csv" / below))
+    assert code == 2
+    assert err == f"unmask: {tmp_path / 'qa.csv'} is a file, and --out names a folder: choose another"
 
 
 @pytest.mark.parametrize(("words", "message"), MISTAKES.values(), ids=MISTAKES)
@@ -365,7 +397,7 @@ def test_sample_shows_every_cell_of_an_unseen_puzzle(command, trained, which):
         (["{run}", "--number", "x"], "--number: invalid literal for int"),
         (["{run}", "--prompt", "the"], "--prompt is for texts"),
         (["{run}", "--device", "gpu"], "--device gpu cannot be used"),
-        ([], "PATH"),
+        (["--texts", "2"], "PATH"),
     ],
 )
 def test_sample_explains_mistakes(command, trained, words, message):
@@ -394,11 +426,8 @@ def test_command_ends_a_process_with_code_2_and_no_traceback(tmp_path):
     assert ended.stderr.count("\n") == 1
 
 
-def test_errors_of_the_system_come_without_their_number(command, tmp_path):
+def test_errors_of_the_system_come_without_their_number(command, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    code, _, err = command(
-        "train", "sudoku", "--data.limit", "9", "--steps", "1", "--out", str(tmp_path / "file" / "run")
-    )
-    assert code == 2
-    assert "not a directory" in err
-    assert "Errno" not in err
+    monkeypatch.setattr("unmask.cli.train.train", lambda words: (tmp_path / "file" / "run").read_text())
+    code, _, err = command("train")
+    assert (code, err) == (2, f"unmask: {tmp_path / 'file' / 'run'}: not a directory")

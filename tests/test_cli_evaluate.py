@@ -157,8 +157,10 @@ def test_what_cannot_be_measured_is_said_in_one_line(runs, command, words, said)
 def test_without_a_run_it_explains_itself(command):
     code, out, _ = command("evaluate")
     assert code == 2
+    assert "usage: unmask evaluate RUN" in out
+    code, out, _ = command("evaluate", "--help")
+    assert code == 0
     assert "RUN is a run's folder" in out
-    assert command("evaluate", "--help")[0] == 0
 
 
 def test_held_out_rows_are_not_trained_on():

@@ -327,6 +327,7 @@ def test_report_reads_records_alone(command, tmp_path):
 @pytest.mark.parametrize(
     ("records", "words", "message"),
     [
+        (None, [], "does not exist"),
         (None, [], "holds no records.jsonl"),
         ([], [], "no run is whole yet"),
         (ONE, ["--measure", "sloved"], "no evaluation has 'sloved'; did you mean 'solved'"),
@@ -334,9 +335,12 @@ def test_report_reads_records_alone(command, tmp_path):
     ],
 )
 def test_report_explains_mistakes(command, tmp_path, records, words, message):
-    if records is not None:
+    folder = str(tmp_path)
+    if message == "does not exist":
+        folder = str(tmp_path / "nosuch")
+    elif records is not None:
         _write(tmp_path / "s", records)
-    code, _, err = command("report", str(tmp_path), *words)
+    code, _, err = command("report", folder, *words)
     assert code == 2
     assert message in err
 

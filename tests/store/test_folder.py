@@ -111,7 +111,7 @@ def test_foreign_folder_is_refused_untouched(trainer, tmp_path, how, files):
 
 def test_file_in_place_of_the_folder_is_refused(trainer, tmp_path):
     (tmp_path / "run").write_text("a file")
-    with pytest.raises(ValueError, match="is not empty and holds no run"):
+    with pytest.raises(ValueError, match=r"run is a file, and --out names a folder"):
         trainer().train(overwrite=True)
     assert (tmp_path / "run").read_text() == "a file"
 

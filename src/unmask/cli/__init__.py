@@ -23,6 +23,10 @@ def main(argv: list[str] | None = None) -> None:
             "usage: unmask COMMAND ...\n\n" + "\n".join(lines) + "\n\n`unmask COMMAND --help` explains its options."
         )
         raise SystemExit(0 if words else 2)
+    usage = _about(words[0]).partition(": ")[2].rstrip(".") if words[0] in COMMANDS else ""
+    if len(words) == 1 and usage and "RECIPE" not in usage:  # those with recipes list them
+        print(f"usage: {usage}\n\n`unmask {words[0]} --help` explains its options.")
+        raise SystemExit(2)
     try:
         from unmask.cli.running import run
 

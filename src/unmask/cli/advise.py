@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from unmask.cli.options import about, chosen_arms, configured, differing, named_recipe, opened
+from unmask.cli.options import about, chosen_arms, configured, differing, opened
 from unmask.evaluation.advice import ADVICE
 from unmask.evaluation.results import Results, read_records
 from unmask.evaluation.variance import VARIANCE, load_variance
@@ -21,7 +21,7 @@ from unmask.runs.advise import advise as probe_arms
 def advise(words: list[str]) -> None:
     """Say in minutes which arm to try first, how sure that is: unmask advise RECIPE --out DIR [--arms A B ...]."""
     command = shlex.join(["unmask", "advise", *words])
-    recipe, words, settled = opened(*named_recipe("advise", words))
+    recipe, words, settled = opened("advise", words)
     arms, words = chosen_arms(recipe, "advise", words)
     own, default = differing(arms), ProbeConfig()
     config, options = configured(

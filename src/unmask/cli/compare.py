@@ -6,7 +6,7 @@ import shlex
 import shutil
 from pathlib import Path
 
-from unmask.cli.options import about, chosen_arms, configured, differing, flag, named_recipe, opened
+from unmask.cli.options import about, chosen_arms, configured, differing, flag, opened
 from unmask.cli.report import show
 from unmask.config import positive_int
 from unmask.evaluation.results import RECORDS
@@ -16,7 +16,7 @@ from unmask.runs.study import Study
 def compare(words: list[str]) -> None:
     """Train several arms alike and compare them: unmask compare RECIPE --out DIR [--arms A B ...] [--seeds N]."""
     command = shlex.join(["unmask", "compare", *words])
-    recipe, words, settled = opened(*named_recipe("compare", words))
+    recipe, words, settled = opened("compare", words)
     arms, words = chosen_arms(recipe, "compare", words)
     names, own = list(arms), differing(arms)
     config, options = configured(

@@ -124,7 +124,7 @@ def evaluate(words: list[str]) -> None:
     count = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
     if count == 0:
         print(USAGE)
-        raise SystemExit(0 if words else 2)
+        raise SystemExit(0 if {"-h", "--help"} & set(words) else 2)
     modules, rest = take_option(words[count:], "--module")
     subjects = [Subject.load(Path(word), tuple(modules)) for word in words[:count]]
     names = [subject.name for subject in subjects]

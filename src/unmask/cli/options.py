@@ -166,12 +166,13 @@ def configured(
     return config, values
 
 
-def opened(recipe: Callable[..., RunConfig], words: list[str]) -> tuple[Callable[..., RunConfig], list[str], bool]:
-    """Hand a recipe its parameters besides the masking, such as the data that it chooses sizes from.
+def opened(command: str, words: list[str]) -> tuple[Callable[..., RunConfig], list[str], bool]:
+    """Read a recipe's name and its parameters besides the masking, such as the data that it chooses sizes from.
 
     Returns:
         The recipe with these parameters, the words that are still to be read, and whether there were any.
     """
+    recipe, words = named_recipe(command, words)
     names = [name for name in inspect.signature(recipe).parameters if name != "masking"]
     default, asks = recipe(), bool({"-h", "--help"} & set(words))
     if not names or (asks and not any(word.startswith("--data.source") for word in words)):
@@ -183,7 +184,7 @@ def opened(recipe: Callable[..., RunConfig], words: list[str]) -> tuple[Callable
     ]
     parsed, _ = tyro.cli(
         make_dataclass("Options", options, frozen=True),
-        prog=f"unmask {default.recipe}",
+        prog=f"unmask {command} {default.recipe}",
         args=[word for word in words if word not in ("-h", "--help")],
         return_unknown_args=True,
         add_help=False,
@@ -192,7 +193,8 @@ def opened(recipe: Callable[..., RunConfig], words: list[str]) -> tuple[Callable
     given = vars(parsed)
     given["data"] = from_json(to_json(given["data"]), modules)
     if not given["data"].source:
-        raise ValueError(f"{default.recipe} needs data: --data.source FILE (unmask {default.recipe} --help explains)")
+        explained = f"unmask {command} {default.recipe} --help explains"
+        raise ValueError(f"{default.recipe} needs data: --data.source FILE ({explained})")
     given["data"] = recipe(**given).data  # settled once, and read once
     return partial(recipe, **given), take_option(words, "--pretrained")[1], True
 

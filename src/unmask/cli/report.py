@@ -8,6 +8,7 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
+from unmask.config import require
 from unmask.evaluation.results import Results, read_records
 from unmask.report.page import write_page
 from unmask.report.study import CURVES, SUMMARY, caution, found_in, verdicts, write_report
@@ -28,6 +29,7 @@ class ReportOptions:
 def report(words: list[str]) -> None:
     """Show what studies found and write it down: unmask report DIR ... [--measure NAME]."""
     options = tyro.cli(ReportOptions, prog="unmask report", args=words, description=report.__doc__)
+    require(len(options.folders) > 0, "report needs folders of studies: unmask report DIR ...")
     for folder in found_in(options.folders):
         show(folder, options.measure, options.title)
 

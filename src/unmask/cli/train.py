@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from unmask.cli.options import about, configured, flag, masked_as, named_recipe, opened, take_option
+from unmask.cli.options import about, configured, flag, masked_as, opened, take_option
 from unmask.recipes import RunConfig
 
 
@@ -14,7 +14,7 @@ def train(words: list[str]) -> None:
         modules, words = take_option(words, "--module")
         default, words, settled = RunConfig.load(words[0], modules), words[1:], False
     else:
-        recipe, words, settled = opened(*named_recipe("train", words))
+        recipe, words, settled = opened("train", words)
         masking, words = take_option(words, "--masking")
         if len(masking) > 1:
             raise ValueError(f"--masking takes one value, got {' '.join(masking)}")

@@ -21,6 +21,7 @@ from unmask.report.figures import plot_variance
 from unmask.report.tables import variance_table
 from unmask.runs.config import Tokenized, load_model, load_run, tokenizer_of
 from unmask.runs.prepare import looked_up
+from unmask.store.folder import check_out
 
 ARMS = {
     name: (named.masking, named.objective)
@@ -61,11 +62,16 @@ def variance(words: list[str]) -> None:
     """Split the noise of loss and gradient into masks, rates and rows: unmask variance RUN [options]."""
     options = tyro.cli(VarianceOptions, prog="unmask variance", args=words, description=variance.__doc__)
     device = chosen_device(options.device)
+    if options.out is not None:
+        check_out(options.out)
     measured = dict(map(_measured, options.arms)) or {name: ARMS[name] for name in ESTIMATES}
     if len(measured) < len(options.arms):
         raise ValueError(f"--arms needs different names, got {' '.join(options.arms)}")
     if options.run in RECIPES:
         config, title = RECIPES[options.run](), f"{options.run}, random weights"
+        if getattr(config.data, "source", options.run) in ("", ()):
+            trained = f"unmask train {options.run} --data.source FILE --out DIR"
+            raise ValueError(f"{options.run} has no data of its own: {trained}, then unmask variance DIR")
         model, out = config.model.build(), options.out or Path("runs") / f"variance-{options.run}"
         tokenizer = config.data.tokenizer() if isinstance(config.data, Tokenized) else None
     else:

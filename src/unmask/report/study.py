@@ -381,9 +381,10 @@ def _verdict(paired: Paired) -> str:
 
 
 def found_in(folders: Iterable[Path]) -> list[Path]:
-    """The folders with records, themselves or one level below; ValueError for one without."""
+    """The folders with records, themselves or one level below; ValueError for one without, or that is not there."""
     found = []
     for folder in folders:
+        require(folder.exists(), f"{folder} does not exist")
         here = [folder] if (folder / RECORDS).is_file() else sorted(p.parent for p in folder.glob(f"*/{RECORDS}"))
         require(len(here) > 0, f"{folder} holds no {RECORDS}: it is no study's folder, or it was not run yet")
         found += here

@@ -38,6 +38,13 @@ def read_config(folder: Path) -> dict[str, Any] | None:
     return saved
 
 
+def check_out(out: Path) -> None:
+    """Raise ValueError where a file is in the way of a folder."""
+    file = next((place for place in (out, *out.parents) if place.is_file()), None)
+    if file is not None:
+        raise ValueError(f"{file} is a file, and --out names a folder: choose another")
+
+
 def check_folder(
     out: Path,
     run: Any,
@@ -60,6 +67,7 @@ def check_folder(
     Raises:
         ValueError: for a folder that holds something else, naming the fields in which a run differs.
     """
+    check_out(out)
     if resume and overwrite:
         raise ValueError("--resume goes on with a run and --overwrite deletes it: choose one")
     saved = read_config(out)
