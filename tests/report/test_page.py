@@ -16,7 +16,7 @@ from unmask.evaluation.locality import Curve, Point
 from unmask.evaluation.results import RECORDS, Results
 from unmask.evaluation.speedup import ONE_SEED
 from unmask.evaluation.variance import VARIANCE, Decomposition, load_variance, save_variance
-from unmask.report.advice import advice_grid
+from unmask.report.advice import advice_grid, advice_lines
 from unmask.report.page import FIGURES, PAGE, write_page
 from unmask.report.study import verdicts
 from unmask.report.style import PALETTE
@@ -270,6 +270,9 @@ def test_advice_of_a_probe_comes_first(tmp_path):
         "Where the loss is, by visible within",
     ):
         assert told in page.words
+    for last in ("all", "32"):  # the whole row, by name or as a radius that covers it
+        nothing = (points[0], replace(points[1], label=last, loss=points[2].loss), points[2])
+        assert advice_lines(replace(probe, locality=(Curve("visible within", nothing),)))[3:] == []
     for one_seed in (True, False):
         advice = replace(probe.advice, seeds=1 if one_seed else 2)
         told = [row[3] for row in advice_grid(replace(probe, advice=advice)).rows]

@@ -14,7 +14,7 @@ from unmask.evaluation.speedup import ONE_SEED
 from unmask.parts import named_masking
 from unmask.recipes import SudokuData, SudokuModel, sudoku
 from unmask.report.advice import advice_grid, advice_lines
-from unmask.runs.advise import COSTS, ProbeConfig, read_advice, seconds_a_step
+from unmask.runs.advise import COSTS, ProbeConfig, lasting, read_advice, seconds_a_step
 
 TINY = ["--data.limit=64", "--model.layers=1", "--model.width=16", "--model.heads=2", "--batch-size=8", "--threads=1"]
 TINY += ["--minutes=.02", "--seeds=1", "--rows=8", "--jobs=2"]
@@ -95,3 +95,8 @@ def test_a_single_arm_and_other_files_are_refused(tmp_path):
     (tmp_path / RECORDS).write_text("")
     with pytest.raises(ValueError, match="at least two arms"):
         read_advice(tmp_path, steps=3, horizon=9)
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0.2, "1 s"), (29.6, "30 s"), (119, "119 s"), (121, "2 min")])
+def test_short_times_are_told_in_seconds(seconds, words):
+    assert lasting(seconds) == words

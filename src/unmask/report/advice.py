@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from unmask.evaluation.advice import Advice, Gap, Probe
@@ -71,13 +72,13 @@ def _noise(variances: Variances) -> list[str]:
 
 
 def _near(probe: Probe) -> list[str]:
-    """How much of what context tells of a token is near it."""
+    """How much of what context tells of a token is near it; nothing where it takes the whole row."""
     by_radius = [curve for curve in probe.locality if curve.against == "visible within"]
     shares = [share_within(curve) for curve in by_radius]
     near = next(((label, share) for label, share in (shares[0] if shares else ()) if share >= 0.8), None)
-    if near is None:
+    if near is None or near[0] == "all" or math.isclose(near[1], 1, rel_tol=1e-6):  # a radius of the whole row
         return []
-    where = "anywhere in the row" if near[0] == "all" else f"within {near[0]} position{'s' * (near[0] != '1')}"
+    where = f"within {near[0]} position{'s' * (near[0] != '1')}"
     return [f"Of what context tells of a masked token, {near[1]:.0%} lies {where}."]
 
 

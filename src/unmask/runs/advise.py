@@ -224,10 +224,15 @@ def _say(
     seconds += START_SECONDS * runs / default_jobs(runs, devices) + 60 * MEASURED * probe.minutes
     console.print(
         f"{runs} runs of {steps} steps ({len(costs)} arms, {probe.seeds} seeds; {steps / horizon:.0%} of the run's "
-        f"{horizon} steps), then variance and locality: about {max(1, round(seconds / 60))} min in all on "
+        f"{horizon} steps), then variance and locality: about {lasting(seconds)} in all on "
         f"{f'{len(devices)} GPUs' if devices else f'{os.cpu_count()} cores'}. --minutes and --probe-steps change it.",
         highlight=False,
     )
+
+
+def lasting(seconds: float) -> str:
+    """A time in words."""
+    return f"{max(1, round(seconds))} s" if seconds < 120 else f"{round(seconds / 60)} min"
 
 
 def _split(
@@ -244,7 +249,7 @@ def _split(
     set_seconds = len(SPLIT) * nested.rates * nested.masks * batch_size * row_seconds
     nested = replace(nested, row_sets=min(24, max(nested.row_sets, int((seconds - fit_seconds) / set_seconds))))
     needed = fit_seconds + nested.row_sets * set_seconds
-    about = f"about {max(1, round(needed / 60))} min"
+    about = f"about {lasting(needed)}"
     if needed > 2 * seconds or len(rows) < 2 * batch_size:
         console.print(f"Variance: left out, it would take {about}; unmask variance measures it", highlight=False)
         return
