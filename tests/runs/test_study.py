@@ -317,7 +317,47 @@ def test_records_of_runs_that_lie_elsewhere_stay_and_those_of_no_run_go(whole, t
     assert study.gather(tmp_path) == [mine, theirs[0]]  # the study declares neither of the others
     shutil.copytree(out / "standard", tmp_path / "standard")
     (tmp_path / "puma" / "seed-1" / "steps-4").mkdir(parents=True)  # begun again here, and not whole
-    assert [record["arm"] for record in study.gather(tmp_path)] == ["standard"]
+    assert study.gather(tmp_path) == [mine, theirs[0]]
+
+
+def test_a_record_stays_until_its_run_is_whole_again(whole, tmp_path):
+    """A final evaluation that the study has gained is not there yet."""
+    study, out, _ = whole
+    shutil.copytree(out, tmp_path, dirs_exist_ok=True)
+    records = study.gather(tmp_path)
+    more = replace(study, finals={**FINALS, "random": FINALS["kaidoku"]})
+    assert more.gather(tmp_path) == records
+    more.job(more.cells()[0], tmp_path).run()
+    (found,) = more.gather(tmp_path)
+    assert found["finals"].keys() == {"kaidoku", "random"}
+
+
+@pytest.mark.parametrize("change", [{"training.learning_rate": 0.5}, {"model.width": 32}])
+def test_what_one_base_trained_does_not_stand_beside_what_another_does(whole, tmp_path, change):
+    """Though only a new arm is asked for: its record would be compared with the old ones."""
+    study, out, _ = whole
+    shutil.copytree(out, tmp_path, dirs_exist_ok=True)
+    study.gather(tmp_path)
+    before = _files(tmp_path)
+    arms = {**study.arms, "new": {"masking": ProgressiveUnmasking(stages=2)}}
+    other = replace(study, base=changed(BASE, change), arms=arms)
+    with pytest.raises(ValueError, match=f"another run.*{next(iter(change)).split('.')[1]}"):
+        other.run(tmp_path, other.cells(["new"]))
+    with pytest.raises(ValueError, match="holds another run"):
+        other.gather(tmp_path)
+    assert _files(tmp_path) == before
+
+
+def test_a_run_killed_before_it_wrote_where_it_was_made_writes_it_when_it_goes_on(whole, tmp_path):
+    study, out, _ = whole
+    shutil.copytree(out, tmp_path, dirs_exist_ok=True)
+    job = study.job(study.cells()[0], tmp_path)
+    made = job.out / "provenance.json"
+    before = json.loads(made.read_text())
+    made.unlink()
+    assert not job.is_whole
+    job.run()
+    assert json.loads(made.read_text()) == {k: v for k, v in before.items() if k != "command"}
 
 
 def test_devices_that_are_not_there_are_refused_before_a_run_starts(tmp_path):

@@ -30,7 +30,7 @@ from unmask.evaluation.records import data_hash
 from unmask.evaluation.results import COMMAND, WEIGHTS
 from unmask.runs.config import EvaluationConfig, ReadsText, RunConfig, load_model, started, tokenizer_of
 from unmask.store import checkpoint
-from unmask.store.folder import CONFIG_FILE, replace_text
+from unmask.store.folder import CONFIG_FILE, check_folder, read_config, replace_text
 from unmask.training.platform import autocast_dtype
 from unmask.training.warned import told_as_lines
 
@@ -84,11 +84,19 @@ class Job:
     @property
     def is_whole(self) -> bool:
         """Whether nothing is left to do."""
-        return self.is_trained and all(self.final_path(name).is_file() for name in self.finals)
+        parts = [self.out / PROVENANCE, *map(self.final_path, self.finals)]
+        return self.is_trained and all(path.is_file() for path in parts)
 
     def final_path(self, name: str) -> Path:
         """Where the result of a final evaluation lies."""
         return self.out / FINALS / f"{name}.json"
+
+    def check_folder(self) -> None:
+        """Raise ValueError where the folder holds another run; looks at its config alone."""
+        saved = read_config(self.out)
+        if saved is not None:
+            run, changes = to_json(self.config.described), self.config.training.changes_from
+            check_folder(self.out, run, changes, resume=True, overwrite=False, tokenizer=saved.get("tokenizer"))
 
     def check(self) -> None:
         """Raise ValueError where the folder holds another run, or another evaluation under one of the names."""
@@ -107,6 +115,7 @@ class Job:
         """Do what is left."""
         if not self.is_trained:
             self.config.train(self.out, name=self.name, resume=True)
+        if not (self.out / PROVENANCE).is_file():
             replace_text(self.out / PROVENANCE, json.dumps(self._provenance(), indent=2) + "\n")
         for name, final in self.finals.items():
             if not self.final_path(name).is_file():

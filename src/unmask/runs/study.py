@@ -261,7 +261,7 @@ class Study:
         return records
 
     def _check_start(self, out: Path, cells: Sequence[Cell]) -> None:
-        """Raise ValueError where records of runs that the study does not declare would go, or no start is there."""
+        """Raise ValueError for records or folders of runs that the study does not declare, or without a start."""
         declared = {(self.name, cell.arm, cell.seed, cell.steps) for cell in self.every_cell()}
         there = read_records(out) if (out / RECORDS).is_file() else []
         lost = [_place(record) for record in there if _place(record) not in declared]
@@ -272,6 +272,8 @@ class Study:
                 f"{first} (study, arm, seed, steps): name all arms, seeds and steps of before, or choose another "
                 f"folder. Without {out / RECORDS} they are forgotten, and their folders stay"
             )
+        for cell in self.every_cell():  # also those that are not asked for: their records will stand beside
+            self.job(cell, out).check_folder()
         for cell in cells:
             require(
                 not isinstance(cell.start, str) or Path(cell.start).exists(),
@@ -281,12 +283,9 @@ class Study:
 
     def job(self, cell: Cell, out: Path) -> Job:
         """What makes a cell below the study's folder."""
-        config, after = cell.config, None
-        if isinstance(cell.start, Cell):
-            after = out / cell.start.name
-            config = replace(config, start=str(after))
-        elif cell.start is not None:
-            config = replace(config, start=cell.start)
+        after = out / cell.start.name if isinstance(cell.start, Cell) else None
+        start = cell.start if after is None else str(after)
+        config = cell.config if start is None else replace(cell.config, start=start)
         finals = self.finals if cell.role == "compare" else {}
         return Job(cell.name, config, out / cell.name, finals, after, reduce=True)
 
@@ -294,10 +293,10 @@ class Study:
         """Read what the study's whole runs have left, and write it as records.jsonl, one line a run.
 
         The lines are in the order of arms, seeds and budgets, and the same however often this is called. The line of
-        a declared run that has no folder here stays as it is: it was made, and gathered, elsewhere.
+        a declared run that is not whole here stays: it was made, and gathered, elsewhere or before.
 
         Args:
-            out: the folder of the runs.
+            out: the folder of the runs. ValueError where one of them is not what the study declares.
             into: that of the records; by default the same.
         """
         out = Path(out)
@@ -307,9 +306,10 @@ class Study:
         records = []
         for cell in sorted(self.every_cell(), key=lambda cell: (order.index(cell.arm), cell.seed, cell.steps)):
             job, kept = self.job(cell, out), before.get((self.name, cell.arm, cell.seed, cell.steps))
+            job.check_folder()
             if job.is_whole:
                 records.append(self._record(cell, job))
-            elif kept is not None and not job.out.exists():
+            elif kept is not None:
                 records.append(kept)
         into.mkdir(parents=True, exist_ok=True)
         replace_text(into / RECORDS, "".join(json.dumps(record) + "\n" for record in records))
@@ -318,7 +318,6 @@ class Study:
     def _record(self, cell: Cell, job: Job) -> dict[str, Any]:
         saved = json.loads((job.out / CONFIG_FILE).read_text())
         curve = read_metrics(job.out, "evaluation")
-        made_on = job.out / PROVENANCE
         return {
             "study": self.name,
             "arm": cell.arm,
@@ -331,7 +330,7 @@ class Study:
             "parameters": saved["parameters"],
             "curve": [{key: value for key, value in point.items() if key != "kind"} for point in curve],
             "finals": {name: json.loads(job.final_path(name).read_text()) for name in job.finals},
-            "provenance": json.loads(made_on.read_text()) if made_on.is_file() else {},
+            "provenance": json.loads((job.out / PROVENANCE).read_text()),
             "log": steps_of(job.out),
             "trace": read_trace(job.out),
         } | ({} if self.report == Report() else {"report": asdict(self.report)})
