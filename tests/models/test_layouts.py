@@ -20,6 +20,7 @@ from transformers import (
 
 from unmask import LoRA, from_pretrained, save_pretrained
 from unmask.models import layouts
+from unmask.models.pretrained import load_adapted
 
 WORDS = ["<pad>", "<bos>", "<eos>", "<mask>", *"abcdefgh"]
 MASK = 3
@@ -193,6 +194,20 @@ def test_adapters_name_the_model_they_belong_to(name, request, hub, tmp_path):
     save_pretrained(model, tokenizer, tmp_path / "out")
     assert f"merged into {base}." in (tmp_path / "out" / "README.md").read_text()
     assert "some/llada" not in (tmp_path / "out" / "config.json").read_text()
+
+
+@pytest.mark.parametrize("name", ["llada", "dream"])
+def test_adapters_open_again_on_the_model_they_belong_to(name, request, tmp_path):
+    made = request.getfixturevalue(name)
+    model, _ = from_pretrained(made[0] if isinstance(made, tuple) else made, lora=LoRA(rank=2))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.normal_()
+    model.save_pretrained(tmp_path / "adapters")
+    again = load_adapted(tmp_path / "adapters")
+    assert (again.shifted, again.mask_token_id) == (model.shifted, model.mask_token_id)
+    torch.testing.assert_close(predictions(again), predictions(model))
 
 
 def test_a_missing_weight_is_named(llada):

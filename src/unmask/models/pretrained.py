@@ -200,7 +200,8 @@ def load_adapted(folder: str | Path) -> MaskedDiffusionLM:
     if not base:
         raise ValueError(f"the adapters in {folder} do not say which pretrained model they belong to")
     config = AutoConfig.from_pretrained(folder)
-    hf = read_model(auto_class(config), base, dtype="float32")
+    layout = _layout(base, {})
+    hf: Any = layout.load(base, dtype="float32") if layout else read_model(auto_class(config), base, dtype="float32")
     if hf.config.vocab_size != config.vocab_size:  # a mask token was added
         hf.resize_token_embeddings(config.vocab_size)
     unused = unspanned(getattr(config, "unmask_unused", ()))
