@@ -303,3 +303,27 @@ def test_records_are_read_by_role(tmp_path):
         Results.of([])
     with pytest.raises(ValueError, match="records of one study"):
         Results.of([lines[0], lines[0] | {"study": "other"}])
+
+
+@pytest.mark.parametrize("seldom", [2, 4])
+def test_how_often_an_arm_is_evaluated_makes_it_neither_faster_nor_slower(seldom):
+    """Both follow one convex curve; only evaluations that all runs have are compared."""
+    fine = [1 - math.exp(-i / 5) for i in range(17)]
+    records = [_record("a", seed, fine) for seed in range(3)] + [
+        _record("b", seed, fine[::seldom]) for seed in range(3)
+    ]
+    results = Results.of(records)
+    assert {len(run.curve) for run in results.runs} == {len(fine[::seldom])}
+    speeds = results.speeds(40, [0.3, 0.6, 0.9])
+    own, other = ([speed.costs for speed in speeds if speed.arm == arm] for arm in "ab")
+    assert own == other
+    assert [run.curve[-1]["solved"] for run in results.runs] == [fine[-1]] * 6
+
+
+def test_a_run_keeps_its_last_evaluation_wherever_it_ends():
+    runs = Results.of([_record("a", 0, _straight(0.1)), _record("b", 0, [0.0, 0.1, 0.3, 0.9])]).runs
+    assert [[point["step"] for point in run.curve] for run in runs] == [[0, 40], [0, 40]]
+    early = _record("b", 0, _straight(0.1))
+    early["curve"] = early["curve"][:3]
+    runs = Results.of([_record("a", 0, _straight(0.1)), early]).runs
+    assert [[point["step"] for point in run.curve] for run in runs] == [[0, 10, 20, 40], [0, 10, 20]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -115,6 +115,7 @@ class Results:
         )
         empty = [run.arm for run in runs if not run.curve]
         require(not empty, f"runs of {', '.join(sorted(set(empty)))} have no evaluation: train with evaluate_every")
+        runs = _on_one_grid(runs)
         shared = set.intersection(*({k for k, v in run.curve[-1].items() if is_number(v)} for run in runs))
         shared -= {"step", "epoch", *get_args(Cost)}
         known = [m for m in MEASURES if m.key in shared]
@@ -316,6 +317,21 @@ class Results:
                     if horizon >= steps and difference is not None:
                         found.append(Matched(arm, steps, horizon, difference))
         return found
+
+
+def _on_one_grid(runs: tuple[Run, ...]) -> tuple[Run, ...]:
+    """The runs with those evaluations that all of their budget have, and each its last.
+
+    What is evaluated seldom is seen late to have held a target, and its area is that of longer lines.
+    """
+    steps_of: dict[int, set[int]] = {}
+    for run in runs:
+        own = {point["step"] for point in run.curve}
+        steps_of[run.steps] = steps_of.get(run.steps, own) & own
+    return tuple(
+        replace(run, curve=[p for p in run.curve[:-1] if p["step"] in steps_of[run.steps]] + run.curve[-1:])
+        for run in runs
+    )
 
 
 def _alike(one: Any, other: Any) -> bool:
