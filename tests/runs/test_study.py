@@ -393,11 +393,35 @@ def test_evaluating_nothing_now_and_then_is_refused(tmp_path):
     replace(config, training=replace(BASE.training, evaluate_every=None)).check(tmp_path / "run")
 
 
-def test_weights_of_another_model_are_refused(whole, tmp_path):
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"width": 18}, "width 16, here 18"),
+        ({"layers": 2}, "layers 1, here 2"),
+        ({"heads": 4}, "heads 2, here 4"),  # the weights have the same sizes, and mean something else
+    ],
+)
+def test_weights_of_another_model_are_refused_by_its_sizes(whole, tmp_path, capfd, change, words):
     _, _, job = whole
-    config = changed(BASE, {"model.width": 18, "start": str(job.out)})
-    with pytest.raises(ValueError, match="are of another model"):
+    config = changed(BASE, {f"model.{name}": value for name, value in change.items()} | {"start": str(job.out)})
+    with pytest.raises(ValueError, match=f"the model to start from, in .*, has other sizes: {words}"):
         config.train(tmp_path / "run")
+    assert "ignore_mismatched_sizes" not in "".join(capfd.readouterr())
+
+
+def test_more_layers_than_the_model_has_are_refused_too(whole, tmp_path):
+    """Theirs would be left out without a word."""
+    deep = changed(BASE, {"model.layers": 2, "training.steps": 1, "training.evaluate_every": None})
+    deep.train(tmp_path / "deep")
+    with pytest.raises(ValueError, match="has other sizes: layers 2, here 1"):
+        changed(BASE, {"start": str(tmp_path / "deep")}).train(tmp_path / "run")
+
+
+def test_weights_of_other_sizes_are_refused_in_words(whole):
+    _, _, job = whole
+    model = changed(BASE, {"model.width": 18}).model.build()
+    with pytest.raises(ValueError, match=r"holds weights of other sizes: .* \[.*16.*\], here \[.*18.*\]"):
+        model.load_weights(job.last / "model")
 
 
 @pytest.mark.slow

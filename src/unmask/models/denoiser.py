@@ -243,8 +243,12 @@ class MaskedDiffusionLM(AnswersTrainers):
                 dtype=saved_dtype(folder),
                 use_safetensors=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused here, in words
             )
         model, report = loaded
+        if report["mismatched_keys"]:
+            name, there, here = min(report["mismatched_keys"])
+            raise ValueError(f"{folder} holds weights of other sizes: {name} {[*there]}, here {[*here]}")
         if report["missing_keys"]:
             raise ValueError(f"{folder} lacks weights of this model: {', '.join(sorted(report['missing_keys'])[:3])}")
         theirs = model.state_dict()

@@ -53,6 +53,23 @@ def longest_row(model: PreTrainedModel) -> int | None:
     return positions - first_position(model)
 
 
+_SIZES = {
+    "num_hidden_layers": "layers",
+    "hidden_size": "width",
+    "num_attention_heads": "heads",
+    "num_key_value_heads": "heads of keys",
+    "intermediate_size": "width inside a layer",
+    "vocab_size": "tokens",
+}
+
+
+def other_sizes(config: PretrainedConfig, folder: Path) -> list[str]:
+    """In which sizes the model in a folder differs from one with this config, in words."""
+    saved, own = (text_config(each) for each in (type(config).from_pretrained(folder), config))
+    found = {words: (getattr(saved, name, None), getattr(own, name, None)) for name, words in _SIZES.items()}
+    return [f"{words} {there}, here {here}" for words, (there, here) in found.items() if there != here]
+
+
 def first_position(model: nn.Module) -> int:
     """The number that a model's own forward gives to the first position of a row.
 

@@ -19,6 +19,7 @@ from unmask.data.streamed import at_hand
 from unmask.data.tokenizers import TOKENIZER_FILE, TextTokenizer
 from unmask.evaluation.trace import Example, trace_of
 from unmask.models.denoiser import MaskedDiffusionLM
+from unmask.models.families import other_sizes
 from unmask.models.lora import WEIGHTS_FILE as ADAPTERS_FILE
 from unmask.models.pretrained import load_adapted
 from unmask.objectives import Objective
@@ -351,8 +352,12 @@ def _drawn(rows: Dataset | IterableDataset, seed: int, count: int = 256) -> Data
 def _put_weights(model: MaskedDiffusionLM, run: Path) -> None:
     """Put the weights of a run's newest checkpoint into a model: the averaged ones where there are some."""
     folder = _checkpoint_of(run)
+    weights = folder / "ema" if (folder / "ema").is_dir() else folder / "model"
+    if model.is_hugging_face and (weights / "config.json").is_file():
+        other = other_sizes(model.hugging_face.config, weights)
+        require(not other, f"the model to start from, in {folder}, has other sizes: {'; '.join(other)}")
     try:
-        model.load_state_dict(read_weights(model, folder / "ema" if (folder / "ema").is_dir() else folder / "model"))
+        model.load_state_dict(read_weights(model, weights))
     except RuntimeError as error:
         raise ValueError(f"the weights in {folder} are of another model: {error}") from None
 
