@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.stats
+import scipy.special
 import torch
 from torch import Tensor
 
@@ -33,7 +33,8 @@ def mean_of(values: Sequence[float] | np.ndarray, share: float = 0.95) -> Estima
     middle = float(np.mean(values))
     if len(values) == 1:
         return Estimate(middle, -math.inf, math.inf)
-    reach = float(scipy.stats.t.ppf((1 + share) / 2, len(values) - 1) * scipy.stats.sem(values))
+    error = float(np.std(values, ddof=1) / math.sqrt(len(values)))
+    reach = float(scipy.special.stdtrit(len(values) - 1, (1 + share) / 2)) * error
     return Estimate(middle, middle - reach, middle + reach)
 
 
@@ -41,7 +42,8 @@ def deviation_of(values: Sequence[float]) -> Estimate:
     """Standard deviation of normal values with its chi-square interval; ValueError for fewer than two."""
     require(len(values) > 1, f"a deviation needs at least 2 values, got {len(values)}")
     free, found = len(values) - 1, float(np.std(values, ddof=1))
-    low, high = (found * float(np.sqrt(free / scipy.stats.chi2.ppf(q, free))) for q in (0.975, 0.025))
+    chi_square = (2 * float(scipy.special.gammaincinv(free / 2, q)) for q in (0.975, 0.025))
+    low, high = (found * math.sqrt(free / value) for value in chi_square)
     return Estimate(found, low, high)
 
 
@@ -65,7 +67,7 @@ def ratio(values: Tensor, units: Tensor) -> Estimate:
     value = values.sum() / units.sum()
     residual = values - value * units
     error = float((residual.square().sum() * count / (count - 1)).sqrt() / units.sum())
-    reach = float(scipy.stats.t.ppf(0.975, count - 1)) * error
+    reach = float(scipy.special.stdtrit(count - 1, 0.975)) * error
     return Estimate(float(value), float(value) - reach, float(value) + reach)
 
 

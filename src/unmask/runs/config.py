@@ -27,7 +27,6 @@ from unmask.parts import NoEvaluation, RowsOnDisk, SavedModel, TextModel
 from unmask.parts.places import found_from
 from unmask.processes import Masking
 from unmask.processes.progressive import refuse_importance
-from unmask.report.figures import draw_rates
 from unmask.runs.prepare import check_guide, looked_up, with_guide
 from unmask.store import checkpoint
 from unmask.store.folder import CONFIG_FILE, check_folder, read_config
@@ -267,6 +266,8 @@ class RunConfig:
         )
         last = trainer.train(resume=resume, overwrite=overwrite)
         if trainer.accelerator.is_main_process:
+            from unmask.report.figures import draw_rates  # matplotlib takes half a second
+
             draw_rates(out)
         return last
 

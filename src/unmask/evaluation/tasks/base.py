@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import scipy.stats
 import torch
 from datasets import Dataset
 from torch import Tensor
@@ -26,7 +25,9 @@ from unmask.sampling import Decoding, generate
 
 def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Wilson interval of a share, (low, high)."""
-    interval = scipy.stats.binomtest(successes, n).proportion_ci(level, method="wilson")
+    from scipy.stats import binomtest  # half a second, of commands that judge nothing too
+
+    interval = binomtest(successes, n).proportion_ci(level, method="wilson")
     return float(interval.low), float(interval.high)
 
 
