@@ -134,7 +134,7 @@ def test_wheel_holds_all_subpackages_and_data_and_works_from_a_bare_folder(tmp_p
 
 
 def test_training_loads_nothing_that_only_figures_and_judges_need():
-    """A wrong number is told of before half a minute of imports on a busy machine."""
+    """A wrong number need not wait for them."""
     needless = "{'matplotlib', 'scipy.stats', 'scipy.integrate', 'tensorboard'}"
     script = f"import sys, unmask.cli.train; assert not {needless} & set(sys.modules), {needless} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -115,8 +115,9 @@ def _as_named(saved: Any, run: Any, folder: Path) -> Any:
         return {key: _as_named(value, run.get(key), folder) for key, value in saved.items()}
     if isinstance(saved, list) and isinstance(run, list) and len(saved) == len(run):
         return [_as_named(*pair, folder) for pair in zip(saved, run, strict=True)]
-    both = isinstance(saved, str) and isinstance(run, str)
-    return run if both and saved != run and _same_place(folder, saved, run) else saved
+    if isinstance(saved, str) and isinstance(run, str) and saved != run and _same_place(folder, saved, run):
+        return run
+    return saved
 
 
 def _same_place(folder: Path, before: str, now: str) -> bool:
