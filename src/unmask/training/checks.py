@@ -97,6 +97,12 @@ def resumed(done: int, steps: int) -> str:
     )
 
 
+def notes(process: ForwardProcess, config: TrainingConfig, begins_at: int | None) -> list[str]:
+    """What to tell before the first step; `begins_at`: steps done, of a run that is resumed."""
+    went_on = None if begins_at is None else resumed(begins_at, config.steps)
+    return [*filter(None, (went_on, too_short_for_pool(process, config.steps), never_warm(config)))]
+
+
 def check_start(nll: float, choices: int) -> None:
     """Warn where the first step's loss is far from log V nats a masked token, V the tokens it may be."""
     expected = math.log(choices)

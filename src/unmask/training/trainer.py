@@ -34,7 +34,7 @@ from unmask.store import checkpoint
 from unmask.store.metrics import MetricsLog
 from unmask.training import platform
 from unmask.training.callbacks import Callback
-from unmask.training.checks import check_measured, check_start, never_warm, not_finite, resumed, too_short_for_pool
+from unmask.training.checks import check_measured, check_start, not_finite, notes
 from unmask.training.claim import Description, claimed_folder
 from unmask.training.config import TrainingConfig
 from unmask.training.diagnostics import Diagnostics
@@ -208,8 +208,7 @@ class Trainer:
             log.write("start", self._place(), described | {"ranks": ranks})
         with Display(visible=main) as display:
             progress = TrainingProgress(display, self.name, config.steps, self.step)
-            went_on = resumed(self.step, config.steps) if resume else None
-            for told in filter(None, (went_on, too_short_for_pool(self.process, config.steps), never_warm(config))):
+            for told in notes(self.process, config, self.step if resume else None):
                 progress.note(told)
             if self.compiled:
                 progress.note("layers are compiled, so the first steps take up to a minute")
