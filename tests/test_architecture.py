@@ -29,7 +29,7 @@ ORDER = (
     "cli",
 )
 NEVER = {("training", "evaluation"), ("training", "report")}  # what trains is not what measures
-MATHEMATICS = {"batch", "config", "distributed", "masks", "noise", "objectives", "policies", "reweighted"}
+MATHEMATICS = {"batch", "config", "distributed", "kinds", "masks", "noise", "objectives", "policies", "reweighted"}
 MATHEMATICS |= {"schedules", "times", "fitted_times", "token_rates"}
 LONGEST = 400
 

@@ -125,6 +125,7 @@ MISTAKES = {
     "objective": (["train", "sudoku", "--objective", "RowMeen()"], "unknown Objective 'RowMeen'; .* 'RowMean'?"),
     "code": (["train", "sudoku", "--objective", "__import__('os')"], "unknown Objective '__import__'"),
     "negative size": (["train", "sudoku", "--steps", "-3"], "steps must be an integer of at least 1, got -3"),
+    "no end": (["train", "sudoku", "--learning-rate", "inf"], "learning_rate must be a finite number, got inf"),
     "zero size": (["train", "sudoku", "--batch-size", "0"], "batch_size must be an integer of at least 1, got 0"),
     "broken size": (["train", "sudoku", "--steps", "1.5"], "--steps: invalid literal for int"),
     "word as size": (["train", "sudoku", "--model.layers", "two"], "--model.layers: invalid literal for int"),
@@ -192,8 +193,11 @@ CONFIGS = {
     "other JSON": ("[1]", "holds no config of a run"),
     "no fields": ('{"type": "RunConfig"}', "the saved RunConfig does not fit this version"),
     "a number": ('{"run": 3}', "holds no config of a run"),
-    "no training": (json.dumps(GOOD | {"training": None}), "training is of another kind"),
-    "other data": (json.dumps(GOOD | {"data": 5, "model": {"type": "Uniform"}}), "data, model is of another kind"),
+    "no training": (json.dumps(GOOD | {"training": None}), "training must be a TrainingConfig, got None"),
+    "other data": (
+        json.dumps(GOOD | {"data": 5, "model": {"type": "Uniform"}}),
+        "data must be a DataConfig .*, got 5",
+    ),
     "other field": (json.dumps(GOOD | {"masking": GOOD["masking"] | {"stagez": 3}}), "unexpected .* 'stagez'"),
 }
 

@@ -8,18 +8,25 @@ import importlib
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-_OURS: dict[str, Any] = {}  # what a saved config may name without saying where it is
+from unmask.kinds import KNOWN, check_when_made
+
+_OURS = KNOWN  # what a saved config may name without saying where it is
 
 
-def ours(*things: Any) -> None:
+def ours(*things: Any, settings: bool = True) -> None:
     """Enter config types and reveal policies of this library in the table of what saved configs may name barely.
 
     Modules call it for what they define, so that the table is closed: it holds what they entered and nothing else.
+    The fields of settings are checked against their annotations whenever some are made; records of results are not.
     """
+    for thing in things:
+        if settings and is_dataclass(thing) and isinstance(thing, type):
+            check_when_made(thing)
     _OURS.update({thing.__name__: thing for thing in things})
 
 
@@ -48,6 +55,8 @@ def to_json(value: Any) -> Any:
         return [to_json(item) for item in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if isinstance(value, Real):  # numpy's
+        return int(value) if isinstance(value, Integral) else float(value)
     if isinstance(value, Path):
         return str(value)
     if callable(value) and hasattr(value, "__qualname__"):

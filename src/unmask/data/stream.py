@@ -17,6 +17,7 @@ from unmask.data.ahead import Ahead
 from unmask.data.columns import check_dataset
 from unmask.data.importance import RowImportance, RowScales
 from unmask.distributed import gather_rows
+from unmask.kinds import kinds_checked
 
 
 class RowStream:
@@ -41,6 +42,7 @@ class RowStream:
         ValueError: for an empty data set, missing columns, or a rank outside the world.
     """
 
+    @kinds_checked
     def __init__(
         self,
         dataset: datasets.Dataset,

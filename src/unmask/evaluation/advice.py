@@ -119,7 +119,7 @@ class Probe:
         return found
 
 
-ours(Advice, Curve, Estimate, Gap, Point, Probe)
+ours(Advice, Curve, Estimate, Gap, Point, Probe, settings=False)
 
 
 def advise_by(scores: Mapping[str, ArrayLike]) -> Advice:

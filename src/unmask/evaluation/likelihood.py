@@ -25,6 +25,7 @@ from unmask.data.stream import RowStream
 from unmask.data.tokenizers import TextTokenizer
 from unmask.evaluation.estimate import Estimate, ratio
 from unmask.fitted_times import is_fitted
+from unmask.kinds import kinds_checked
 from unmask.masks import ExactCount
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.models.families import evaluating
@@ -143,6 +144,7 @@ class RowNats:
         return ratio(self.nats - other.nats, self.tokens)
 
 
+@kinds_checked
 def likelihood(
     model: MaskedDiffusionLM,
     dataset: Dataset,

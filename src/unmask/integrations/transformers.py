@@ -28,6 +28,7 @@ from unmask.distributed import mean_over_ranks
 from unmask.evaluation.likelihood import LikelihoodConfig, likelihood
 from unmask.fitted_times import measured_for
 from unmask.integrations.arguments import check_arguments
+from unmask.kinds import kinds_checked
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.models.output import MaskedOutput
 from unmask.objectives import Objective, RowMean
@@ -68,6 +69,7 @@ class MaskedDiffusionTrainer(Trainer):
             finite; names the rows. Under any other, transformers goes on.
     """
 
+    @kinds_checked
     def __init__(
         self,
         model: MaskedDiffusionLM,

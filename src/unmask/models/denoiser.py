@@ -19,6 +19,7 @@ from unmask.batch import MaskedBatch, Scores
 from unmask.data.stream import check_rows, columns_of
 from unmask.data.streamed import at_hand
 from unmask.data.tokenizers import TextTokenizer
+from unmask.kinds import kinds_checked
 from unmask.models.asked import AnswersTrainers
 from unmask.models.families import (
     auto_class,
@@ -60,6 +61,7 @@ class MaskedDiffusionLM(AnswersTrainers):
         ValueError: for a mask token outside the vocabulary.
     """
 
+    @kinds_checked
     def __init__(
         self, backbone: nn.Module, head: MaskedHead | nn.Module, mask_token_id: int, shifted: bool = False
     ) -> None:
@@ -79,6 +81,7 @@ class MaskedDiffusionLM(AnswersTrainers):
         self._container: tuple[PreTrainedModel, ...] = ()
 
     @classmethod
+    @kinds_checked
     def from_hf(
         cls, model: PreTrainedModel, mask_token_id: int, shifted: bool = False, unused: Sequence[int] = ()
     ) -> MaskedDiffusionLM:
@@ -126,6 +129,7 @@ class MaskedDiffusionLM(AnswersTrainers):
         return denoiser
 
     @classmethod
+    @kinds_checked
     def from_logits(cls, model: nn.Module, mask_token_id: int, attention: bool = True) -> MaskedDiffusionLM:
         """Wrap a module that makes its own logits; weights stay where they are, and keep being the module's.
 
@@ -142,6 +146,7 @@ class MaskedDiffusionLM(AnswersTrainers):
         return cls(backbone, LogitsHead(backbone.vocab_size()), mask_token_id)
 
     @classmethod
+    @kinds_checked
     def from_config(cls, config: PretrainedConfig, mask_token_id: int, shifted: bool = False) -> MaskedDiffusionLM:
         """Make a model with random weights from a Hugging Face config of a causal or masked language model."""
         kind = auto_class(config)
@@ -149,6 +154,7 @@ class MaskedDiffusionLM(AnswersTrainers):
         return cls.from_hf(build(config), mask_token_id, shifted)
 
     @classmethod
+    @kinds_checked
     def from_pretrained(cls, folder: str | Path, **options: Any) -> MaskedDiffusionLM:
         """Load a folder that `save_pretrained` wrote. `options` go to Hugging Face's `from_pretrained`.
 

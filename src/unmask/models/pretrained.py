@@ -29,6 +29,7 @@ from transformers import (
 )
 
 from unmask.config import require
+from unmask.kinds import kinds_checked
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.models.families import auto_class, unspanned
 from unmask.models.layouts import Layout, known_layout
@@ -46,6 +47,7 @@ class Pretrained(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
 
 
+@kinds_checked
 def from_pretrained(
     name: str | Path,
     *,
@@ -213,6 +215,7 @@ def load_adapted(folder: str | Path) -> MaskedDiffusionLM:
     return model
 
 
+@kinds_checked
 def save_pretrained(
     model: MaskedDiffusionLM,
     tokenizer: PreTrainedTokenizerBase,
@@ -252,6 +255,7 @@ def save_pretrained(
     (Path(folder) / "README.md").write_text(model_card(model, str(tokenizer.mask_token), card), encoding="utf-8")
 
 
+@kinds_checked
 def add_lora(model: MaskedDiffusionLM, lora: LoRA | None = None) -> MaskedDiffusionLM:
     """Freeze a Hugging Face denoiser and put LoRA adapters into it; returns the same model.
 

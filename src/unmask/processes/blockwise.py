@@ -52,8 +52,6 @@ class Blockwise:
     def __post_init__(self) -> None:
         check_schedule("size", self.size, lambda size: size >= 1, "a positive number of positions", whole=True)
         require(0 <= self.causal < 1, f"causal is a share in [0, 1), got {self.causal}")
-        if not isinstance(self.masking, (IndependentMasking, ProgressiveUnmasking)):
-            raise ValueError(f"masking must be IndependentMasking or ProgressiveUnmasking, got {self.masking!r}")
         if isinstance(self.masking, ProgressiveUnmasking) and resolve(self.masking.policy) is stored:
             raise ValueError(
                 "an order stored for whole rows tells a block of the blocks behind it: use another policy"

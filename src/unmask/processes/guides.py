@@ -17,11 +17,13 @@ from unmask.batch import MaskedBatch, Scores, TokenBatch
 from unmask.config import require
 from unmask.data.columns import check_dataset
 from unmask.data.stream import RowStream
+from unmask.kinds import kinds_checked
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.models.families import evaluating
 from unmask.policies import Policy, needs_of, resolve, top
 
 
+@kinds_checked
 def add_entropies(model: MaskedDiffusionLM, rows: Dataset, batch_size: int = 32) -> Dataset:
     """Add a column `guide` with the entropy of each maskable position where all of them are hidden, in nats.
 
@@ -39,6 +41,7 @@ def add_entropies(model: MaskedDiffusionLM, rows: Dataset, batch_size: int = 32)
     return _with_guide(model, rows, entropies, batch_size)
 
 
+@kinds_checked
 def add_order(
     model: MaskedDiffusionLM,
     rows: Dataset,

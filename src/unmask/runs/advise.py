@@ -31,6 +31,7 @@ from unmask.evaluation.locality import Curve, LocalityConfig, locality
 from unmask.evaluation.results import read_records
 from unmask.evaluation.variance import VARIANCE, Nested, compare_variance, load_variance, save_variance
 from unmask.fitted_times import measured_for
+from unmask.kinds import kinds_checked
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.parts import HeldOutLikelihood, HeldOutRows
 from unmask.parts.maskings import MASKINGS
@@ -74,6 +75,7 @@ class ProbeConfig:
             positive_int("probe steps", self.steps)
 
 
+@kinds_checked
 def advise(
     config: RunConfig,
     arms: Mapping[str, Change],

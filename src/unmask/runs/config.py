@@ -187,11 +187,6 @@ class RunConfig:
             raise ValueError(f"{path}: {error}") from None
         if not isinstance(config, cls):
             raise ValueError(f"{path} holds no config of a run")
-        can = {"data": "load", "model": "build", "masking": "start", "objective": "weights", "evaluation": "start"}
-        can |= {"evaluation": "start_text"} if isinstance(config.evaluation, ReadsText) else {}
-        wrong = [name for name, method in can.items() if not hasattr(getattr(config, name), method)]
-        if wrong or not isinstance(config.training, TrainingConfig):
-            raise ValueError(f"{path} holds no config of a run: {', '.join(wrong) or 'training'} is of another kind")
         return config if started is None else config.found_from(path.parent / started)
 
     def found_from(self, folder: Path) -> RunConfig:

@@ -13,6 +13,7 @@ from torch import Tensor
 from unmask import noise
 from unmask.batch import Scores, TokenBatch
 from unmask.config import positive_int, require
+from unmask.kinds import kinds_checked
 from unmask.masks import smallest
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.models.families import evaluating
@@ -59,6 +60,7 @@ class Generation:
 
 
 @torch.no_grad()
+@kinds_checked
 def generate(
     model: MaskedDiffusionLM,
     batch: TokenBatch,

@@ -22,6 +22,7 @@ from unmask.config import require
 from unmask.data.importance import RowImportance
 from unmask.data.streamed import rows_of
 from unmask.distributed import is_sharded, mean_over_ranks
+from unmask.kinds import kinds_checked
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.objectives import Objective, RowMean
 from unmask.processes import Masking
@@ -54,6 +55,7 @@ class TrainingStep:
         ValueError: for an objective that refuses the masking, rows that are lacking, or a batch that does not divide.
     """
 
+    @kinds_checked
     def __init__(
         self,
         masking: Masking,

@@ -26,6 +26,7 @@ from unmask.data.stream import RowStream
 from unmask.data.streamed import rows_of
 from unmask.data.tokenizers import TextTokenizer
 from unmask.distributed import is_sharded, mean_over_ranks, sum_over_ranks, whole
+from unmask.kinds import kinds_checked
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.objectives import Objective, RowMean
 from unmask.processes import Blockwise, Masking
@@ -80,6 +81,7 @@ class Trainer:
             the mask token or have no maskable position, another model's tokenizer, a batch that does not divide.
     """
 
+    @kinds_checked
     def __init__(
         self,
         model: MaskedDiffusionLM,
