@@ -46,7 +46,7 @@ def fits(value: Any, hint: Any) -> bool:
     kind: Any = origin or hint
     if kind is Any or not isinstance(kind, type):  # Any, and what this cannot tell
         return True
-    if issubclass(kind, PathLike):
+    if issubclass(kind, PathLike):  # pyright: ignore[reportGeneralTypeIssues]
         return isinstance(value, (str, PathLike))
     if _is_protocol(kind):
         return not isinstance(value, type) and not _lacks(value, kind)
@@ -112,7 +112,7 @@ def _words(hint: Any) -> str:
         return str(hint)
     if kind in (Callable, type):
         return "a function" if kind is not type else "a class"
-    if issubclass(kind, PathLike):
+    if issubclass(kind, PathLike):  # pyright: ignore[reportGeneralTypeIssues]
         return "a path"
     if issubclass(kind, Mapping):
         return "a dict"
