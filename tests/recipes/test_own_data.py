@@ -17,7 +17,7 @@ from unmask.data.passages import passages
 from unmask.data.sequences import found_alphabet, read_sequences
 from unmask.evaluation.tasks import same_answer
 from unmask.parts.sizes import fitting_length, fitting_model, fitting_steps
-from unmask.recipes import PromptData, RowsOnDisk, SequenceData, TextData, rows, sequences, sft, text
+from unmask.recipes import PromptData, RowsOnDisk, SequenceData, TextData, TextModel, rows, sequences, sft, text
 
 PROTEIN = "ACDEFGHIKLMNPQRSTVWY"
 
@@ -275,3 +275,21 @@ def test_messages_name_the_option(qa, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             changed.check(tmp_path / "run")
+
+
+@pytest.mark.parametrize("part", SPLITS)
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("token", "said"), [(-1, "holds a token below 0"), (99, "holds a token outside the vocabulary of 12")])
+def test_every_row_is_looked_at_wherever_it_lies(part, stream, token, said, tmp_path):
+    """Those that are held out too; a token below 0 is named by its row in the source, as no vocabulary has it."""
+    chance = random.Random(0)
+    made = [[chance.randrange(10) for _ in range(8)] for _ in range(300)]
+    apart = [belongs({"tokens": [*row[:7], token]}, "validation", "tokens") for row in made]
+    at = next(i for i in range(150, 300) if apart[i] == (part == "validation"))
+    made[at][7] = token
+    Dataset.from_list([{"tokens": row, "maskable": [True] * 8} for row in made]).save_to_disk(str(tmp_path / "rows"))
+    data = RowsOnDisk(str(tmp_path / "rows"), divided=True, stream=stream)
+    model = TextModel(vocab_size=12, mask_token_id=11, layers=1, width=16, heads=2)
+    named = f"row {at} of .*rows" if token < 0 and not stream else r"row \d+ of the (data set|held-out rows)"
+    with pytest.raises(ValueError, match=f"{named} {said}"):
+        replace(rows(data=data, steps=1, batch_size=4), model=model).train(tmp_path / "run")

@@ -274,6 +274,7 @@ def check_rows(
     unused: Tensor | None = None,
     chunk: int = 10_000,
     first: int = 0,
+    of: str = "the data set",
 ) -> tuple[int, int]:
     """Look through a whole data set before training: every row must be trainable.
 
@@ -286,6 +287,7 @@ def check_rows(
         unused: ids that no token has.
         chunk: rows looked at together.
         first: number of the data set's first row, where it is a part of another.
+        of: what messages call the data set.
 
     Returns:
         The number of tokens of the shortest row and of the longest.
@@ -329,6 +331,6 @@ def check_rows(
         for what, where in problems.items():
             where = where.any(1) if where.dim() == 2 else where
             if where.any():
-                raise ValueError(f"row {first + start + int(where.nonzero()[0])} of the data set {what}")
+                raise ValueError(f"row {first + start + int(where.nonzero()[0])} of {of} {what}")
         lengths += [int(real.sum(1).min()), tokens.shape[1]]
     return min(lengths), max(lengths)

@@ -203,7 +203,9 @@ class MaskedDiffusionLM(AnswersTrainers):
         tokenizer.check_model(self.mask_token_id, self.head.vocab_size)
         self.rule_out(tokenizer.missing(self.head.vocab_size))
 
-    def check_rows(self, dataset: Dataset | IterableDataset, first: int = 0) -> tuple[int, int]:
+    def check_rows(
+        self, dataset: Dataset | IterableDataset, first: int = 0, of: str = "the data set"
+    ) -> tuple[int, int]:
         """Look through a whole data set before training; see `unmask.data.stream.check_rows`.
 
         Of one that is streamed the beginning is looked at, and rows may be as short as one token.
@@ -211,9 +213,9 @@ class MaskedDiffusionLM(AnswersTrainers):
         if isinstance(dataset, IterableDataset):
             some = at_hand(dataset, STREAM_LOOKED_AT)
             columns_of(some.column_names)
-            return 1, self.check_rows(some)[1]
+            return 1, self.check_rows(some, of=of)[1]
         vocabulary = self.mask_token_id, self.head.vocab_size
-        return check_rows(dataset, *vocabulary, self.shifted, self.longest_row, self.head.unused, first=first)
+        return check_rows(dataset, *vocabulary, self.shifted, self.longest_row, self.head.unused, first=first, of=of)
 
     def save_pretrained(self, folder: str | Path, state: dict[str, Tensor] | None = None) -> None:
         """Write a Hugging Face folder (safetensors and config.json) that opens without this library.

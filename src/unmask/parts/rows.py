@@ -87,7 +87,10 @@ class RowsOnDisk:
 
     @cached_property
     def _rows(self) -> Dataset | IterableDataset:
-        return _read(self.source, False)
+        rows = _read(self.source, False)
+        if isinstance(rows, Dataset):
+            _check_tokens(self.source, rows)
+        return rows
 
     @cached_property
     def _parts(self) -> tuple[Dataset, Dataset]:
@@ -152,6 +155,17 @@ def _check_row(source: RowsSource, row: Mapping[str, Any]) -> None:
         maskable.ndim == 1 and (maskable.dtype.kind in "biu" or not len(maskable)),
         f"{source}: maskable is a list of true and false, got {str(row['maskable'])[:60]}",
     )
+
+
+def _check_tokens(source: RowsSource, rows: Dataset, chunk: int = 10_000) -> None:
+    """Raise ValueError, by its number in the source, for a row with a token that no vocabulary has."""
+    view = rows.select_columns("tokens").with_format("numpy")
+    for start in range(0, len(view), chunk):
+        tokens = list(view[start : start + chunk]["tokens"])
+        below = np.concatenate(tokens) < 0
+        if below.any():
+            row = start + int(np.repeat(np.arange(len(tokens)), list(map(len, tokens)))[below.argmax()])
+            raise ValueError(f"row {row} of {source} holds a token below 0")
 
 
 def _opened(source: str, stream: bool) -> Any:

@@ -245,6 +245,7 @@ class RunConfig:
             model.check_tokenizer(tokenizer)
         masking, objective = looked_up((self.masking, self.objective), tokenizer)
         held_out, rows = self.data.held_out(), self.data.load()
+        model.check_rows(held_out, of="the held-out rows")
         rows = with_guide(masking, objective, rows, model, connect(self.training))
         trainer = Trainer(
             model,
