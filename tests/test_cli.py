@@ -435,3 +435,15 @@ def test_errors_of_the_system_come_without_their_number(command, tmp_path, monke
     monkeypatch.setattr("unmask.cli.train.train", lambda words: (tmp_path / "file" / "run").read_text())
     code, _, err = command("train")
     assert (code, err) == (2, f"unmask: {tmp_path / 'file' / 'run'}: not a directory")
+
+
+def test_the_first_line_tells_where_all_rows_went(command, tmp_path):
+    lines = "".join(f"{i % 9} plus {i},{i % 9 + i}\n" for i in range(120))
+    (tmp_path / "qa.csv").write_text(f"question,answer\n{lines}")
+    columns = ["--data.source", str(tmp_path / "qa.csv"), "--data.prompt", "question", "--data.response", "answer"]
+    small = ["--steps", "1", "--model.layers", "1", "--model.width", "16", "--model.heads", "2"]
+    code, _, err = command("train", "sft", *columns, *small, "--out", str(tmp_path / "run"))
+    counts = re.search(r"Data: (\d+) rows .*to train, (\d+) held out, (\d+) left for tests", err)
+    assert code == 0, err
+    assert counts is not None, err
+    assert sum(map(int, counts.groups())) == 120

@@ -279,7 +279,9 @@ def test_messages_name_the_option(qa, tmp_path):
 
 @pytest.mark.parametrize("part", SPLITS)
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize(("token", "said"), [(-1, "holds a token below 0"), (99, "holds a token outside the vocabulary of 12")])
+@pytest.mark.parametrize(
+    ("token", "said"), [(-1, "holds a token below 0"), (99, "holds a token outside the vocabulary of 12")]
+)
 def test_every_row_is_looked_at_wherever_it_lies(part, stream, token, said, tmp_path):
     """Those that are held out too; a token below 0 is named by its row in the source, as no vocabulary has it."""
     chance = random.Random(0)
@@ -293,3 +295,11 @@ def test_every_row_is_looked_at_wherever_it_lies(part, stream, token, said, tmp_
     named = f"row {at} of .*rows" if token < 0 and not stream else r"row \d+ of the (data set|held-out rows)"
     with pytest.raises(ValueError, match=f"{named} {said}"):
         replace(rows(data=data, steps=1, batch_size=4), model=model).train(tmp_path / "run")
+
+
+def test_what_is_neither_trained_on_nor_held_out_is_counted(qa, fasta, tmp_path):
+    for data, total in ((prompts(qa), 120), (SequenceData(str(fasta)), 80)):
+        left = data.left_for_tests()
+        assert left > 0
+        assert len(data.fitted().load()) + len(data.held_out()) + left == total
+        assert replace(data, held_out_source=str(qa)).left_for_tests() == 0

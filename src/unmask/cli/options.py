@@ -208,6 +208,9 @@ def _chosen(config: RunConfig) -> str:
     length = getattr(data, "length", None)
     told = "rows from a stream" if count is None else f"{count:,} rows"
     told += f" of up to {length} tokens" if length else ""
+    told += "" if count is None else f" to train, {len(data.held_out()):,} held out"
+    if (left := getattr(data, "left_for_tests", int)()) > 0:
+        told += f", {left:,} left for tests"
     body = "a pretrained model"
     if isinstance(model, TextModel):
         body = f"{model.layers} layers, {model.width} wide, {model.vocab_size} tokens"

@@ -13,7 +13,7 @@ from unmask.config import positive_int
 from unmask.data import TextTokenizer, load_documents, prompt_rows
 from unmask.data.beginnings import Beginning
 from unmask.data.columns import columns_named_by
-from unmask.data.documents import Split
+from unmask.data.documents import Split, belongs, read_documents
 from unmask.data.endings import Ending
 from unmask.data.supervised import template_columns
 from unmask.parts.places import found_from
@@ -40,7 +40,8 @@ class PromptData:
     source: Files = ()
     """A table (.csv, .tsv, .jsonl, .json, .parquet), a folder of `Dataset.save_to_disk`, or hub:NAME."""
     held_out_source: Files | None = None
-    """The same, to hold out. None: one in ten rows of `source`, by the content of the prompt."""
+    """The same, to hold out. None: one in ten rows of `source`, by the content of the prompt, and one in ten more is
+    left for tests (`AnswerTask`), neither trained on nor evaluated along the way."""
     prompt: str = "prompt"
     """The column of prompts, which a line break follows; or a template with columns in braces."""
     response: str = "response"
@@ -124,9 +125,13 @@ class PromptData:
 
     def held_out(self) -> Dataset:
         """Rows that are not trained on."""
-        apart = self.held_out_source
-        documents = self._documents(self.source, "validation") if apart is None else self._documents(apart, "all")
-        return spread(self._rows(documents), self.held_out_rows)
+        return self._held_out_rows
+
+    def left_for_tests(self) -> int:
+        """How many rows of `source` are neither trained on nor held out."""
+        if self.held_out_source is not None:
+            return 0
+        return sum(belongs(row, "test", self.columns) for row in read_documents(self.source, "all", self.columns))
 
     @cached_property
     def _tokenizer(self) -> TextTokenizer:
@@ -138,6 +143,12 @@ class PromptData:
     @cached_property
     def _training(self) -> Dataset:
         return self._documents(self.source, "train" if self.held_out_source is None else "all")
+
+    @cached_property
+    def _held_out_rows(self) -> Dataset:
+        apart = self.held_out_source
+        documents = self._documents(self.source, "validation") if apart is None else self._documents(apart, "all")
+        return spread(self._rows(documents), self.held_out_rows)
 
     @cached_property
     def _training_rows(self) -> Dataset:

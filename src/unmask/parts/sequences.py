@@ -27,7 +27,8 @@ class SequenceData:
     source: Files = ()
     """FASTA files, or text files with one sequence a line (.gz or not); or tables (.csv, .parquet, ...)."""
     held_out_source: Files | None = None
-    """The same, to hold out. None: one in ten sequences of `source`, by their letters."""
+    """The same, to hold out. None: one in ten sequences of `source`, by their letters, and one in ten more is left
+    for tests, neither trained on nor evaluated along the way."""
     column: str = "sequence"
     """Of tables: the column of sequences."""
     alphabet: str = "auto"
@@ -88,9 +89,11 @@ class SequenceData:
 
     def held_out(self) -> Dataset:
         """Rows of sequences that are not trained on."""
-        apart = self.held_out_source
-        part = self._part(self.source, "validation") if apart is None else self._part(apart, "all")
-        return spread(self._rows(part), self.held_out_rows)
+        return self._held_out_rows
+
+    def left_for_tests(self) -> int:
+        """How many sequences, or windows of them, of `source` are neither trained on nor held out."""
+        return 0 if self.held_out_source is not None else len(self._part(self.source, "test"))
 
     @cached_property
     def _tokenizer(self) -> TextTokenizer:
@@ -98,6 +101,12 @@ class SequenceData:
             return TextTokenizer.load(self.alphabet.removeprefix(SAVED))
         found = found_alphabet(self._own) if self.alphabet == "auto" else self.alphabet
         return character_tokenizer([letters_of(found)])
+
+    @cached_property
+    def _held_out_rows(self) -> Dataset:
+        apart = self.held_out_source
+        part = self._part(self.source, "validation") if apart is None else self._part(apart, "all")
+        return spread(self._rows(part), self.held_out_rows)
 
     @cached_property
     def _training_rows(self) -> Dataset:

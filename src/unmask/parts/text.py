@@ -132,6 +132,10 @@ class TextData:
 
     def held_out(self) -> Dataset:
         """Rows of the held-out texts."""
+        return self._held_out_rows
+
+    @cached_property
+    def _held_out_rows(self) -> Dataset:
         apart = self.held_out_source
         rows = self._rows(self.source, "validation") if apart is None else self._rows(apart, "all")
         return spread(at_hand(rows, self.held_out_rows), self.held_out_rows)
