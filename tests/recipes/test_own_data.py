@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -303,3 +304,21 @@ def test_what_is_neither_trained_on_nor_held_out_is_counted(qa, fasta, tmp_path)
         assert left > 0
         assert len(data.fitted().load()) + len(data.held_out()) + left == total
         assert replace(data, held_out_source=str(qa)).left_for_tests() == 0
+
+
+@pytest.mark.parametrize("shared", [0, 3, 40])
+def test_held_out_rows_that_are_trained_on_are_warned_of(shared, tmp_path):
+    chance = random.Random(0)
+    made = [[chance.randrange(10) for _ in range(chance.randint(6, 9))] for _ in range(80)]
+    for name, part in (("rows", made[:40]), ("apart", made[40 - shared : 80 - shared])):
+        Dataset.from_list([{"tokens": r, "maskable": [True] * len(r)} for r in part]).save_to_disk(
+            str(tmp_path / name)
+        )
+    data = RowsOnDisk(str(tmp_path / "rows"), str(tmp_path / "apart"))
+    model = TextModel(vocab_size=12, mask_token_id=11, layers=1, width=16, heads=2)
+    run = replace(rows(data=data, steps=1, batch_size=4), model=model)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        run.train(tmp_path / "run")
+    found = [str(warning.message) for warning in said if "trained on too" in str(warning.message)]
+    assert [line.split(" held-out")[0] for line in found] == ([f"{shared} of the 40"] if shared else [])

@@ -109,7 +109,7 @@ def test_corpora_train_from_files_of_their_form(tiny, words, tmp_path):
     }
     for name, records in files.items():
         recipe = {"lm1b": "lm1b", "tinygsm": "tinygsm", "gsm8k": "llada_sft"}[name]
-        source = jsonl(tmp_path / f"{name}.jsonl", records)
+        source = jsonl(tmp_path / f"{name}.jsonl", records[9:])
         apart = {} if name == "tinygsm" else {"held_out_source": jsonl(tmp_path / f"{name}-test.jsonl", records[:9])}
         data = replace(
             RECIPES[recipe]().data,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -263,6 +263,19 @@ def _pad(rows: Any, dtype: Any) -> tuple[Tensor, Tensor]:
     if len(lengths):
         values[real] = np.concatenate([np.asarray(row, dtype=dtype) for row in rows])
     return torch.from_numpy(values), torch.from_numpy(real)
+
+
+def shared_rows(held_out: datasets.Dataset, rows: datasets.Dataset, chunk: int = 10_000) -> int:
+    """How many rows of one data set occur in another too, token for token."""
+
+    def keys(of: datasets.Dataset) -> Iterator[bytes]:
+        view = of.select_columns(["tokens"]).with_format("numpy")
+        for start in range(0, len(view), chunk):
+            yield from (np.asarray(row, dtype=np.int64).tobytes() for row in view[start : start + chunk]["tokens"])
+
+    wanted = list(keys(held_out))
+    found = set(wanted).intersection(keys(rows))
+    return sum(key in found for key in wanted)
 
 
 def check_rows(

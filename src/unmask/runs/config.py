@@ -27,7 +27,7 @@ from unmask.parts import NoEvaluation, RowsOnDisk, SavedModel, TextModel
 from unmask.parts.places import found_from
 from unmask.processes import Masking
 from unmask.processes.progressive import refuse_importance
-from unmask.runs.prepare import check_guide, looked_up, with_guide
+from unmask.runs.prepare import check_guide, looked_up, warn_of_shared, with_guide
 from unmask.store import checkpoint
 from unmask.store.folder import CONFIG_FILE, check_folder, read_config
 from unmask.training import Trainer, TrainingConfig
@@ -246,6 +246,8 @@ class RunConfig:
         masking, objective = looked_up((self.masking, self.objective), tokenizer)
         held_out, rows = self.data.held_out(), self.data.load()
         model.check_rows(held_out, of="the held-out rows")
+        if getattr(self.data, "held_out_source", None) is not None:  # what is divided by content shares no document
+            warn_of_shared(held_out, rows)
         rows = with_guide(masking, objective, rows, model, connect(self.training))
         trainer = Trainer(
             model,

@@ -6,6 +6,7 @@ model that training starts from, `SyRM` the mark of its prompts' syntax: each fr
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ import torch
 from datasets import Dataset, IterableDataset
 
 from unmask.data import with_syntax
+from unmask.data.stream import shared_rows
 from unmask.data.tokenizers import TextTokenizer
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.objectives import Objective
@@ -97,6 +99,16 @@ def with_guide(
     if gift:
         return add_entropies(model.to(device), rows)
     return with_syntax(rows, known_tokens(syntax[0]))
+
+
+def warn_of_shared(held_out: Dataset, rows: Dataset | IterableDataset) -> None:
+    """Warn of held-out rows that are trained on too; a stream is not read for it."""
+    if isinstance(rows, Dataset) and (count := shared_rows(held_out, rows)):
+        warnings.warn(
+            f"{count:,} of the {len(held_out):,} held-out rows are trained on too: what is measured on them says "
+            "little of new rows. Hold out others (--data.held-out-source)",
+            stacklevel=2,
+        )
 
 
 def _readers(masking: Masking, objective: Objective) -> tuple[list[GIFT], list[SyRM]]:
