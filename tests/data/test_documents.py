@@ -8,7 +8,7 @@ import datasets
 import pytest
 
 from unmask.data import documents
-from unmask.data.documents import load_documents, source_hash, split_of, stream_documents
+from unmask.data.documents import TEXTS, load_documents, source_hash, split_of, stream_documents
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "make_sotu.py"
 SPLITS = ("train", "validation", "test")
@@ -73,6 +73,21 @@ def test_a_file_that_is_not_utf8_names_file_and_byte(tmp_path):
     path.write_bytes("ab café".encode("latin-1"))
     with pytest.raises(ValueError, match=r"latin\.txt is not UTF-8: byte 6 .* is 0xe9"):
         load_documents([path], "all")
+
+
+@pytest.mark.parametrize("ending", TEXTS)
+def test_a_folder_holds_the_texts_that_can_be_named_alone(ending, tmp_path):
+    (tmp_path / f"a{ending}").write_text("one")
+    (tmp_path / f"B{ending.upper()}").write_text("two")
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG")
+    assert sorted(load_documents(tmp_path, "all")["text"]) == ["one", "two"]
+    assert load_documents(tmp_path / f"a{ending}", "all")["text"] == ["one"]
+
+
+@pytest.mark.parametrize("name", ["nope.csv", "texts/nope", "nope.txt"])
+def test_a_path_that_is_not_there_is_no_misspelt_text_of_ours(name):
+    with pytest.raises(FileNotFoundError, match=f"there is no file '{name}'$"):
+        load_documents(name)
 
 
 def test_bad_sources_say_what_to_do(tmp_path):
@@ -143,16 +158,16 @@ def test_folders_and_patterns(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
     lines_file(tmp_path / "d.jsonl", '{"text": "d1"}', '{"text": "d2"}')
-    (tmp_path / "notes.md").write_text("not read")
+    (tmp_path / "notes.html").write_text("not read")
     assert load_documents(tmp_path, "all")["text"] == ["a.txt", "b.txt", "below/c.txt", "d1", "d2"]
     assert load_documents(tmp_path / "*.txt", "all")["text"] == ["a.txt", "b.txt"]
     assert load_documents(str(tmp_path / "**/*.txt"), "all")["text"] == ["a.txt", "b.txt", "below/c.txt"]
     assert load_documents([tmp_path / "below", tmp_path / "a.txt"], "all")["text"] == ["below/c.txt", "a.txt"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"empty' holds no \.txt or \.jsonl"):
+    with pytest.raises(ValueError, match=r"empty' holds no \.txt or \.md or \.jsonl"):
         load_documents(tmp_path / "empty")
     with pytest.raises(FileNotFoundError, match="no file"):
-        load_documents(tmp_path / "*.html")
+        load_documents(tmp_path / "*.rst")
     with pytest.raises(ValueError, match="gives the column 'text' alone"):
         load_documents(tmp_path / "a.txt", "all", "body")
     lines_file(tmp_path / "e.txt", " ")
@@ -199,10 +214,10 @@ def test_a_table_that_cannot_be_read_is_named(tmp_path, name, text):
 
 def test_endings_of_names_count_in_any_case_and_others_are_prose(tmp_path):
     lines_file(tmp_path / "a.JSONL", '{"text": "a"}')
-    lines_file(tmp_path / "b.md", "# b")
+    lines_file(tmp_path / "b.rst", "# b")
     lines_file(tmp_path / "c.TXT", "c")
     assert load_documents(tmp_path, "all")["text"] == ["a", "c"]
-    assert load_documents(tmp_path / "b.md", "all")["text"] == ["# b"]
+    assert load_documents(tmp_path / "b.rst", "all")["text"] == ["# b"]
     assert source_hash(tmp_path / "a.JSONL") == source_hash(lines_file(tmp_path / "d.jsonl", '{"text": "a"}'))
 
 

@@ -18,6 +18,7 @@ from rich.console import Console
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from unmask.config import from_json, nearest, parse, to_json
+from unmask.data.documents import TEXTS
 from unmask.data.importance import RowImportance
 from unmask.data.sequences import is_fasta
 from unmask.data.tables import is_table
@@ -243,7 +244,7 @@ def _advice(word: str) -> str | None:
         return f"sequences --data.source {word}"
     if is_table(path) or suffix == ".jsonl":
         return f"sft --data.source {word} --data.prompt COLUMN --data.response COLUMN"
-    return f"text --data.source {word}" if path.exists() or suffix in (".txt", ".md") else None
+    return f"text --data.source {word}" if path.exists() or suffix in TEXTS else None
 
 
 def masked_as(recipe: Callable[..., RunConfig], text: str) -> RunConfig:

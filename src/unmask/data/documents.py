@@ -31,6 +31,8 @@ Columns = str | Sequence[str]
 
 _BUNDLED = {"sotu": Path(__file__).parent / "files" / "sotu.json.xz"}
 _JSON_LINES = ".jsonl"
+TEXTS = (".txt", ".md")
+"""Endings of the files that are one text each."""
 
 
 def split_of(text: str) -> Literal["train", "validation", "test"]:
@@ -46,8 +48,8 @@ def load_documents(source: Source = "sotu", split: Split = "train", columns: Col
         source: "sotu" (233 State of the Union addresses, 1790 to 2021, 10.8 million characters, in order of
             year), or a path, or several: of a UTF-8 text file (one document), a ``.jsonl`` file (one JSON object a
             line, each a document; blank lines are passed over), any other table that `unmask.data.tables.read_table`
-            reads (a row is a document), a folder (all ``.txt`` and ``.jsonl`` files in it and below, in order of
-            their paths) or a pattern such as "texts/*.txt".
+            reads (a row is a document), a folder (all ``.txt``, ``.md`` and ``.jsonl`` files in it and below, in
+            order of their paths) or a pattern such as "texts/*.txt".
         split: "train", "validation" or "test" (see `split_of`), or "all". A few files may leave a split empty.
         columns: what to take from JSON lines and tables, one name or several. The first one's content decides the
             split, so of questions and answers name the question first. Text files give ``text`` alone.
@@ -220,7 +222,7 @@ def _called(source: Source) -> str:
     return str(source) if isinstance(source, (str, os.PathLike)) else ", ".join(map(str, source))
 
 
-def files_of(source: Source, endings: tuple[str, ...] = (".txt", _JSON_LINES)) -> list[Any]:
+def files_of(source: Source, endings: tuple[str, ...] = (*TEXTS, _JSON_LINES)) -> list[Any]:
     """The files, and folders of saved data sets, that a source stands for; a name on the hub stands for itself.
 
     Args:
@@ -242,7 +244,9 @@ def files_of(source: Source, endings: tuple[str, ...] = (".txt", _JSON_LINES)) -
         [path] if path.exists() else sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file())
     )
     if not found:
-        raise FileNotFoundError(f"there is no file {str(path)!r}; the bundled texts are: {', '.join(_BUNDLED)}")
+        is_name = path.name == str(source) and not path.suffix
+        bundled = f"; the bundled texts are: {', '.join(_BUNDLED)}" if is_name else ""
+        raise FileNotFoundError(f"there is no file {str(path)!r}{bundled}")
     return found
 
 
