@@ -361,3 +361,19 @@ def test_syntax_of_prompts_is_maskable_and_marked(tokenizers):
         with_syntax(rows, [tokenizer.eos_token_id])
     with pytest.raises(ValueError, match="no column `guide`"):
         SyRM().weights(IndependentMasking().start(RowStream(rows), 1).draw())
+
+
+def test_a_reply_that_the_tokenizer_cannot_write_is_told_from_none():
+    letters = character_tokenizer(alphabet="27")
+    rows = datasets.Dataset.from_list([{"prompt": "two", "response": r} for r in ("four", "4", "")])
+    with pytest.warns(UserWarning, match="left out") as told:
+        assert len(prompt_rows(rows, letters, length=20)) == 1
+    said = [str(warning.message) for warning in told]
+    assert "left out 1 of 3 rows that have no reply, first document 2" in said[0]
+    assert "left out 1 of 3 rows of whose reply the tokenizer has no character, first document 1" in said[1]
+    with pytest.raises(
+        ValueError, match=r"no row to train on: .*2 of 2 rows of whose reply the tokenizer has no char"
+    ):
+        prompt_rows(
+            datasets.Dataset.from_list([{"prompt": "one", "response": str(n)} for n in (1, 2)]), letters, length=20
+        )

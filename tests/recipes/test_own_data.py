@@ -189,11 +189,29 @@ def test_cut_sequences_are_counted(fasta):
     [
         ({"alphabet": "dna"}, "80 of 80 sequences .* not in the alphabet dna: 'E' 'F'"),
         ({"alphabet": "proteine"}, "unknown alphabet 'proteine'; did you mean 'protein'"),
+        ({"alphabet": "protien"}, "unknown alphabet 'protien'; did you mean 'protein'"),
+        ({"alphabet": "Smile"}, "unknown alphabet 'Smile'; did you mean 'smiles'"),
     ],
 )
 def test_letters_outside_the_alphabet_are_named(fasta, fields, message):
     with pytest.raises(ValueError, match=message):
         SequenceData(str(fasta), **fields).fitted()
+
+
+@pytest.mark.parametrize("alphabet", ["ACGT", "acgt", "HP", "ab", "AUGC", "dna", "SMILES", "LMNOPQRST", PROTEIN])
+def test_letters_are_no_misspelt_name(alphabet):
+    assert SequenceData("a.txt", alphabet=alphabet).alphabet == alphabet
+
+
+@pytest.mark.parametrize("ending", [".smi", ".SMI", ".smi.gz"])
+def test_names_beside_smiles_are_not_read(ending, tmp_path):
+    path = tmp_path / f"drugs{ending}"
+    text = b"SMILES\tname\nCCO\tethanol\n\nc1ccccc1 benzene ring\nCC(=O)O\n"
+    path.write_bytes(gzip.compress(text) if ending.endswith("gz") else text)
+    assert list(read_sequences(path)) == ["CCO", "c1ccccc1", "CC(=O)O"]
+    (tmp_path / "drugs.txt").write_bytes(text)
+    with pytest.raises(ValueError, match=r"drugs\.txt:1 holds white space"):
+        list(read_sequences(tmp_path / "drugs.txt"))
 
 
 # --- rows ---

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from unmask.config import nearest, require
+from unmask.config import meant, nearest, require
 from unmask.data.columns import PathLike
 
 #: Alphabets by name. DNA and RNA have the ambiguity codes of IUPAC, proteins the rarer and ambiguous residues.
@@ -32,16 +32,22 @@ def is_fasta(path: PathLike, beginning: str = "") -> bool:
 def read_sequences(path: PathLike) -> Iterator[str]:
     """Read the sequences of a text file, one at a time: of FASTA without the headers, else one a line. .gz too.
 
+    In .smi files names may follow the SMILES, and a header "SMILES ..." may come before them: neither is read.
+
     Raises:
         ValueError: naming the line, for what is no sequence because of white space in it; for FASTQ, and for what
             is not UTF-8.
     """
     opened = gzip.open if Path(path).suffix.lower() == ".gz" else open
-    parts, fasta = [], is_fasta(path)
+    parts, fasta, named = [], is_fasta(path), str(path).lower().removesuffix(".gz").endswith(".smi")
     try:
         with opened(path, "rt", encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, 1):
                 line = line.strip()
+                if named and line:
+                    line = line.split()[0]
+                    if number == 1 and line.lower() == "smiles":
+                        continue
                 require(
                     number > 1 or fasta or not line.startswith("@"),
                     f"{path} is FASTQ, whose lines of qualities are no sequences: write it as FASTA",
@@ -89,6 +95,9 @@ def found_alphabet(sequences: Iterable[str]) -> str:
 def letters_of(alphabet: str) -> str:
     """The letters of an alphabet by its name, or those that are written out; ValueError for a wrong name."""
     name = alphabet.lower()
-    if name not in ALPHABETS and name.isalpha() and len(set(name)) < len(name):  # no list of different letters
-        raise ValueError(f"unknown alphabet '{alphabet}'{nearest(name, ALPHABETS)}; or write its letters out")
+    listed = len(set(name)) == len(name) and not (len(name) > 3 and meant(name, ALPHABETS))  # each letter once
+    if name not in ALPHABETS and name.isalpha() and not listed:
+        raise ValueError(
+            f"unknown alphabet '{alphabet}'{nearest(name, ALPHABETS)}; or write its letters out, in any order"
+        )
     return ALPHABETS.get(name, "".join(sorted(set(alphabet))))

@@ -92,9 +92,10 @@ def prompt_rows(
                 learnt = all(named[name].strip() for name in template_columns(response))
                 texts.append((prompt.format_map(named), response.format_map(named) if learnt else ""))
             encoded = tokenizer.encode_all([text for pair in texts for text in pair])
-            for place, given, reply in zip(places, encoded[::2], encoded[1::2], strict=True):
+            for place, (_, text), given, reply in zip(places, texts, encoded[::2], encoded[1::2], strict=True):
                 maskable = np.arange(len(given) + len(reply)) >= len(given)
-                yield _Example(place, np.concatenate([given, reply]), maskable, ended=False)
+                unwritten = len(text) > 0 and len(reply) == 0
+                yield _Example(place, np.concatenate([given, reply]), maskable, ended=False, unwritten=unwritten)
 
     rows = _rows(examples(), tokenizer, length, ending, too_long)
     settings = {
@@ -193,23 +194,27 @@ def chat_rows(
 
 
 class _Example(NamedTuple):
-    """A row before its end: tokens [n] and maskable [n]; `ended` where it brings its own end-of-text token."""
+    """A row before its end: tokens [n] and maskable [n]; `ended` where it brings its own end-of-text token.
+
+    `unwritten`: there is a reply, and the tokenizer makes no token of it.
+    """
 
     place: str
     tokens: np.ndarray
     maskable: np.ndarray
     ended: bool
+    unwritten: bool = False
 
 
 def _rows(
     examples: Iterator[_Example], tokenizer: TextTokenizer, length: int, ending: Ending | Rainbow, too_long: TooLong
 ) -> Iterator[Rows]:
     """Begin and end the rows, treat those that are too long, and say at the end what was left out."""
-    total, kept, made, empty, long = 0, 0, [], [], []
-    for place, tokens, maskable, ended in examples:
+    total, kept, made, empty, unwritten, long = 0, 0, [], [], [], []
+    for place, tokens, maskable, ended, is_unwritten in examples:
         total += 1
         if not maskable.any():
-            empty.append(place)
+            (unwritten if is_unwritten else empty).append(place)
             continue
         tokens, maskable = with_prefix(tokenizer.prefix, tokens, maskable)
         row = with_ending(tokens, maskable, ending, tokenizer.eos_token_id, length, ended)
@@ -230,6 +235,11 @@ def _rows(
     told = []
     if empty:
         told.append(f"left out {len(empty)} of {total} rows that have no reply, first {empty[0]}")
+    if unwritten:
+        told.append(
+            f"left out {len(unwritten)} of {total} rows of whose reply the tokenizer has no character, first "
+            f"{unwritten[0]}: take another (--data.vocabulary)"
+        )
     if long:
         done = "left out" if too_long == "drop" else "cut (or left out where the prompt fills them)"
         told.append(
