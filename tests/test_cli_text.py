@@ -190,3 +190,27 @@ def test_compare_shows_likelihoods_and_keeps_each_arm_s_objective(command, small
     runs = [json.loads(config.read_text())["run"] for config in folders]
     assert [run["objective"]["type"] for run in runs] == ["ELBO", "MaskedMean"]
     assert {name for name in runs[0] if runs[0][name] != runs[1][name]} == {"masking", "objective"}
+
+
+def test_a_question_is_put_as_the_run_has_learnt_it(command, tmp_path):
+    lines = "".join(f"{i % 9} plus {i},{i % 9 + i}\n" for i in range(120))
+    (tmp_path / "qa.csv").write_text(f"question,answer\n{lines}")
+    columns = [
+        "--data.source",
+        str(tmp_path / "qa.csv"),
+        "--data.prompt",
+        "Q: {question} =",
+        "--data.response",
+        "answer",
+    ]
+    small = ["--steps", "1", "--model.layers", "1", "--model.width", "16", "--model.heads", "2"]
+    assert command("train", "sft", *columns, *small, "--out", str(tmp_path / "run"))[0] == 0
+    words = ["sample", str(tmp_path / "run"), "--texts=1", "--length=20", "--prompt"]
+    for typed, shown in (
+        (["2 plus 3"], "Q: 2 plus 3 ="),
+        (["Q: 2 plus 3 ="], "Q: 2 plus 3 ="),
+        (["2 plus", "--as-is"], "2 plus"),
+    ):
+        code, out, err = command(*words, *typed)
+        assert code == 0, err
+        assert out.startswith(shown)

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from unmask import IndependentMasking, SyRM
 from unmask.data import Rainbow, RowStream, TextTokenizer, character_tokenizer, chat_rows, prompt_rows, with_syntax
+from unmask.data.supervised import as_prompt
 
 CHATML = "chatml"  # what `chat_tokenizer` has by default
 # No token of its own ends a reply.
@@ -377,3 +378,23 @@ def test_a_reply_that_the_tokenizer_cannot_write_is_told_from_none():
         prompt_rows(
             datasets.Dataset.from_list([{"prompt": "one", "response": str(n)} for n in (1, 2)]), letters, length=20
         )
+
+
+@pytest.mark.parametrize(
+    ("question", "template", "whole"),
+    [
+        ("2 + 3?", "{q}\n", "2 + 3?\n"),
+        ("2 + 3?\n", "{q}\n", "2 + 3?\n"),
+        ("2 + 3?", "Q: {q} A: ", "Q: 2 + 3? A: "),
+        ("Q: 2 + 3? A: ", "Q: {q} A: ", "Q: 2 + 3? A: "),
+        ("x", "{{{q}}}", "{x}"),
+        ("2 + 3?", "{q}", "2 + 3?"),
+    ],
+)
+def test_a_question_is_asked_as_rows_ask_it(question, template, whole):
+    assert as_prompt(question, template) == whole
+
+
+def test_a_question_does_not_fill_two_columns():
+    with pytest.raises(ValueError, match=r"one question does not fill: .*--as-is"):
+        as_prompt("2 + 3?", "{name}: {q}")

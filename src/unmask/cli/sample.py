@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -43,8 +43,10 @@ class SampleOptions:
     pause: float = 0.15
     """Sudoku: seconds between cells."""
     prompt: str | None = None
-    """Text: what each begins with; the rest is written. It is taken as it is: a run on questions and answers expects
-    its line break after the question."""
+    """Text: what each begins with; the rest is written. A run on prompts and responses puts what it has learnt to
+    expect around it, such as a line break behind a question."""
+    as_is: bool = False
+    """Text: take the prompt as it stands."""
     texts: int = 2
     """Text: how many."""
     length: int | None = None
@@ -67,6 +69,8 @@ def sample(words: list[str]) -> None:
     device = chosen_device(options.device)
     tokenizer = tokenizer_of(folder)
     if tokenizer is not None:
+        if options.prompt and not options.as_is and hasattr(config.data, "asked"):
+            options = replace(options, prompt=cast(Any, config.data).asked(options.prompt))
         _write(tokenizer, options, folder, device)
         return
     require(options.prompt is None, f"--prompt is for texts; the run in {options.run} trained on something else")

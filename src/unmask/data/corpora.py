@@ -19,7 +19,7 @@ from unmask.config import check_name, require
 from unmask.data.columns import PathLike
 from unmask.data.documents import Source, Split, belongs, source_hash, stream_documents
 from unmask.data.endings import Ending
-from unmask.data.supervised import TooLong, prompt_rows
+from unmask.data.supervised import TooLong, as_prompt, prompt_rows
 from unmask.data.text import Packing, tokenize
 from unmask.data.tokenizers import TextTokenizer
 
@@ -115,6 +115,10 @@ class PromptCorpus(Corpus):
 
     prompt: str
     response: str
+
+    def asked(self, question: str) -> str:
+        """A question as the rows' prompts have it."""
+        return as_prompt(question, self.prompt)
 
     def load(
         self,

@@ -257,6 +257,22 @@ def _check(length: int, ending: Ending | Rainbow, too_long: str) -> None:
     positive_int("length", length, least=2)
 
 
+def as_prompt(question: str, template: str) -> str:
+    """A question as rows of such prompts have it; itself where it is written so already.
+
+    Raises:
+        ValueError: for a template that needs more than one value.
+    """
+    parts = template.format_map(dict.fromkeys(template_columns(template), "\0")).split("\0")
+    require(
+        len(parts) == 2,
+        f"the run's prompts are {template!r}, which one question does not fill: write a whole prompt (--as-is)",
+    )
+    before, after = parts
+    whole = question.startswith(before) and question.endswith(after) and bool(before or after)
+    return question if whole else f"{before}{question}{after}"
+
+
 def template_columns(template: str) -> list[str]:
     """The columns that a template names."""
     found = []

@@ -12,7 +12,7 @@ from datasets import Dataset
 from unmask.config import check_name, positive_int
 from unmask.data import TextTokenizer
 from unmask.data.beginnings import Beginning, check_beginning
-from unmask.data.corpora import GSM8K, LM1B, OPENWEBTEXT, TINYGSM
+from unmask.data.corpora import GSM8K, LM1B, OPENWEBTEXT, TINYGSM, PromptCorpus
 from unmask.data.endings import Ending
 from unmask.parts.places import found_from
 from unmask.parts.text import (
@@ -78,6 +78,11 @@ class CorpusData:
     def with_tokenizer(self, folder: Path) -> CorpusData:
         """The same texts by a tokenizer that a run has saved."""
         return replace(self, tokenizer_name=f"{SAVED}{folder}", mask_token=None, end_token=None)
+
+    def asked(self, question: str) -> str:
+        """A question as the rows' prompts have it; of prose the beginning itself."""
+        corpus = CORPORA[self.corpus]
+        return corpus.asked(question) if isinstance(corpus, PromptCorpus) else question
 
     def found_from(self, folder: Path) -> CorpusData:
         """The same texts, with local files and tokenizer looked for in a folder too."""

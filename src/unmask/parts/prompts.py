@@ -15,7 +15,7 @@ from unmask.data.beginnings import Beginning
 from unmask.data.columns import columns_named_by
 from unmask.data.documents import Split, belongs, read_documents
 from unmask.data.endings import Ending
-from unmask.data.supervised import template_columns
+from unmask.data.supervised import as_prompt, template_columns
 from unmask.parts.places import found_from
 from unmask.parts.sizes import fitting_length
 from unmask.parts.text import (
@@ -82,6 +82,10 @@ class PromptData:
     def columns(self) -> tuple[str, ...]:
         """That are read; the first decides what is held out."""
         return tuple(dict.fromkeys(name for template in self.templates for name in template_columns(template)))
+
+    def asked(self, question: str) -> str:
+        """A question as the rows' prompts have it; ValueError where these are of several columns."""
+        return as_prompt(question, self.templates[0])
 
     @columns_named_by("prompt", "response")
     def fitted(self) -> PromptData:
