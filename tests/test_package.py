@@ -138,3 +138,10 @@ def test_training_loads_nothing_that_only_figures_and_judges_need():
     needless = "{'matplotlib', 'scipy.stats', 'scipy.integrate', 'tensorboard'}"
     script = f"import sys, unmask.cli.train; assert not {needless} & set(sys.modules), {needless} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_packages_are_there_when_they_are_named():
+    code = "import sys, unmask; assert 'torch' not in sys.modules; unmask.recipes.sft; unmask.runs.config.load_run"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="no attribute 'nothing_such'"):
+        unmask.nothing_such  # noqa: B018

@@ -1,11 +1,12 @@
 """unmask: train masked diffusion models faster and more stably, and measure it on your own data.
 
-The public names are listed in __init__.pyi, and each is loaded when it is first used: `import unmask` alone loads
-neither torch nor transformers nor datasets.
+The public names are listed in __init__.pyi, and each is loaded when it is first used, as the packages inside are:
+`import unmask` alone loads neither torch nor transformers nor datasets.
 """
 
 import ast
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ __all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
+    if not name.startswith("_") and find_spec(f"unmask.{name}") is not None:
+        return import_module(f"unmask.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'unmask' has no attribute '{name}'")
     globals()[name] = value = getattr(import_module(str(_HOME[name])), name)

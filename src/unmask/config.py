@@ -238,6 +238,9 @@ def positive_int(name: str, value: Any, least: int = 1) -> None:
         raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
 
 
+_OWN = ". Classes of your own are handed over from Python alone (docs/extending.md)"
+
+
 def parse(text: str, base: type | tuple[type, ...], kind_name: str | None = None) -> Any:
     """Read a config from the text it prints as, e.g. "Beta(a=2, b=1)" or just "Uniform".
 
@@ -256,7 +259,7 @@ def parse(text: str, base: type | tuple[type, ...], kind_name: str | None = None
     def build(node: ast.expr) -> Any:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             among, what = (known, called) if node is root else (types, "config")
-            check_name(what, node.func.id, among)
+            require(node.func.id in among, f"unknown {what} '{node.func.id}'{nearest(node.func.id, among)}{_OWN}")
             kind = among[node.func.id]
             arguments = [build(a) for a in node.args]
             named = {k.arg or "**": build(k.value) for k in node.keywords}

@@ -17,7 +17,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from unmask import from_pretrained, save_pretrained
+from unmask import MaskedDiffusionLM, from_pretrained, save_pretrained
 
 WORDS = ["<pad>", "<bos>", "<eos>", "<free>", *"abcdefghijklmnop"]
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -118,6 +118,18 @@ def test_rows_that_a_model_has_to_spare_are_used_before_it_is_resized(folder):
 def test_a_masked_model_keeps_its_own_mask_token(folder):
     model, tokenizer = from_pretrained(folder("bert", mask_token="<free>"))
     assert model.mask_token_id == tokenizer.mask_token_id == WORDS.index("<free>")
+
+
+@pytest.mark.parametrize("load", [from_pretrained, MaskedDiffusionLM.from_pretrained])
+def test_the_folder_of_a_run_says_where_its_model_lies(load, tmp_path):
+    for step in (8, 16):
+        (tmp_path / f"checkpoints/step-{step:08}/model").mkdir(parents=True)
+        (tmp_path / f"checkpoints/step-{step:08}/model/config.json").write_text("{}")
+    (tmp_path / "config.json").write_text("{}")
+    last = tmp_path / "checkpoints/step-00000016"
+    for folder in (tmp_path, last):
+        with pytest.raises(ValueError, match=f"folder of a run or checkpoint, and its model lies in {last}/model"):
+            load(folder)
 
 
 def test_the_read_out_can_be_chosen(folder):

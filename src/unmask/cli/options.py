@@ -260,7 +260,10 @@ def typed_masking(text: str) -> dict[str, Any]:
     try:
         written = ast.parse(text.strip(), mode="eval").body
     except SyntaxError:
-        raise ValueError(f"cannot read {text!r}; write a masking as Name(field=value, ...)") from None
+        raise ValueError(
+            f"cannot read {text!r}; write a masking as Name(field=value, ...); classes of your "
+            "own are handed over from Python alone (docs/extending.md)"
+        ) from None
     parts = [ast.unparse(part) for part in (written.elts if isinstance(written, ast.Tuple) else [written])]
     if len(parts) > 2:
         raise ValueError(f"{text!r} is more than a masking and an objective")

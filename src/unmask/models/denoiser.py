@@ -23,6 +23,7 @@ from unmask.kinds import kinds_checked
 from unmask.models.asked import AnswersTrainers
 from unmask.models.families import (
     auto_class,
+    check_no_run,
     longest_row,
     make_bidirectional,
     quiet,
@@ -161,6 +162,7 @@ class MaskedDiffusionLM(AnswersTrainers):
         Raises:
             ValueError: for a folder that is not there or does not name its mask token.
         """
+        check_no_run(folder)
         if not (Path(folder) / "config.json").is_file():
             raise ValueError(f"{folder} is not a model folder: it has no config.json")
         if (Path(folder) / ADAPTERS_FILE).is_file():

@@ -20,6 +20,15 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import logging as hf_logging
 
 
+def check_no_run(folder: str | Path) -> None:
+    """Raise ValueError, with where its model lies, for the folder of a run or of a checkpoint."""
+    is_model = (Path(folder) / "config.json").is_file()  # a run's folder has one too, and checkpoints
+    saved = sorted(Path(folder).glob("checkpoints/step-*/model")) or ([] if is_model else [Path(folder) / "model"])
+    saved = [path for path in saved if (path / "config.json").is_file()]
+    if saved:
+        raise ValueError(f"{folder} is the folder of a run or checkpoint, and its model lies in {saved[-1]}")
+
+
 def auto_class(config: PretrainedConfig) -> Any:
     """AutoModelForCausalLM or AutoModelForMaskedLM, whichever a config's model is; ValueError for neither.
 
