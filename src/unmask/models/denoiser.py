@@ -28,7 +28,7 @@ from unmask.models.families import (
     make_bidirectional,
     quiet,
     run_on_host,
-    saved_dtype,
+    saved_weights,
     spans,
     text_config,
     unspanned,
@@ -243,25 +243,11 @@ class MaskedDiffusionLM(AnswersTrainers):
         Where they are of several precisions, all come in one that holds every one of them. With LoRA the folder gives
         the adapters, the model itself the rest.
         """
+        model = self._container[0]
         if self.has_adapters:
-            theirs = self._container[0].state_dict() | load_adapters(self._container[0], folder)
-            return {name: theirs[there] for name, there in self._container_names().items()}
-        with quiet():
-            loaded: Any = type(self._container[0]).from_pretrained(
-                folder,
-                config=self._container[0].config,
-                dtype=saved_dtype(folder),
-                use_safetensors=True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # they are refused here, in words
-            )
-        model, report = loaded
-        if report["mismatched_keys"]:
-            name, there, here = min(report["mismatched_keys"])
-            raise ValueError(f"{folder} holds weights of other sizes: {name} {[*there]}, here {[*here]}")
-        if report["missing_keys"]:
-            raise ValueError(f"{folder} lacks weights of this model: {', '.join(sorted(report['missing_keys'])[:3])}")
-        theirs = model.state_dict()
+            theirs = model.state_dict() | load_adapters(model, folder)
+        else:
+            theirs = saved_weights(model, folder)
         return {name: theirs[there] for name, there in self._container_names().items()}
 
     @property

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import transformers
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -142,6 +142,30 @@ def saved_dtype(folder: str | Path) -> torch.dtype:
     files = sorted(Path(folder).glob("*.safetensors"))
     found = {tensor.dtype for file in files for tensor in load_file(file).values() if tensor.is_floating_point()}
     return reduce(torch.promote_types, found, torch.bool)  # which every other type holds
+
+
+def saved_weights(model: PreTrainedModel, folder: str | Path) -> dict[str, Tensor]:
+    """The weights of a Hugging Face folder of the same architecture, as `state_dict()` names them.
+
+    Raises:
+        ValueError: for weights of other sizes, or missing ones.
+    """
+    with quiet():
+        loaded: Any = type(model).from_pretrained(
+            folder,
+            config=model.config,
+            dtype=saved_dtype(folder),
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused here, in words
+        )
+    saved, report = loaded
+    if report["mismatched_keys"]:
+        name, there, here = min(report["mismatched_keys"])
+        raise ValueError(f"{folder} holds weights of other sizes: {name} {[*there]}, here {[*here]}")
+    if report["missing_keys"]:
+        raise ValueError(f"{folder} lacks weights of this model: {', '.join(sorted(report['missing_keys'])[:3])}")
+    return saved.state_dict()
 
 
 @contextmanager

@@ -97,10 +97,18 @@ def resumed(done: int, steps: int) -> str:
     )
 
 
-def notes(process: ForwardProcess, config: TrainingConfig, begins_at: int | None) -> list[str]:
-    """What to tell before the first step; `begins_at`: steps done, of a run that is resumed."""
+def notes(process: ForwardProcess, config: TrainingConfig, begins_at: int | None, compiled: bool) -> list[str]:
+    """What to tell before the first step.
+
+    Args:
+        process: the running one.
+        config: of the loop.
+        begins_at: steps done, of a run that is resumed; else None.
+        compiled: whether layers are.
+    """
     went_on = None if begins_at is None else resumed(begins_at, config.steps)
-    return [*filter(None, (went_on, too_short_for_pool(process, config.steps), never_warm(config)))]
+    waits = "layers are compiled, so the first steps take up to a minute" if compiled else None
+    return [*filter(None, (went_on, too_short_for_pool(process, config.steps), never_warm(config), waits))]
 
 
 def check_start(nll: float, choices: int) -> None:

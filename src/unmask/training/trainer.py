@@ -210,10 +210,8 @@ class Trainer:
             log.write("start", self._place(), described | {"ranks": ranks})
         with Display(visible=main) as display:
             progress = TrainingProgress(display, self.name, config.steps, self.step)
-            for told in notes(self.process, config, self.step if resume else None):
+            for told in notes(self.process, config, self.step if resume else None, self.compiled):
                 progress.note(told)
-            if self.compiled:
-                progress.note("layers are compiled, so the first steps take up to a minute")
             with Interrupts(progress.note) as interrupts:
                 if self.step == 0:
                     self._evaluate(log, progress)
@@ -339,8 +337,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         learns = self.process.needs is not None  # then the host waits for the forwards anyway, and knows their losses
         bad = outputs.broken().sum() if learns else torch.tensor(0)
-        own = torch.stack([batch.clean.attention.sum(), batch.masked.sum(), bad])
-        tokens, masked, bad = self._sum(own).tolist()
+        tokens, masked, bad = self._sum(torch.stack([batch.clean.attention.sum(), batch.masked.sum(), bad])).tolist()
         if learns and not bad:
             self.process.observe(outputs.scores())
         extra = dict(getattr(self.process, "metrics", {}))
@@ -399,5 +396,5 @@ class Trainer:
         """Hold the folder against other writers; refuse one that holds something else; write the config."""
         parameters = sum(p.numel() for p in self.model.parameters())
         description = Description(self.run, self.config, self.given, self.tokenizer, parameters)
-        together = *self.ranks, self.accelerator.wait_for_everyone
-        return claimed_folder(self.out, description, resume, overwrite, *together)
+        wait = self.accelerator.wait_for_everyone
+        return claimed_folder(self.out, description, resume, overwrite, *self.ranks, wait)
