@@ -307,7 +307,7 @@ def test_so_is_another_batch_seed_or_size_of_blocks(stream_of, batch, seed, size
         ProgressiveUnmasking(stages=4, policy=policies.confidence, pool="batch"),
         ProgressiveUnmasking(stages=4),  # as many as the rows
     ],
-    ids=str,
+    ids=["pool", "function", "default"],
 )
 def test_another_way_to_say_the_same_is_not_refused(stream_of, same):
     state = ProgressiveUnmasking(stages=4, pool="batch").start(stream_of([5] * 4), 4).state_dict()

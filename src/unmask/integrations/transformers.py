@@ -119,7 +119,7 @@ class MaskedDiffusionTrainer(Trainer):
         )
         if args.process_index == 0:
             for told in filter(None, (too_short_for_pool(self.process, args.max_steps), self._cold())):
-                warnings.warn(told, stacklevel=2)
+                warnings.warn(told, stacklevel=3)  # past the check of kinds
 
     def get_train_dataloader(self) -> DataLoader:
         """Count the forwards: what they read comes from the process, in `get_batch_samples`."""

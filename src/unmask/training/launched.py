@@ -81,7 +81,7 @@ def warn_of_unused() -> None:
     for name, (theirs, silent, setting) in OURS.items():
         if (value := os.environ.get(name, silent)).lower() != silent:
             warnings.warn(
-                f"{theirs} {value} of accelerate's config is not used: the run's own {setting} decides", stacklevel=3
+                f"{theirs} {value} of accelerate's config is not used: the run's own {setting} decides", stacklevel=4
             )
 
 
