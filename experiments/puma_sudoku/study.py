@@ -85,7 +85,7 @@ paper = Study(
         "puma-half": {"masking": HALF},
     },
     seeds=(1,),
-    budgets=(1000,),
+    budgets=(3000,),
     checkpoint=0.05,
     **often,
 )
