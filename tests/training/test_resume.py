@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import subprocess
@@ -171,11 +170,11 @@ def _started(out: Path, *options: str) -> subprocess.Popen:
 
 
 def _kill(process: subprocess.Popen, when, limit: float = 120) -> None:
-    """Send SIGKILL once `when` says so; the process must still be running then, or have ended well."""
+    """Send SIGKILL once `when` says so; the process is still running then, or has ended well."""
     began = time.monotonic()
     while process.poll() is None and not when() and time.monotonic() - began < limit:
         time.sleep(0.001)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()  # nothing, where it has ended
     said = process.communicate()[1]
     assert process.returncode in (-signal.SIGKILL, 0), said
 
