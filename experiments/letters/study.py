@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from experiments.ranking.study import letters as ranked
+from experiments.ranking import study as ranking
 from unmask import Bell, IndependentMasking, MaskedMean, ProgressiveUnmasking, RowMean
 from unmask.parts import named_masking
 from unmask.runs.study import Study, changed
@@ -19,13 +19,13 @@ arms = {
 }
 study = Study(
     "letters",
-    changed(ranked.base, {"objective": MaskedMean()}),
+    changed(ranking.letters.base, {"objective": MaskedMean()}),
     {name: {"masking": masking} for name, masking in arms.items()}
     | {"clipped": named_masking("clipped"), "puma-row-mean": {"masking": CHAIN, "objective": RowMean()}},
     control="unweighted",
     seeds=(1, 2, 3),
     budgets=(1000,),
-    finals=ranked.finals,
+    finals=ranking.letters.finals,
     warmup=0.05,
     evaluate=0.2,
     checkpoint=None,

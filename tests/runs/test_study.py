@@ -308,6 +308,16 @@ def test_a_study_file_that_cannot_be_read_is_named_with_the_line(tmp_path, text,
         load_studies(tmp_path / "broken.py")
 
 
+def test_two_studies_of_one_name_in_a_file_are_refused(tmp_path):
+    """Also one that is imported: its records would be written over those of the file's own."""
+    made = "Study('tiny', sudoku(), {'a': {}}, 'a')"
+    text = "from unmask.recipes import sudoku\nfrom unmask.runs.study import Study\n"
+    text += f"study = {made}\nother = {made}\n"
+    (tmp_path / "twice.py").write_text(text)
+    with pytest.raises(ValueError, match=r"two studies called 'tiny'"):
+        load_studies(tmp_path / "twice.py")
+
+
 def test_records_of_runs_that_lie_elsewhere_stay_and_those_of_no_run_go(whole, tmp_path):
     """Part of a study was run here, part on another machine, whose lines came with the folder."""
     study, out, _ = whole

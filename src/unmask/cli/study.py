@@ -95,7 +95,7 @@ def load_studies(file: Path) -> list[Study]:
     current folder with dots, or else its own name.
 
     Raises:
-        ValueError: for a file that cannot be read or defines none.
+        ValueError: for a file that cannot be read, defines none, or two of one name.
     """
     if file.suffix != ".py" or not file.is_file():
         raise ValueError(f"{file} is no Python file; a study is a file that defines `study = Study(...)`")
@@ -103,6 +103,12 @@ def load_studies(file: Path) -> list[Study]:
     found = [value for value in vars(module).values() if isinstance(value, Study)]
     if not found:
         raise ValueError(f"{file} defines no study: write `study = Study(...)` in it")
+    names = [study.name for study in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(
+            f"{file} has two studies called '{twice[0]}', whose runs and records would lie in one place: give each a "
+            "name of its own; of another file import the module, not its study"
+        )
     return found
 
 
