@@ -19,12 +19,12 @@ __all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        globals()[name] = value = getattr(import_module(str(_HOME[name])), name)
+        return value
     if not name.startswith("_") and find_spec(f"unmask.{name}") is not None:
         return import_module(f"unmask.{name}")
-    if name not in _HOME:
-        raise AttributeError(f"module 'unmask' has no attribute '{name}'")
-    globals()[name] = value = getattr(import_module(str(_HOME[name])), name)
-    return value
+    raise AttributeError(f"module 'unmask' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:

@@ -105,10 +105,15 @@ def block_of(batch: MaskedBatch) -> Tensor:
     return torch.zeros_like(batch.clean.tokens) if batch.block is None else batch.block
 
 
+def count_by_block(flags: Tensor, block: Tensor) -> Tensor:
+    """[B, L] how many of the flags [B, L] each of a row's blocks has, by the number of the block."""
+    return torch.zeros_like(block).scatter_add(1, block, flags.long())
+
+
 def _masked_by_block(batch: MaskedBatch) -> tuple[Tensor, Tensor]:
     """[B, L] masked tokens in each of a row's blocks (at most L of them), and block of each position; one if none."""
     block = block_of(batch)
-    return torch.zeros_like(block).scatter_add(1, block, batch.masked.long()), block
+    return count_by_block(batch.masked, block), block
 
 
 @dataclass(frozen=True)

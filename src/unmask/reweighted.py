@@ -22,7 +22,7 @@ from torch import Tensor
 
 from unmask.batch import MaskedBatch, Scores
 from unmask.config import ours, require
-from unmask.objectives import MaskedMean, Objective, block_of
+from unmask.objectives import MaskedMean, Objective, block_of, count_by_block
 
 Of = Literal["clean", "top"]
 
@@ -117,15 +117,12 @@ class LIFT(Reweighted):
     def reweight(self, batch: MaskedBatch, scores: Scores) -> Tensor:
         """1 + strength · (2r - 1) · (2e - 1)."""
         block = block_of(batch)
-
-        def of_block(flags: Tensor) -> Tensor:
-            return torch.zeros_like(block).scatter_add(1, block, flags.long())
-
-        count, length = (of_block(flags).gather(1, block) for flags in (batch.masked, batch.clean.maskable))
+        flags = batch.masked, batch.clean.maskable
+        count, length = (count_by_block(each, block).gather(1, block) for each in flags)
         ease = _log_p(scores, self.of).masked_fill(~batch.masked, torch.inf)
         order = ease.argsort(dim=1, stable=True)  # then block by block, in this order in each
         order = order.gather(1, block.gather(1, order).argsort(dim=1, stable=True))
-        sizes = of_block(torch.ones_like(batch.masked))
+        sizes = count_by_block(torch.ones_like(block), block)
         harder = order.argsort(dim=1) - (sizes.cumsum(1) - sizes).gather(1, block)
         rank = torch.where(count > 1, harder.to(ease) / (count - 1).clamp(min=1), 0.5)
         rate = count / length.clamp(min=1)

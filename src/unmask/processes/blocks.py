@@ -23,6 +23,11 @@ class Blocks:
     size: int
     length: int
 
+    @classmethod
+    def of(cls, length: int, size: int | None = None) -> Blocks:
+        """Rows of `length` positions in blocks of at most `size`; None: a row is one block."""
+        return cls(max(1, length if size is None else min(size, length)), length)
+
     @property
     def count(self) -> int:
         """Blocks of a row."""

@@ -81,7 +81,7 @@ class Blockwise:
 
     def cut(self, length: int, step: int = 0) -> Blocks:
         """How rows of `length` positions are cut at `step`."""
-        return Blocks(max(1, min(integer_at(self.size, step), length)), length)
+        return Blocks.of(length, integer_at(self.size, step))
 
     def assemble(
         self,

@@ -352,8 +352,7 @@ class ProgressiveProcess:
 
     def _cut(self, length: int) -> Blocks:
         """How rows of so many positions are cut at this step."""
-        size = self._size_at(self.step)
-        return Blocks(max(1, length if size is None else min(size, length)), length)
+        return Blocks.of(length, self._size_at(self.step))
 
     def _of_units(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """What is revealed of the units of some rows [n · blocks, size], and their stages [n · blocks]."""

@@ -89,7 +89,7 @@ def exact_elbo(
         if low:
             raise ValueError(f"the part of {rule}'s bound above a rate has no closed form here")
         return _ordered_elbo(clean, nll, size, rule)
-    blocks = Blocks(clean.length if size is None else min(size, clean.length), clean.length)
+    blocks = Blocks.of(clean.length, size)
     totals = torch.zeros(len(clean), dtype=torch.float64)
     for b, block in itertools.product(range(len(clean)), range(blocks.count)):
         places = (clean.maskable[b] & (blocks.numbers(clean.tokens)[b] == block)).nonzero()[:, 0].tolist()
@@ -120,7 +120,7 @@ def _ordered_elbo(clean: TokenBatch, nll: Nll, size: int | None, rule: TokenRate
     Position i is hidden when a clock of the rate c_i rings, so the order of hiding is that of drawing without
     replacement in proportion to c_i; revealing runs backwards.
     """
-    blocks = Blocks(clean.length if size is None else min(size, clean.length), clean.length)
+    blocks = Blocks.of(clean.length, size)
     exponents = blocks.unfold(rule.exponents(blocks.units(clean)))
     totals = torch.zeros(len(clean), dtype=torch.float64)
     for b, block in itertools.product(range(len(clean)), range(blocks.count)):
@@ -158,7 +158,7 @@ def expectation(
     """
     inner = _of_units(masking)
     time = started(inner.time)
-    blocks = masking.cut(clean.length) if isinstance(masking, Blockwise) else Blocks(clean.length, clean.length)
+    blocks = masking.cut(clean.length) if isinstance(masking, Blockwise) else Blocks.of(clean.length)
     number = blocks.numbers(clean.tokens)[0]
     inside = [clean.maskable[row] & (number == b) for row in range(len(clean)) for b in range(blocks.count)]
     if len({int(flags.sum()) for flags in inside}) != 1:
