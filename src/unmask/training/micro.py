@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -72,10 +73,14 @@ class StepOutputs:
         runs: numbers of each part's rows.
         outputs: of each part.
         batch: the rows of the step.
+
+    Attributes:
+        loss: scalar on the device, the sum of the parts', without a gradient.
     """
 
     def __init__(self, runs: list[Tensor], outputs: list[MaskedOutput], batch: MaskedBatch) -> None:
         self._runs, self._batch, whole = torch.cat(runs), batch, MaskedOutput.concatenated(outputs)
+        self.loss = whole.loss.detach().sum()
         kinds = {"nll": whole.nll, "gradient": whole.gradient, "factor": whole.factor}
         scores = {} if whole.scores is None else vars(whole.scores)
         self._scored = whole.scores is not None
@@ -114,3 +119,36 @@ class StepOutputs:
             balance = None if self._balance is None else float(self._balance.read())
             self._found = StepRows(found["nll"], scores, gradient, factor, balance)
         return self._found
+
+
+def forward_backward(
+    batch: MaskedBatch,
+    weights: Tensor,
+    size: int,
+    forward: Callable[[MaskedBatch, Tensor], MaskedOutput],
+    backward: Callable[[Tensor], object],
+    waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
+    every: bool = False,
+) -> StepOutputs:
+    """Leave the gradient of a step's loss in the weights.
+
+    Args:
+        batch: the rows of the step.
+        weights: [B, L] of their tokens' losses.
+        size: rows of a part.
+        forward: of a part, under weights of its own.
+        backward: of a part's loss.
+        waiting: around all parts but the last, whose gradients the ranks exchange with the last one's.
+        every: leave out no row without a mask.
+    """
+    parts = list(micro_batches(batch, size, every))
+    outputs = []
+    for run, part in parts[:-1]:
+        with waiting():
+            outputs.append(forward(part, weights[run, : part.clean.length]))
+            backward(outputs[-1].loss)
+    run, part = parts[-1]
+    outputs.append(forward(part, weights[run, : part.clean.length]))
+    found = StepOutputs([run for run, _ in parts], outputs, batch)  # its copy need not wait for the backward
+    backward(outputs[-1].loss)
+    return found

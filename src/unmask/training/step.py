@@ -18,17 +18,19 @@ import torch.distributed as dist
 from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 
+from unmask.batch import MaskedBatch
 from unmask.config import require
 from unmask.data.importance import RowImportance
 from unmask.data.streamed import rows_of
 from unmask.distributed import is_sharded, mean_over_ranks
 from unmask.kinds import kinds_checked
 from unmask.models.denoiser import MaskedDiffusionLM
+from unmask.models.output import MaskedOutput
 from unmask.objectives import Objective, RowMean
 from unmask.processes import Masking
 from unmask.processes.refit import refit_time
 from unmask.training.checks import check_measured
-from unmask.training.micro import StepOutputs, micro_batches, normaliser_over_ranks
+from unmask.training.micro import forward_backward, normaliser_over_ranks
 
 
 class TrainingStep:
@@ -111,20 +113,20 @@ class TrainingStep:
         averaged = self.ranks if wrapped or is_sharded(denoiser) else 1
         scale = averaged / normaliser_over_ranks(self.objective, batch, self.ranks)
         weights = self.objective.weights(batch) * scale.float()
-        parts = list(micro_batches(batch, self.micro_batch_size or len(batch)))
-        outputs, total = [], torch.zeros(())
-        for i, (run, part) in enumerate(parts):
-            waits = wrapped and i < len(parts) - 1
-            with getattr(model, "no_sync", nullcontext)() if waits else nullcontext():
-                prepared = denoiser.prepare(part, weights[run, : part.clean.length])
-                output = model(prepared, needs=self.process.needs, objective=self.objective)
-                outputs.append(output)
-                with torch.autocast(output.loss.device.type, enabled=False):
-                    backward(output.loss)
-            total = total.to(output.loss.device) + output.loss.detach()
+
+        def forward(part: MaskedBatch, own: Tensor) -> MaskedOutput:
+            return model(denoiser.prepare(part, own), needs=self.process.needs, objective=self.objective)
+
+        def outside_autocast(loss: Tensor) -> None:
+            with torch.autocast(loss.device.type, enabled=False):
+                backward(loss)
+
+        waiting = getattr(model, "no_sync", nullcontext) if wrapped else nullcontext
+        size = self.micro_batch_size or len(batch)
+        outputs = forward_backward(batch, weights, size, forward, outside_autocast, waiting)
         if self.process.needs is not None:
-            self.process.observe(StepOutputs([run for run, _ in parts], outputs, batch).scores())
-        return total / averaged
+            self.process.observe(outputs.scores())
+        return outputs.loss / averaged
 
     def _denoiser_in(self, model: Any) -> MaskedDiffusionLM:
         """The denoiser, looked at once with the rows."""

@@ -28,6 +28,7 @@ from unmask.data.tokenizers import TextTokenizer
 from unmask.distributed import is_sharded, mean_over_ranks, sum_over_ranks, whole
 from unmask.kinds import kinds_checked
 from unmask.models.denoiser import MaskedDiffusionLM
+from unmask.models.output import MaskedOutput
 from unmask.objectives import Objective, RowMean
 from unmask.processes import Blockwise, Masking
 from unmask.processes.refit import refit_time
@@ -45,7 +46,7 @@ from unmask.training.interrupts import Interrupts, end
 from unmask.training.later import Later
 from unmask.training.log import RunLog
 from unmask.training.loss_scale import LossScale
-from unmask.training.micro import StepOutputs, micro_batches, normaliser_over_ranks
+from unmask.training.micro import StepOutputs, forward_backward, normaliser_over_ranks
 from unmask.training.occasions import Occasions
 from unmask.training.optimizer import OptimizerFactory, adamw, parameter_groups, updates_where_finite
 from unmask.training.progress import Display, TrainingProgress, shown_of
@@ -354,21 +355,17 @@ class Trainer:
     def _forward_backward(self, batch: MaskedBatch, weights: Tensor, needs: tuple[str, ...] | None) -> StepOutputs:
         """Run the micro-batches. Rows without a mask cost no forward, unless layers are compiled for so many rows."""
         size, every = self.config.micro_batch_size or len(batch), self.compiled and self.one_shape
-        parts = list(micro_batches(batch, size, every))
-        outputs, found = [], None
-        for i, (run, part) in enumerate(parts):
-            with nullcontext() if i == len(parts) - 1 else self.accelerator.no_sync(self.wrapped):
-                with torch.autocast(self.accelerator.device.type, self.dtype, enabled=self.dtype is not None):
-                    prepared = self.model.prepare(part, weights[run, : part.clean.length])
-                    output = self.wrapped(prepared, needs=needs, objective=self.objective)
-                # Only the head's backward knows the loss scale, and it rounds to fp16 last.
-                scale = 1.0 if self.loss_scale is None else self.loss_scale.value
-                outputs.append(output)
-                if i == len(parts) - 1:  # before the backward, which the host need not wait for
-                    found = StepOutputs([run for run, _ in parts], outputs, batch)
-                self.accelerator.backward(output.loss * scale)
-        assert found is not None  # there is a part, if only one without a mask
-        return found
+        scale = 1.0 if self.loss_scale is None else self.loss_scale.value
+
+        def forward(part: MaskedBatch, own: Tensor) -> MaskedOutput:
+            with torch.autocast(self.accelerator.device.type, self.dtype, enabled=self.dtype is not None):
+                return self.wrapped(self.model.prepare(part, own), needs=needs, objective=self.objective)
+
+        def backward(loss: Tensor) -> None:  # only the head's knows the loss scale, and it rounds to fp16 last
+            self.accelerator.backward(loss * scale)
+
+        waiting = partial(self.accelerator.no_sync, self.wrapped)
+        return forward_backward(batch, weights, size, forward, backward, waiting, every)
 
     def _evaluate(self, log: RunLog, progress: TrainingProgress) -> None:
         if self.evaluate is None:
