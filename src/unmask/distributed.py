@@ -49,11 +49,6 @@ def sum_over_ranks(world_size: int, value: Tensor) -> Tensor:
     return value if world_size == 1 else gather_rows(world_size, value[None])[0].sum(0)
 
 
-def mean_over_ranks(world_size: int, value: Tensor) -> Tensor:
-    """Mean of a tensor over all ranks, as `sum_over_ranks`."""
-    return sum_over_ranks(world_size, value) / world_size
-
-
 def raise_together(world_size: int, problem: Exception | None, kind: type[Exception]) -> None:
     """Raise on every rank what one of them met; else the others would wait for it. Every rank must call it.
 

@@ -5,10 +5,11 @@ from itertools import product
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from unmask import ELBO, PPOTS, Bernoulli, ExactCount, IndependentMasking, RowStream, Uniform
 from unmask.data import load_sudoku
-from unmask.fitted_times import Measurement
+from unmask.fitted_times import Measurement, RateProfile
 from unmask.processes import refit
 from unmask.processes.refit import evaluation_field, loss_and_gradient, measure_profile, row_losses
 from unmask.recipes import SudokuModel
@@ -82,6 +83,34 @@ def test_the_profile_measures_mean_and_variance_at_each_rate(model, rows):
     # The number of masked tokens varies under Bernoulli masks alone, most of all (relatively) at low rates.
     assert bernoulli.variance[0] > 3 * found.variance[0]
     assert bernoulli.variance[0] > 3 * bernoulli.variance[-1]
+
+
+@pytest.mark.parametrize("moment", ["loss", "gradient"])
+def test_ranks_share_out_the_rates_and_all_have_the_profile_of_one(model, rows, forked_ranks, tmp_path, moment):
+    wanted = Measurement(RATES, rows=3, masks=2, moment=moment)
+    whole = measure_profile(model, rows, Bernoulli(), wanted, seed=4)
+    alone = _forwards(model, lambda: measure_profile(model, rows, Bernoulli(), wanted, seed=4))
+
+    def work(rank: int) -> None:
+        dist.init_process_group("gloo")
+        profiles: list[RateProfile] = []
+        ran = _forwards(model, lambda: profiles.append(measure_profile(model, rows, Bernoulli(), wanted, 4, rank, 2)))
+        assert all(torch.equal(value, getattr(whole, name)) for name, value in vars(profiles[0]).items())
+        assert 0 < ran < alone
+        (tmp_path / str(rank)).write_text(str(ran))
+        dist.destroy_process_group()
+
+    assert forked_ranks(work) == [0, 0]
+    assert sum(int(file.read_text()) for file in tmp_path.iterdir()) == alone
+
+
+def _forwards(model, measure):
+    """How many forwards of the model a measurement takes."""
+    calls = []
+    handle = model.register_forward_hook(lambda *_: calls.append(1))
+    measure()
+    handle.remove()
+    return len(calls)
 
 
 @pytest.mark.parametrize("rule", [Bernoulli(), ExactCount()], ids=str)

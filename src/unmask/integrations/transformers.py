@@ -24,7 +24,6 @@ from transformers import Trainer, TrainingArguments
 from unmask.batch import MaskedBatch
 from unmask.config import require
 from unmask.data.stream import RowStream
-from unmask.distributed import mean_over_ranks
 from unmask.evaluation.likelihood import LikelihoodConfig, likelihood
 from unmask.fitted_times import measured_for
 from unmask.integrations.arguments import check_arguments
@@ -130,7 +129,7 @@ class MaskedDiffusionTrainer(Trainer):
         for _ in range(num_batches):
             next(epoch_iterator)
         model = self.accelerator.unwrap_model(self.model)
-        fit = refit_time(self.process, self.masking, model, self.held_out, self.args.seed, self._mean)
+        fit = refit_time(self.process, self.masking, model, self.held_out, self.args.seed, *self._ranks)
         if fit:
             self.log({name: value for name, value in fit.items() if isinstance(value, (int, float))})
         batch = self.process.draw()
@@ -173,8 +172,9 @@ class MaskedDiffusionTrainer(Trainer):
         warmup, full = args.get_warmup_steps(steps), args.learning_rate
         return ends_in_warmup(steps, warmup, full * (steps - 1) / max(1, warmup), full)
 
-    def _mean(self, value: Tensor) -> Tensor:
-        return mean_over_ranks(self.args.world_size, value)
+    @property
+    def _ranks(self) -> tuple[int, int]:
+        return self.args.process_index, self.args.world_size
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if not self.args.should_save:  # every rank comes here

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
@@ -14,7 +13,7 @@ from unmask import noise
 from unmask.batch import MaskedBatch, TokenBatch, widest
 from unmask.config import require
 from unmask.data.stream import RowStream
-from unmask.distributed import reshard
+from unmask.distributed import is_sharded, reshard, sum_over_ranks
 from unmask.fitted_times import Measurement, RateProfile, RunningTime
 from unmask.masks import MaskRule
 from unmask.models.denoiser import MaskedDiffusionLM
@@ -36,7 +35,8 @@ def refit_time(
     model: MaskedDiffusionLM,
     held_out: Dataset | None,
     seed: int,
-    mean: Callable[[Tensor], Tensor] = lambda measured: measured,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> dict[str, Any]:
     """Refit the time distribution of a process before the step that it is about to draw, where that is due.
 
@@ -46,7 +46,8 @@ def refit_time(
         model: in the ambient autocast mode.
         held_out: rows to measure on; only `PPOTS` wants them.
         seed: of the masks.
-        mean: over all ranks, of what each of them measured.
+        rank: this process's number; every rank must call it.
+        ranks: how many there are.
 
     Returns:
         What was learnt, as JSON values; nothing where no refit was due.
@@ -62,16 +63,23 @@ def refit_time(
         if held_out is None:
             raise ValueError(f"{masking} measures the model during training: give held-out rows")
         rule = cast(IndependentMasking, masking).mask
-        profile = measure_profile(model, held_out, rule, wanted, seed).map(mean)
+        profile = measure_profile(model, held_out, rule, wanted, seed, rank, ranks)
         reshard(model)  # FSDP2 keeps whole what was run without gradients, and would not see the next update
     time.refit(profile)
     return time.description()
 
 
 def measure_profile(
-    model: MaskedDiffusionLM, dataset: Dataset, rule: MaskRule, wanted: Measurement, seed: int = 0, chunk: int = 256
+    model: MaskedDiffusionLM,
+    dataset: Dataset,
+    rule: MaskRule,
+    wanted: Measurement,
+    seed: int = 0,
+    rank: int = 0,
+    ranks: int = 1,
+    chunk: int = 256,
 ) -> RateProfile:
-    """Measure g(t) and v(t) of the current model, over rows and masks.
+    """Measure g(t) and v(t) of the current model, over rows and masks; the rates are shared out among the ranks.
 
     Args:
         model: in the ambient autocast mode. For the gradient it needs three gradients' worth of memory.
@@ -79,6 +87,8 @@ def measure_profile(
         rule: the mask rule in use.
         wanted: rates, numbers of rows and masks, and of what.
         seed: of the masks.
+        rank: this process's number; every rank must call it, and all have the same profile, whatever their number.
+        ranks: how many there are.
         chunk: rows of one forward; gradients are taken row by row.
     """
     require(len(dataset) >= 2, f"a profile needs at least 2 held-out rows, got {len(dataset)}")
@@ -86,17 +96,18 @@ def measure_profile(
     clean = RowStream(dataset).rows(torch.arange(count).repeat(wanted.masks))
     clean = replace(clean, draw=torch.arange(wanted.masks).repeat_interleave(count))
     rates, masking = torch.tensor(wanted.rates).double(), IndependentMasking(mask=rule)
-    moments, within = [], wanted.variance == "within"
+    moments, within = torch.zeros(len(rates), 2, dtype=torch.float64), wanted.variance == "within"
+    shares = 1 if is_sharded(model) else ranks  # sharded weights are gathered for a forward by all ranks together
     with evaluating(model):
-        for i, t in enumerate(rates):
+        for i, t in list(enumerate(rates))[rank % shares :: shares]:
             field = evaluation_field(seed, clean, i)
             batch = masking.assemble(clean, t.expand(len(clean)), Uniform(), field, None)
-            moments.append(
+            moments[i] = torch.tensor(
                 _gradient_moments(model, batch, wanted.masks, within)
                 if wanted.moment == "gradient"
                 else _moments(model, batch, chunk, wanted.masks, within)
             )
-    means, variances = torch.tensor(moments, dtype=torch.float64).unbind(1)
+    means, variances = (sum_over_ranks(ranks, moments) * shares / ranks).unbind(1)
     return RateProfile(rates, means, variances)
 
 

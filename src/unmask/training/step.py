@@ -22,7 +22,7 @@ from unmask.batch import MaskedBatch
 from unmask.config import require
 from unmask.data.importance import RowImportance
 from unmask.data.streamed import rows_of
-from unmask.distributed import is_sharded, mean_over_ranks
+from unmask.distributed import is_sharded
 from unmask.kinds import kinds_checked
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.models.output import MaskedOutput
@@ -78,11 +78,11 @@ class TrainingStep:
         )
         self.micro_batch_size = micro_batch_size
         joined = dist.is_available() and dist.is_initialized()
-        rank, self.ranks = (dist.get_rank(), dist.get_world_size()) if joined else (0, 1)
+        self.rank, self.ranks = (dist.get_rank(), dist.get_world_size()) if joined else (0, 1)
         self._dataset = dataset
         self._model: MaskedDiffusionLM | None = None  # known from the first call on
         self._unchecked: list[tuple[Dataset, int]] = []
-        rows = rows_of(dataset, seed, rank, self.ranks, importance, self._check_block)
+        rows = rows_of(dataset, seed, self.rank, self.ranks, importance, self._check_block)
         self.process = masking.start(rows, batch_size, seed)
         check_measured(masking, self.process, held_out, sharded=False)
         self.learnt: dict[str, Any] = {}
@@ -105,7 +105,7 @@ class TrainingStep:
                 the rows. Under any other the loss is returned as it is: nothing here waits for it.
         """
         denoiser = self._denoiser_in(model)
-        fit = refit_time(self.process, self.masking, denoiser, self.held_out, self.seed, self._mean)
+        fit = refit_time(self.process, self.masking, denoiser, self.held_out, self.seed, self.rank, self.ranks)
         self.learnt = fit or self.learnt
         batch = self.process.draw()
         # What wraps or shards the model averages gradients over the ranks, and the loss is a sum over them.
@@ -146,9 +146,6 @@ class TrainingStep:
             self._unchecked.append((block, first))
         else:
             self._model.check_rows(block, first)
-
-    def _mean(self, measured: Tensor) -> Tensor:
-        return mean_over_ranks(self.ranks, measured)
 
     def state_dict(self) -> dict[str, Any]:
         """The process's: a resumed run draws what this one would have drawn."""

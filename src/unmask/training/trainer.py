@@ -25,7 +25,7 @@ from unmask.config import require, to_json
 from unmask.data.stream import RowStream
 from unmask.data.streamed import rows_of
 from unmask.data.tokenizers import TextTokenizer
-from unmask.distributed import is_sharded, mean_over_ranks, sum_over_ranks, whole
+from unmask.distributed import is_sharded, sum_over_ranks, whole
 from unmask.kinds import kinds_checked
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.models.output import MaskedOutput
@@ -293,11 +293,10 @@ class Trainer:
         return step % self.config.log_every == 0 or step in (1, self.config.steps)
 
     def _refit(self) -> dict[str, Any]:
-        """Refit the time distribution where that is due; every rank uses the mean of all ranks' measurements."""
-        mean = partial(mean_over_ranks, self.accelerator.num_processes)
+        """Refit the time distribution where that is due."""
         # Gradients of single rows have no loss scale: where the steps are in fp16, they are measured in fp32.
         with self._measuring(self.dtype if self.dtype != torch.float16 else None):
-            return refit_time(self.process, self.masking, self.model, self.held_out, self.config.seed, mean)
+            return refit_time(self.process, self.masking, self.model, self.held_out, self.config.seed, *self.ranks)
 
     def _measuring(self, dtype: torch.dtype | None) -> AbstractContextManager[None]:
         return platform.measuring(self.model, self.accelerator.device, dtype, self.compiled)
