@@ -19,6 +19,7 @@ from unmask.evaluation.variance import (
 )
 from unmask.fitted_times import RateProfile
 from unmask.parts.maskings import MEASURED
+from unmask.processes.ppots import RunningPPOTS
 from unmask.recipes import SudokuModel
 from unmask.token_rates import Delimiters
 
@@ -142,14 +143,21 @@ def test_a_law_is_measured_as_it_runs(model, rows):
     found = {}
     t = torch.linspace(0.05, 1, 20, dtype=torch.float64)
     for online in (False, True):
-        law = PPOTS(online=online).start()
-        law.refit(RateProfile(t, t**2, t**4))
+        law = _fitted(PPOTS(online=online), t)
         masking = IndependentMasking(law)
         found[online] = asdict(decompose(model, masking, rows, batch_size=2, nested=Nested(3, 2, 2))["loss"])
     uniform = asdict(decompose(model, INDEPENDENT, rows, batch_size=2, nested=Nested(3, 2, 2))["loss"])
     assert found[True] == found[False] != uniform
-    arms = {"online": (IndependentMasking(law), ELBO())}
-    compare_variance(model, rows, arms, 2, Nested(3, 2, 2), seed=0)
+    for law in (_fitted(PPOTS(online=True), t), _fitted(PPOTS(grid=4, rows=2, masks=2), t)):
+        before = law.mass.clone()
+        compare_variance(model, rows, {"running": (IndependentMasking(law), ELBO())}, 2, Nested(3, 2, 2), seed=0)
+        assert torch.equal(law.mass, before)
+
+
+def _fitted(time: PPOTS, t: torch.Tensor) -> RunningPPOTS:
+    law = time.start()
+    law.refit(RateProfile(t, t**2, t**4))
+    return law
 
 
 def test_a_pipe_is_told_how_long_it_takes(model, rows):

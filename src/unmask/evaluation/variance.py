@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
@@ -27,13 +27,14 @@ from unmask import noise
 from unmask.config import positive_int, require
 from unmask.data.stream import RowStream
 from unmask.evaluation.estimate import Estimate, bootstrap
-from unmask.fitted_times import RunningTime, is_fitted, measured_for, started
+from unmask.fitted_times import FittedTime, Measurement, RunningTime, is_fitted, measured_for
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.models.families import evaluating
 from unmask.objectives import ELBO, Objective
 from unmask.processes import IndependentMasking
 from unmask.processes.guides import add_entropies
 from unmask.processes.refit import evaluation_field, loss_and_gradient, measure_profile
+from unmask.times import TimeDistribution
 from unmask.token_rates import GIFT
 
 VARIANCE = Path("variance") / "variance.json"
@@ -165,7 +166,9 @@ def compare_variance(
     seed: int,
     console: Console | None = None,
 ) -> dict[str, dict[str, Decomposition]]:
-    """Decompose the arms one by one; P-POTS is fitted to the model first, GIFT reads entropies.
+    """Decompose the arms one by one; P-POTS is fitted to the model first, unless it is given as it runs.
+
+    GIFT reads entropies.
 
     A terminal has a progress bar; elsewhere the first row set and every arm has a line with the time that is left.
     The first 64 rows serve the fit alone; batches are drawn from the others.
@@ -178,7 +181,7 @@ def compare_variance(
     others = dataset.select(range(len(held_out), len(dataset)))
     for name, (masking, objective) in (pairs := {name: _pair(arm) for name, arm in arms.items()}).items():
         try:
-            if measured_for(masking.time) is None:
+            if _wanted(masking.time) is None:
                 _refuse_unfitted(masking)
             objective.check(masking)
             masking.start(RowStream(others, seed), batch_size, seed)
@@ -198,9 +201,9 @@ def compare_variance(
         for name, (masking, objective) in pairs.items():
             rows = add_entropies(model, others) if isinstance(masking.mask, GIFT) else others
             task = progress.add_task(name, total=nested.row_sets)
-            rates = started(masking.time)
-            if isinstance(rates, RunningTime) and rates.measures is not None:
-                rates.refit(measure_profile(model, held_out, masking.mask, rates.measures, seed))
+            if (wanted := _wanted(masking.time)) is not None:
+                rates = cast(FittedTime, masking.time).start()
+                rates.refit(measure_profile(model, held_out, masking.mask, wanted, seed))
                 masking = replace(masking, time=rates)
             found[name] = decompose(
                 model,
@@ -217,6 +220,11 @@ def compare_variance(
 
 def _pair(arm: Measured) -> tuple[IndependentMasking, Objective]:
     return arm if isinstance(arm, tuple) else (arm, ELBO())
+
+
+def _wanted(time: TimeDistribution) -> Measurement | None:
+    """What must be measured for the law that a config starts. A law that runs is taken as it stands."""
+    return None if isinstance(time, RunningTime) else measured_for(time)
 
 
 def _refuse_unfitted(masking: IndependentMasking) -> None:
