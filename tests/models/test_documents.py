@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from itertools import chain
 
 import pytest
@@ -10,16 +11,18 @@ import torch
 from datasets import Dataset
 from torch import nn
 from torch.nn.attention.flex_attention import flex_attention
-from transformers import LlamaConfig, MistralConfig, ModernBertConfig, RobertaConfig
+from transformers import LlamaConfig, MistralConfig, MixtralConfig, ModernBertConfig, RobertaConfig
 
 from unmask import (
     Blockwise,
+    Decoding,
     IndependentMasking,
     MaskedBatch,
     MaskedDiffusionLM,
     MaskedMean,
     ProgressiveUnmasking,
     RowStream,
+    generate,
 )
 from unmask.data.stream import check_rows
 from unmask.models.attention import DocumentLayout
@@ -138,6 +141,41 @@ def test_flex_attention_trains_on_packed_documents_as_the_dense_mask_does(name):
         assert (theirs[weight] - gradient).norm() <= 1e-2 * gradient.norm(), weight
 
 
+@pytest.mark.parametrize(("name", "shifted"), [("llama", False), ("llama", True), ("modernbert", False)])
+@pytest.mark.parametrize("decoding", [Decoding(steps=1), Decoding("left_to_right"), Decoding("right_to_left")])
+def test_decoding_gives_what_documents_in_rows_of_their_own_give(name, shifted, decoding):
+    """The same tokens as surely, whatever stands beside them; and each ends where it would end by itself."""
+    packed, alone = _rows(first_given=True)
+    model = _model(name, "sdpa", shifted)
+    parted, own = (RowStream(rows).rows(torch.arange(len(rows))) for rows in (packed, alone))
+    (end,) = generate(model, own, decoding).tokens[own.maskable].mode().values[None].tolist()
+    for end_token_id in (None, end):
+        (tokens, sure), (wanted, surely) = (
+            (made.tokens[clean.attention], made.confidence[clean.attention])
+            for clean in (parted, own)
+            for made in [generate(model, clean, decoding, batch_size=2, end_token_id=end_token_id)]
+        )
+        assert torch.equal(tokens, wanted)
+        torch.testing.assert_close(sure, surely, rtol=1e-4, atol=1e-5)
+    joined = generate(model, replace(parted, document=None), decoding)
+    apart = generate(model, parted, decoding)
+    assert (joined.confidence - apart.confidence).abs().max() > 1e-3  # it matters
+
+
+@pytest.mark.parametrize("attention", ["plain", "sdpa"])
+def test_the_routers_loss_counts_no_padding(attention):
+    sizes = SIZE | {"num_key_value_heads": 1, "num_local_experts": 4, "num_experts_per_tok": 1, "head_dim": 16}
+    config = MixtralConfig(**sizes, output_router_logits=True, initializer_range=0.3)
+    config._attn_implementation = attention
+    torch.manual_seed(0)
+    model = MaskedDiffusionLM.from_config(config, MASK).train()
+    clean = RowStream(_rows()[0]).rows(torch.arange(1))
+    padded, masked = clean.padded(12), clean.maskable & (clean.tokens % 2 == 0)
+    balance = model(MaskedBatch(clean, masked, None, None)).balance
+    wider = torch.nn.functional.pad(masked, (0, 12 - clean.length))
+    torch.testing.assert_close(model(MaskedBatch(padded, wider, None, None)).balance, balance)
+
+
 @pytest.mark.parametrize(
     "masking", [IndependentMasking(), ProgressiveUnmasking(stages=3, pool="batch")], ids=["standard", "puma"]
 )
@@ -163,6 +201,9 @@ def test_what_cannot_keep_documents_apart_says_so(trainer):
     masking = Blockwise(IndependentMasking(), size=2)
     with pytest.raises(ValueError, match="cannot be cut into blocks"):
         trainer(model=_model("llama", "sdpa"), dataset=packed, masking=masking, batch_size=1).train()
+    clean = RowStream(packed).rows(torch.arange(2))
+    with pytest.raises(ValueError, match="cannot be cut into blocks"):
+        generate(_model("llama", "sdpa"), clean, Decoding(block_size=2, causal_blocks=True))
     torch.manual_seed(0)
     model = _model("llama", "sdpa")
     model.backbone.config._attn_implementation = "flash_attention_2"

@@ -24,7 +24,8 @@ from transformers import (
     RobertaConfig,
 )
 
-from unmask import MaskedDiffusionLM
+from unmask import Decoding, MaskedDiffusionLM, generate
+from unmask.models.families import first_position
 from unmask.models.verify import find_backbone
 
 ROOT = Path(__file__).parents[2]
@@ -167,6 +168,17 @@ def test_positions_are_counted_from_behind_that_of_padding():
     assert MaskedDiffusionLM.from_hf(llama(max_position_embeddings=9), MASK).longest_row == 9
 
 
+@pytest.mark.parametrize(("kind", "behind"), [(LlamaConfig, 0), (BertConfig, 0), (RobertaConfig, 1)])
+@pytest.mark.parametrize("padding", [0, 5])
+def test_a_vocabulary_of_as_many_tokens_as_positions_is_not_taken_for_them(kind, behind, padding):
+    """A table of tokens has a padding row of its own, which says nothing of positions."""
+    for positions in (V, V + 9):
+        config = kind(vocab_size=V, max_position_embeddings=positions, pad_token_id=padding, **SIZES)
+        model = MaskedDiffusionLM.from_config(config, MASK)
+        assert model.longest_row == positions - behind * (padding + 1)
+    assert first_position(model.backbone) == behind * (padding + 1)
+
+
 ESM = SIZES | {"vocab_size": V, "mask_token_id": MASK, "pad_token_id": 1, "token_dropout": True}
 LEARNED = {
     "gpt2": lambda: GPT2Config(vocab_size=V, n_embd=16, n_layer=2, n_head=2, n_positions=12),
@@ -210,6 +222,22 @@ def test_a_row_of_masks_alone_is_refused_where_it_would_be_zero_over_zero(masked
     assert model(masked_batch(tokens, masked)).loss.isfinite()
     plain = MaskedDiffusionLM.from_config(RobertaConfig(vocab_size=V, pad_token_id=1, **SIZES), MASK)
     assert plain(masked_batch(tokens, torch.ones_like(masked))).loss.isfinite()
+
+
+@pytest.mark.parametrize(
+    "decoding", [Decoding(), Decoding(policy="random"), Decoding(block_size=2), Decoding("left_to_right", steps=2)]
+)
+def test_so_it_is_where_only_some_of_its_masks_are_predicted(decoding, token_batch):
+    """What a forward reads counts, not what is asked of it: a block, or the next position of a known order."""
+    torch.manual_seed(0)
+    model = MaskedDiffusionLM.from_config(EsmConfig(**ESM), MASK)
+    tokens = torch.tensor([[3, 4, 5, 6], [6, 7, 8, 9]])
+    maskable = torch.ones_like(tokens, dtype=torch.bool)
+    with pytest.raises(ValueError, match="keep a token of each row given"):
+        generate(model, token_batch(tokens, maskable), decoding)
+    maskable[:, -1] = False
+    made = generate(model, token_batch(tokens, maskable), decoding)
+    assert made.confidence.isfinite().all()
 
 
 def test_weights_that_no_prediction_depends_on_are_frozen(masked_batch):

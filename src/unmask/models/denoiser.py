@@ -303,8 +303,8 @@ class MaskedDiffusionLM(AnswersTrainers):
         """
         masked, attention = batch.masked, batch.clean.attention
         document = batch.clean.document
-        self._check_masked(masked, attention, document)
         noisy = batch.noisy(self.mask_token_id)
+        self._check_masked(noisy, masked, attention, document)
         document = None if document is None else document.to(noisy.device)
         inputs = Inputs.of(noisy, attention, self.shifted, batch.block, batch.clean.tokens, document)
         place = masked.flatten().nonzero()[:, 0]
@@ -359,18 +359,26 @@ class MaskedDiffusionLM(AnswersTrainers):
         return MaskedOutput(loss, full_nll, scores, gradient, balance, factor)
 
     @torch.no_grad()
-    def predict(self, noisy: Tensor, attention: Tensor, masked: Tensor, block: Tensor | None = None) -> Tensor:
+    def predict(
+        self,
+        noisy: Tensor,
+        attention: Tensor,
+        masked: Tensor,
+        block: Tensor | None = None,
+        document: Tensor | None = None,
+    ) -> Tensor:
         """[N, V] logits in fp32 at the N masked positions, row by row, with the mask token at -inf.
 
         With `block` [B, L], position i sees its own and earlier blocks alone, as they are in `noisy`: the model
-        of block diffusion at the block that is being filled, where the earlier ones are known.
+        of block diffusion at the block that is being filled, where the earlier ones are known. With `document`
+        [B, L] it sees its own document alone.
         """
-        self._check_masked(masked, attention)
-        hidden = self.hidden(noisy, attention, block).flatten(0, 1)
+        self._check_masked(noisy, masked, attention, document)
+        hidden = self.hidden(noisy, attention, block, document=document).flatten(0, 1)
         return self.head.logits(hidden[masked.flatten()], self.mask_token_id)
 
-    def _check_masked(self, masked: Tensor, attention: Tensor, document: Tensor | None = None) -> None:
-        """Raise ValueError for masks that the model cannot predict."""
+    def _check_masked(self, noisy: Tensor, masked: Tensor, attention: Tensor, document: Tensor | None = None) -> None:
+        """Raise ValueError for masks of the rows `noisy` that the model cannot predict; it is asked for `masked`."""
         if self.shifted and document is not None and bool((masked[:, 1:].to(document) * document.diff(dim=1)).any()):
             raise ValueError(
                 "a shifted model cannot predict the first token of a document that sees no other: begin each with a "
@@ -380,7 +388,7 @@ class MaskedDiffusionLM(AnswersTrainers):
             raise ValueError(
                 "a shifted model cannot predict position 0: prepend a BOS token, or make position 0 unmaskable"
             )
-        if not self.sees_only_masks and bool((masked >= attention).all(1).any()):
+        if not self.sees_only_masks and bool(((noisy == self.mask_token_id) >= attention).all(1).any()):
             raise ValueError(
                 f"{type(self.backbone).__name__} rescales what it sees by the share that is masked, and a row is all "
                 "masks: keep a token of each row given (its class or end token)"

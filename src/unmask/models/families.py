@@ -86,8 +86,13 @@ def first_position(model: nn.Module) -> int:
     """
     config = getattr(model, "config", None)
     positions = None if config is None else getattr(text_config(config), "max_position_embeddings", None)
+    # There may be as many tokens as positions, and a table of tokens has a padding row too.
+    tokens = model.get_input_embeddings() if isinstance(model, PreTrainedModel) else None
+    theirs = set() if tokens is None else set(tokens.modules())
     for module in model.modules():
-        if isinstance(module, nn.Embedding) and module.num_embeddings == positions and module.padding_idx is not None:
+        if not isinstance(module, nn.Embedding) or module in theirs or module.padding_idx is None:
+            continue
+        if module.num_embeddings == positions:
             return module.padding_idx + 1
     return 0
 

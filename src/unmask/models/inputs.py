@@ -58,7 +58,7 @@ class Inputs(Tensors):
                     "documents that are kept apart within a row cannot be cut into blocks: use rows of "
                     "one document each (packing 'document'), or a masking without blocks"
                 )
-            return cls(noisy, None, predictor if shifted else None, None, None, documents)
+            return cls(noisy, attention, predictor if shifted else None, None, None, documents)
         if block is None or not block.any():
             whole, order = _padding(attention)
             if order is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,7 +21,6 @@ from unmask.policies import needs_of, resolve, top
 from unmask.sampling.decoding import Decoding, draw_tokens
 
 OnStep = Callable[[int, Tensor, Tensor], None]
-_COLUMNS = ("tokens", "maskable", "attention")
 
 
 @dataclass(frozen=True)
@@ -79,14 +78,14 @@ def generate(
     Args:
         model: the denoiser. It is evaluated in the ambient autocast mode; statistics are fp32 (float64 stays).
         batch: the rows, of any lengths; what their maskable positions hold is not looked at. All of them take a
-            step before any takes the next.
+            step before any takes the next. Documents that are kept apart in a row do not see one another.
         decoding: how; by default the most confident position, one a step.
         seed: of the noise, a function of (seed, row, draw, position, step) alone.
         batch_size: rows of one forward; by default all. Rows of like length go together.
         end_token_id: the token that ends a text. A row leaves as soon as its text is complete, that is, an end stands
             in a maskable position and nothing before it can change any more: with remasking, once its block is
             full. What is masked behind it is filled with ends. The text is the one that decoding on would give.
-            None: every position is decoded.
+            Documents that are kept apart end each by itself. None: every position is decoded.
         suppress_tokens: tokens that get no probability, as those of transformers' generate.
         on_step: called as (step, tokens [B, L], masked [B, L]) after each step: the trajectory. The tensors are
             the loop's own: clone what you keep.
@@ -174,7 +173,7 @@ class _Loop:
         if decoding.causal_blocks:
             seen &= self.block <= current.amax()
         width = int(seen.nonzero().amax()) + 1
-        here = replace(self.batch[rows], **{n: getattr(self.batch, n)[rows, :width] for n in _COLUMNS})
+        here = self.batch[rows].map(lambda x: x[:, :width] if x.dim() == 2 else x)
         self._reveal(rows, here, hidden[:, :width], count[busy], step)
         # The forward saw them still: ReMDM's step goes from z_t to z_s.
         self.tokens[rows] = self.tokens[rows].masked_fill(again, self.model.mask_token_id)
@@ -184,14 +183,18 @@ class _Loop:
         return len(rows)
 
     def _end(self, rows: Tensor, end_token_id: int) -> None:
-        """Fill what is masked of the rows [R] whose text is complete."""
+        """Fill what is masked of the texts that are complete in the rows [R]: a row, or each of its documents."""
         maskable, masked = self.batch.maskable[rows], self.masked[rows]
         place, tokens = torch.arange(self.batch.length).expand_as(masked), self.tokens[rows]
         may_change = masked
         if self.decoding.remasking > 0:
             may_change = maskable & (self.block >= self.block.where(masked, self.batch.length).amin(1, keepdim=True))
-        end, open_ = (
-            place.where(x, self.batch.length).amin(1, keepdim=True)
+        text = torch.zeros_like(place)
+        if self.batch.document is not None:
+            text[:, 1:] = (self.batch.document[rows].diff(dim=1) != 0).cumsum(1)
+        nowhere = torch.full((len(rows), int(text.max()) + 1), self.batch.length)
+        end, open_ = (  # the first of each text
+            nowhere.scatter_reduce(1, text, place.where(x, self.batch.length), "amin").gather(1, text)
             for x in (maskable & ~masked & (tokens == end_token_id), may_change)
         )
         rest = masked & (end < open_)
@@ -207,10 +210,11 @@ class _Loop:
         if decoding.threshold is None and not needs_of(self.policy):  # the order is known without the model
             nothing = Scores(torch.zeros(hidden.shape))
             reveal = hidden = top(self.policy(nothing, draws), hidden, count)
-        block = self.block[:width].expand_as(tokens)
-        blocks = {"block": block.to(self.device)} if decoding.causal_blocks else {}
+        block = self.block[:width].expand_as(tokens) if decoding.causal_blocks else None
+        limits = {"block": block, "document": here.document}
+        limits = {name: x.to(self.device) for name, x in limits.items() if x is not None}
         seen = (x.to(self.device) for x in (tokens, here.attention, hidden))
-        logits = self.model.predict(*seen, **blocks).index_fill(-1, self.suppressed, -math.inf)
+        logits = self.model.predict(*seen, **limits).index_fill(-1, self.suppressed, -math.inf)
         found = Scores.from_logits(logits, needs=needs_of(self.policy)).to("cpu")
         scores = found.map(lambda v: v.new_zeros(hidden.shape).masked_scatter(hidden, v))
         if reveal is None:
