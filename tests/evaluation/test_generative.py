@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from transformers import AutoTokenizer, GPT2Config, LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, GPT2Config, LlamaConfig, LlamaForCausalLM
 
 from unmask import MaskedDiffusionLM, TokenBatch, generate
 from unmask.data.tokenizers import bpe_tokenizer, character_tokenizer
@@ -201,6 +201,32 @@ def test_texts_of_a_vocabulary_without_an_end_are_judged_whole(judge):
     found, texts = generative_perplexity(model, tokenizer, judge[0], texts=3, length=9)
     assert {len(text) for text in texts} == {9}
     assert found.unjudged == 0
+
+
+def saved(model, tokenizer, folder):
+    tokenizer.save(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_a_judge_that_sees_what_it_is_to_predict_is_refused(judge, tmp_path):
+    """Whichever way it came to that: a family of encoders, or a causal one that was made a denoiser and saved."""
+    folder, tokenizer = judge
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    denoiser = MaskedDiffusionLM.from_hf(LlamaForCausalLM.from_pretrained(folder), tokenizer.mask_token_id)
+    shifted = MaskedDiffusionLM.from_hf(LlamaForCausalLM.from_pretrained(folder), tokenizer.mask_token_id, True)
+    encoder = BertForMaskedLM(BertConfig(vocab_size=tokenizer.vocab_size, **sizes))
+    for number, model in enumerate((denoiser, shifted, encoder)):
+        with pytest.raises(ValueError, match="sees the tokens that it is to predict"):
+            judge_texts(TEXTS, saved(model, tokenizer, tmp_path / str(number)))
+
+
+def test_a_judge_is_looked_at_before_anything_is_generated(judge, writer, tmp_path, monkeypatch):
+    monkeypatch.setattr("unmask.evaluation.generative.sample_tokens", lambda *_: pytest.fail("texts were generated"))
+    denoiser = MaskedDiffusionLM.from_hf(LlamaForCausalLM.from_pretrained(judge[0]), judge[1].mask_token_id)
+    for wrong in (saved(denoiser, judge[1], tmp_path / "denoiser"), "package:no_such_package"):
+        with pytest.raises(ValueError, match=r"is to predict|is not installed"):
+            generative_perplexity(*writer, wrong, texts=2, length=4)
 
 
 def test_what_cannot_be_judged_is_refused(judge, writer):

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from unmask.evaluation.records import weights_hash
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.models.families import longest_row
 from unmask.models.pretrained import located, read_model, unpacked
+from unmask.models.verify import is_causal
 from unmask.sampling import Decoding, generate
 
 
@@ -97,11 +98,12 @@ def generative_perplexity(
     length = text_length(model, tokenizer) if length is None else length
     positive_int("length", length)
     decoding = decoding or Decoding(policy="random", temperature=1.0)
+    opened = open_judge(judge)  # what is wrong with it is told before anything is generated
     tokens, steps = sample_tokens(model, tokenizer, texts, length, decoding, seed, batch_size, progress)
     rows = [until_end(row, tokenizer.end_token_id) for row in tokens]
     written = [tokenizer.decode(row.tolist()) for row in rows]
     rows = [row for row in rows if len(row)]
-    nats, name = judge_texts(written, judge, batch_size, model.device)
+    nats, name = judge_texts(written, opened, batch_size, model.device)
     found = GenerativePerplexity(
         perplexity=nats.perplexity,
         unigram_entropy=unigram_entropy(rows),
@@ -167,21 +169,44 @@ def sample_tokens(
     return torch.cat(rows), steps
 
 
-@torch.no_grad()
-def judge_texts(
-    texts: Sequence[str], judge: str | Path, batch_size: int = 16, device: torch.device | str = "cpu"
-) -> tuple[RowNats, str]:
-    """Nats of each text under a causal model, in the judge's own tokens, and the judge's `weights_hash`.
+class Judge(NamedTuple):
+    """A causal language model and its tokenizer."""
 
-    The judge is on the hub, a folder, or package:NAME (see `unmask.models.pretrained.located`). One with a BOS token
-    scores every token; without, the first token of a text is given. A text of which nothing is scored has no nats.
+    network: Any
+    reader: Any
+
+
+def open_judge(judge: str | Path) -> Judge:
+    """The judge on the hub, in a folder, or package:NAME (see `unmask.models.pretrained.located`).
 
     Raises:
-        ValueError: for a text that is longer than the judge can read, or where nothing of any text is scored.
+        ValueError: for one that is not there, or sees the tokens that it is to predict.
     """
     place, options = located(str(judge))
     reader = AutoTokenizer.from_pretrained(place, **options)
-    network: Any = read_model(AutoModelForCausalLM, place, **unpacked(options)).eval()
+    network = read_model(AutoModelForCausalLM, place, **unpacked(options)).eval()
+    require(
+        is_causal(network),
+        f"{judge} sees the tokens that it is to predict: a judge is a causal model, no encoder, nor one "
+        "that was made a denoiser",
+    )
+    return Judge(network, reader)
+
+
+@torch.no_grad()
+def judge_texts(
+    texts: Sequence[str], judge: str | Path | Judge, batch_size: int = 16, device: torch.device | str = "cpu"
+) -> tuple[RowNats, str]:
+    """Nats of each text under a causal model, in the judge's own tokens, and the judge's `weights_hash`.
+
+    The judge is as for `open_judge`, or what that returned. One with a BOS token scores every token; without, the
+    first token of a text is given. A text of which nothing is scored has no nats.
+
+    Raises:
+        ValueError: for a text that is longer than the judge can read, where nothing of any text is scored, and as
+            `open_judge` does.
+    """
+    network, reader = judge if isinstance(judge, Judge) else open_judge(judge)
     network.to(device)
     start = [] if reader.bos_token_id is None else [reader.bos_token_id]
     rows = [torch.tensor(start + reader.encode(text, add_special_tokens=False)) for text in texts]

@@ -160,6 +160,15 @@ def verify(model: Denoiser) -> None:
 
 
 @torch.no_grad()
+def is_causal(model: PreTrainedModel) -> bool:
+    """Whether no position of a language model sees a later token, as two rows show that differ in the last one."""
+    rows = trial_rows(model, ())
+    with evaluating(model):
+        logits = cast(Any, model)(input_ids=rows).logits[:, :-1]
+    return _close(logits[0], logits[1], _tolerance(model))
+
+
+@torch.no_grad()
 def unfit_layouts(model: Denoiser) -> dict[str, str]:
     """Layouts under which a denoiser predicts otherwise than it should, with how that shows. Five short forwards.
 
