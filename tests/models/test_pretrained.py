@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -113,6 +115,42 @@ def test_a_free_token_serves_as_mask_and_nothing_is_resized(folder):
 def test_rows_that_a_model_has_to_spare_are_used_before_it_is_resized(folder):
     model, _ = from_pretrained(folder("llama", rows=32))
     assert (model.mask_token_id, model.head.vocab_size) == (len(WORDS), 32)
+
+
+@pytest.mark.parametrize("body", ["llama", "smollm2", "bert"])
+@pytest.mark.parametrize("rows", [len(WORDS), 32])
+def test_a_new_mask_token_is_embedded_as_tokens_are_wherever_its_row_comes_from(body, rows, folder):
+    """A row to spare may hold zeros, which a norm cannot read, or anything else that was never trained."""
+    path = folder(body, rows=rows)
+    hf = BODIES[body](rows).from_pretrained(path)
+    with torch.no_grad():
+        hf.get_input_embeddings().weight[len(WORDS) :] = torch.tensor([0.0, 100.0] * 8)[:, None][: rows - len(WORDS)]
+    hf.save_pretrained(path)
+    model, _ = from_pretrained(path)
+    table = model.get_input_embeddings().weight
+    known, new = table[: len(WORDS)], table[model.mask_token_id]
+    torch.testing.assert_close(new, known.mean(0), rtol=0, atol=1e-3)  # as transformers makes new rows
+    before = hf.get_input_embeddings().weight
+    torch.testing.assert_close(known, before[: len(WORDS)], rtol=0, atol=0)
+    torch.testing.assert_close(table[len(WORDS) + 1 :], before[len(WORDS) + 1 :], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("mask_token", [None, "<free>"])
+def test_a_mask_token_that_is_there_keeps_its_embedding(mask_token, folder):
+    path = folder("bert", rows=32, mask_token=None if mask_token else "<free>")
+    model, tokenizer = from_pretrained(path, mask_token=mask_token)
+    before = BODIES["bert"](32).from_pretrained(path).get_input_embeddings().weight
+    assert tokenizer.mask_token == "<free>"
+    assert torch.equal(model.get_input_embeddings().weight, before)
+
+
+def test_a_mask_token_of_the_model_that_the_tokenizer_lacks_is_not_replaced_unasked(folder):
+    path = folder("llama", rows=32)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"mask_token_id": 27}))
+    with pytest.raises(ValueError, match=r"config.json names the mask token 27, .*mask_token="):
+        from_pretrained(path)
+    assert from_pretrained(path, mask_token="<|mask|>").model.mask_token_id == len(WORDS)
 
 
 def test_a_masked_model_keeps_its_own_mask_token(folder):

@@ -13,10 +13,11 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
+import torch
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -35,6 +36,7 @@ from unmask.models.families import auto_class, check_no_run, unspanned
 from unmask.models.layouts import Layout, known_layout
 from unmask.models.lora import ADAPTER, LoRA, add_adapters, merge_adapters
 from unmask.models.lora import CONFIG_FILE as ADAPTERS_CONFIG
+from unmask.models.verify import has_values
 
 DEFAULT_MASK_TOKEN = "<|mask|>"
 WHERE = ("gguf_file", "revision", "token", "cache_dir", "local_files_only", "subfolder")
@@ -62,7 +64,8 @@ def from_pretrained(
     Args:
         name: a model's name on the hub, or a folder; also one that `save_pretrained` wrote.
         mask_token: the token that stands for a masked one. A token of the vocabulary is used as it is; any other
-            is added, with embeddings drawn like the others. None: the tokenizer's own, or else "<|mask|>", added.
+            is added, embedded as the mean of the others. None: the one that config.json names, or the tokenizer's
+            own, or else "<|mask|>", added.
         shifted: whether hidden[i - 1] predicts token i. "auto": what the folder says if this library wrote it, else
             True for causal and False for masked models.
         trust_remote_code: run Python code that comes with the model. Never without being asked.
@@ -78,9 +81,9 @@ def from_pretrained(
         that no token of the tokenizer has (a vocabulary that was filled up) have probability zero.
 
     Raises:
-        ValueError: for an architecture that transformers does not know, a tokenizer that cannot be loaded or has
-            more tokens than the model, a model that `MaskedDiffusionLM.from_hf` refuses, or 4 bits without LoRA or
-            bitsandbytes.
+        ValueError: for an architecture that transformers does not know, a tokenizer that cannot be loaded, has more
+            tokens than the model or lacks the mask token that config.json names, a model that
+            `MaskedDiffusionLM.from_hf` refuses, or 4 bits without LoRA or bitsandbytes.
     """
     path = Path(name)
     if (path.is_absolute() or str(name).startswith((".", "~"))) and not path.is_dir():
@@ -327,11 +330,31 @@ def _with_mask_token(
         raise ValueError(
             f"the tokenizer has {len(tokenizer)} tokens, the model embeds {rows}: they do not belong together"
         )
-    known = tokenizer.mask_token if saved is None else tokenizer.convert_ids_to_tokens(saved)
-    token = _name_mask_token(tokenizer, str(mask_token or known or DEFAULT_MASK_TOKEN))
+    named, known = tokenizer.mask_token, set(tokenizer.get_vocab().values())
+    if saved is not None and mask_token is None:
+        require(
+            saved in known or saved >= rows,
+            f"config.json names the mask token {saved}, and the tokenizer has no token of that id: say by "
+            "mask_token=... which of its tokens it is, or a new one",
+        )
+        named = tokenizer.convert_ids_to_tokens(saved) if saved in known else named
+    token = _name_mask_token(tokenizer, str(mask_token or named or DEFAULT_MASK_TOKEN))
     if len(tokenizer) > rows:
         model.resize_token_embeddings(len(tokenizer))
+    elif token not in known and has_values(model):
+        _embed_as_known(cast(Tensor, model.get_input_embeddings().weight), token, known)
     return token
+
+
+@torch.no_grad()
+def _embed_as_known(table: Tensor, token: int, known: Collection[int]) -> None:
+    """Give a token that takes a spare row the mean embedding of those known, as transformers gives to new rows.
+
+    Rows that fill a table up are zeros in some models, which no norm can read, and were never trained in any.
+    """
+    share = table.new_zeros(len(table), dtype=torch.float32)
+    share[sorted(known)] = 1 / len(known)
+    table[token] = (share @ table.float()).to(table.dtype)
 
 
 def _name_mask_token(tokenizer: PreTrainedTokenizerBase, wanted: str) -> int:
