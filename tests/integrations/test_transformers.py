@@ -261,5 +261,9 @@ def test_what_cannot_train_is_refused_at_once(tmp_path):
     with pytest.raises(ValueError, match="ELBO cannot use"):
         MaskedDiffusionTrainer(model(), arguments, masking=CASES["puma"][0], objective=ELBO(), train_dataset=rows())
     bad = Dataset.from_dict({"tokens": [[1, MASK_TOKEN]], "maskable": [[True, True]]})
-    with pytest.raises(ValueError, match="already holds the mask token"):
-        MaskedDiffusionTrainer(model(), arguments, masking=CASES["bell"][0], train_dataset=bad)
+    good = {"train_dataset": rows(), "eval_dataset": rows("test", 5), "held_out": rows("test", 5)}
+    masking, objective = CASES["P-POTS"]
+    for name in good:
+        apart = good | {name: bad}
+        with pytest.raises(ValueError, match=f"of {name} already holds the mask token"):
+            MaskedDiffusionTrainer(model(), arguments, masking=masking, objective=objective, **apart)

@@ -60,7 +60,7 @@ def exact_likelihood(model: MaskedDiffusionLM, dataset: Dataset, batch_size: int
     """
     elbo, mixture, tokens = [], [], []
     with evaluating(model):
-        for clean in chunks(dataset, 1):
+        for clean in chunks(dataset, 1, model):
             table = _table(model, clean, batch_size)
             elbo.append(_elbo(table))
             mixture.append(_mixture(table))
@@ -99,7 +99,7 @@ def order_likelihood(
         positive_int("block_size", block_size)
     nats, tokens, order = [], [], resolve(policy)
     with evaluating(model):
-        for clean in chunks(dataset, batch_size):
+        for clean in chunks(dataset, batch_size, model):
             zero = torch.zeros(len(clean), dtype=torch.int64)
             fixed = noise.uniforms(seed, zero, zero, clean.length, purpose=noise.Purpose.EVALUATION)
             nats.append(_walk(model, clean, order, fixed, block_size))
@@ -129,7 +129,7 @@ def importance_weighted(
     positive_int("orders", orders)
     nats, tokens = [], []
     with evaluating(model):
-        for clean in chunks(dataset, max(1, batch_size // orders)):
+        for clean in chunks(dataset, max(1, batch_size // orders), model):
             copy = torch.arange(len(clean)).repeat_interleave(orders)
             draw = torch.arange(orders).repeat(len(clean))
             uniform = noise.uniforms(seed, clean.row[copy], draw, clean.length, purpose=noise.Purpose.EVALUATION)

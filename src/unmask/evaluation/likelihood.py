@@ -181,12 +181,13 @@ def losses(
     """Yield (batch, nll [B, L] float64), on the CPU, with all samples of a row next to one another.
 
     Raises:
-        ValueError: at once, for rates by token under which some row's weights have too heavy a tail.
+        ValueError: at once, for rows that the model cannot read, and for rates by token under which some row's
+            weights have too heavy a tail.
     """
     MaskedDiffusionLM.check(model)
     _check_tails(dataset, config)
     with evaluating(model):
-        for clean in chunks(dataset, max(1, batch_size // config.samples)):
+        for clean in chunks(dataset, max(1, batch_size // config.samples), model):
             batch = MaskedBatch.concatenated([_samples(clean[i : i + 1], config) for i in range(len(clean))])
             yield batch, masked_nll(model, batch, batch_size)
 
@@ -240,8 +241,14 @@ def characters(dataset: Dataset, tokenizer: TextTokenizer, of: str = "characters
     return torch.tensor(counts)
 
 
-def chunks(dataset: Dataset, size: int) -> Iterator[TokenBatch]:
-    """The rows of a data set in order, `size` at a time; a row's number is its place."""
+def chunks(dataset: Dataset, size: int, model: MaskedDiffusionLM | None = None) -> Iterator[TokenBatch]:
+    """The rows of a data set in order, `size` at a time; a row's number is its place.
+
+    Raises:
+        ValueError: at once, for a row that the model cannot read, where one is given.
+    """
+    if model is not None:
+        model.check_rows(dataset)
     stream = RowStream(dataset)
     for row in torch.arange(len(dataset)).split(size):
         yield stream.rows(row)

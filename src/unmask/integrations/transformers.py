@@ -92,7 +92,10 @@ class MaskedDiffusionTrainer(Trainer):
             LossScale.check(model.parameters())
         require(args.max_steps > 0, "set TrainingArguments(max_steps=...): a process deals rows as it needs them")
         require(args.n_gpu < 2, "start one process for each GPU: `torchrun` or `accelerate launch`")
-        model.check_rows(train_dataset)
+        given = {"train_dataset": train_dataset, "eval_dataset": eval_dataset, "held_out": held_out}
+        for name, dataset in given.items():  # those that training comes to late too
+            if dataset is not None:
+                model.check_rows(dataset, of=name)
         super().__init__(
             cast(Any, model), args, train_dataset=cast(Any, train_dataset), eval_dataset=eval_dataset, **options
         )

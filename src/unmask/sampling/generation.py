@@ -94,7 +94,8 @@ def generate(
         A `Generation`, on the rows' device.
 
     Raises:
-        ValueError: for a maskable position in the padding, or one that the model cannot predict.
+        ValueError: for a maskable position in the padding, one that the model cannot predict, or a row that is longer
+            than it reads or holds what is no token of it.
     """
     began = time.perf_counter()
     MaskedDiffusionLM.check(model)
@@ -105,7 +106,7 @@ def generate(
         )
     if batch_size is not None:
         positive_int("batch_size", batch_size)
-    require(not bool((batch.maskable & ~batch.attention).any()), "a position is maskable but not attended to")
+    _check_rows(model, batch)
     loop = _Loop(model, batch.to("cpu"), decoding or Decoding(), seed, end_token_id, suppress_tokens)
     by_length = loop.batch.attention.sum(1).argsort(stable=True)
     step = forwards = 0
@@ -120,6 +121,19 @@ def generate(
             step += 1
     tokens, steps, confidence = (x.to(batch.tokens.device) for x in (loop.tokens, loop.step_of, loop.confidence))
     return Generation(tokens, steps, confidence, forwards, time.perf_counter() - began)
+
+
+def _check_rows(model: MaskedDiffusionLM, batch: TokenBatch) -> None:
+    """Raise ValueError, naming the first one, for rows that the model cannot read."""
+    require(not bool((batch.maskable & ~batch.attention).any()), "a position is maskable but not attended to")
+    vocabulary, longest = model.head.vocab_size, model.longest_row
+    given = batch.tokens.masked_fill(batch.maskable | ~batch.attention, 0)
+    problems = {f"holds a token outside the vocabulary of {vocabulary}": (given < 0) | (given >= vocabulary)}
+    if longest is not None:
+        problems[f"is longer than the model's {longest} positions"] = batch.attention.sum(1, keepdim=True) > longest
+    for what, where in problems.items():
+        for row in batch.row[where.any(1)].tolist():
+            raise ValueError(f"row {row} {what}")
 
 
 class _Loop:
