@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -135,6 +136,55 @@ def parrot(tokenizer):
 )
 def test_text_is_cut_at_the_first_stop(parrot, settings, expected):
     assert parrot.generate_until(asked(("the", settings))) == [expected]
+
+
+@pytest.mark.parametrize("own", [Decoding(), Decoding(temperature=0.7, top_p=0.8)])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"do_sample": False},
+        {"do_sample": True},
+        {"temperature": 0.3},
+        {"temperature": 0.0, "top_p": 0.5},
+        {"temperature": 1.0, "top_p": 0.5, "do_sample": True},
+        {"temperature": 1.0, "top_p": 0.5, "do_sample": False},
+    ],
+)
+def test_a_task_decides_how_tokens_are_drawn_where_it_says_so(own, settings, adapter, tokenizer, monkeypatch):
+    """And the adapter's own decoding elsewhere; greedy choice has no nucleus."""
+    seen = []
+    made = HarnessModel(adapter.model, tokenizer, max_length=24, decoding=own)
+    monkeypatch.setattr(made, "_generate", lambda batch, decoding: seen.append(decoding) or batch.tokens)
+    made.generate_until(asked(("the", settings)))
+    temperature = 0.0 if settings.get("do_sample") is False else settings.get("temperature", own.temperature)
+    top_p = settings.get("top_p", own.top_p) if temperature > 0 else 1.0
+    assert seen == [replace(own, temperature=temperature, top_p=top_p)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"num_beams": 10}, ["num_beams=10"]),
+        ({"temperature": 1.0, "top_k": 5, "repetition_penalty": 1.2}, ["top_k=5", "repetition_penalty=1.2"]),
+        ({"temperature": 0.0, "top_k": 5, "num_beams": 1, "repetition_penalty": 1.0, "until": ["."]}, []),
+    ],
+)
+def test_what_a_task_asks_for_and_decoding_has_not_is_told_once(settings, told, parrot):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        parrot.generate_until(asked(*[("the", settings)] * 3))
+        parrot.generate_until(asked(("the", settings)))
+    messages = [str(warning.message) for warning in caught]
+    assert len(messages) == len(told)
+    assert all(name in message for name, message in zip(told, messages, strict=True))
+
+
+def test_rows_that_are_longer_than_the_model_reads_are_refused_at_once(adapter, tokenizer):
+    with pytest.raises(ValueError, match=r"max_length=25.*reads 24"):
+        HarnessModel(adapter.model, tokenizer, max_length=25)
+    with pytest.raises(ValueError, match="batch_size"):
+        HarnessModel(adapter.model, tokenizer, max_length=24, batch_size=0)
 
 
 def test_lengths_have_all_the_names_that_lm_eval_knows():

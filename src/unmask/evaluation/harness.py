@@ -17,6 +17,7 @@ and cut it after as many tokens as the context has alone; where a token lies acr
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -38,6 +39,15 @@ from unmask.sampling import Decoding, generate
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 """Names under which tasks say how long an answer may be: those of lm-eval's `normalize_gen_kwargs`, in its order."""
 
+READ = {"until", "do_sample", "temperature", "top_p", *LENGTHS}
+"""Settings of a task that are followed."""
+
+NOTHING = {"num_beams": 1, "num_return_sequences": 1, "repetition_penalty": 1, "top_k": 0, "min_p": 0}
+"""Settings that ask for nothing at these values."""
+
+SAMPLING = {"top_k", "min_p", "typical_p"}
+"""Settings that ask for nothing where tokens are not drawn."""
+
 
 class Request(Protocol):
     """What is read of lm-eval's `Instance`."""
@@ -57,12 +67,13 @@ class HarnessModel:
         max_length: tokens of a row; contexts are cut on the left.
         answer_length: tokens generated where a task does not say.
         config: how likelihoods are estimated.
-        decoding: how text is generated; a task's temperature takes the place of its own.
+        decoding: how text is generated; a task's temperature and top_p take the place of its own. What else a
+            task asks for is warned of.
         batch_size: forwards at a time.
         chat: transformers' tokenizer of the same model, whose chat template serves lm-eval's `apply_chat_template`.
 
     Raises:
-        ValueError: for a tokenizer that does not belong to the model.
+        ValueError: for a tokenizer that does not belong to the model, or rows that are longer than it reads.
     """
 
     def __init__(
@@ -78,10 +89,14 @@ class HarnessModel:
     ) -> None:
         positive_int("max_length", max_length, least=2)
         positive_int("answer_length", answer_length)
+        positive_int("batch_size", batch_size)
+        longest = model.longest_row or max_length
+        require(max_length <= longest, f"max_length={max_length} is too long: the model reads {longest} tokens")
         model.check_tokenizer(tokenizer)
         self.model, self.tokenizer, self.max_length, self.answer_length = model, tokenizer, max_length, answer_length
         self.config, self.decoding = config or LikelihoodConfig(), decoding or Decoding()
         self.batch_size, self.chat = batch_size, chat
+        self._told: set[str] = set()
 
     def loglikelihood(self, requests: Sequence[Request]) -> list[tuple[float, bool]]:
         """(lower bound on the log-probability of the continuation in nats, whether decoding would write it)."""
@@ -120,7 +135,7 @@ class HarnessModel:
 
     def generate_until(self, requests: Sequence[Request]) -> list[str]:
         """Text after each context, cut at the first of its stops or at the end-of-text token."""
-        rows, lengths, temperatures, stops = [], [], [], []
+        rows, lengths, drawing, stops = [], [], [], []
         for request in requests:
             context, settings = self._context(request.args[0]), dict(request.args[1])
             # A long answer is shortened to half a row before the context is cut.
@@ -128,15 +143,12 @@ class HarnessModel:
             wanted = next((settings[name] for name in LENGTHS if settings.get(name) is not None), self.answer_length)
             lengths.append(min(int(wanted), room))
             rows.append(self._row(context, [self.tokenizer.eos_token_id] * lengths[-1]))
-            temperature = float(settings.get("temperature") or 0.0)
-            temperatures.append(temperature if settings.get("do_sample", True) else 0.0)
+            drawing.append(self._decoding(settings))
             until = settings.get("until") or []
             stops.append([until] if isinstance(until, str) else until)
         made = [""] * len(rows)
-        for temperature in sorted(set(temperatures)):
-            same = [i for i, t in enumerate(temperatures) if t == temperature]
-            top_p = self.decoding.top_p if temperature > 0 else 1.0
-            decoding = replace(self.decoding, temperature=temperature, top_p=top_p)
+        for decoding in dict.fromkeys(drawing):
+            same = [i for i, other in enumerate(drawing) if other == decoding]
             batch = RowStream(_dataset(rows)).rows(torch.tensor(same))
             for i, tokens in zip(same, self._generate(batch, decoding).tolist(), strict=True):
                 end = len(rows[i][0])
@@ -243,6 +255,22 @@ class HarnessModel:
         device = self.model.device
         made = generate(self.model, batch.to(device), decoding, batch_size=self.batch_size, **self.tokenizer.ends)
         return made.tokens.cpu()
+
+    def _decoding(self, settings: dict[str, Any]) -> Decoding:
+        """Decoding as a task's settings have it; warns, once, of what they ask for in vain."""
+
+        def said(name: str) -> Any:
+            own = getattr(self.decoding, name)
+            return own if settings.get(name) is None else settings[name]
+
+        temperature = float(said("temperature")) if settings.get("do_sample") is not False else 0.0
+        greedy = temperature == 0
+        for name, value in settings.items():
+            idle = name in READ or value is None or value == NOTHING.get(name) or (greedy and name in SAMPLING)
+            if not idle and f"{name}={value}" not in self._told:
+                self._told.add(f"{name}={value}")
+                warnings.warn(f"a task asks for {name}={value}, which decoding has not: it is left out", stacklevel=3)
+        return replace(self.decoding, temperature=temperature, top_p=1.0 if greedy else float(said("top_p")))
 
     def _cut(self, tokens: list[int], stops: Sequence[str]) -> str:
         text = self.tokenizer.first_text(tokens)
