@@ -156,6 +156,13 @@ class TokenBatch(Tensors):
                 value[rows] = getattr(new, field.name)
 
 
+def begins_of(document: Tensor) -> Tensor:
+    """[B, L] bool: where the documents of rows begin, as `TokenBatch.document` tells them apart."""
+    begins = torch.ones_like(document, dtype=torch.bool)
+    begins[:, 1:] = document.diff(dim=1) != 0
+    return begins
+
+
 @dataclass(frozen=True)
 class MaskedBatch(Tensors):
     """Partly masked rows, as a forward process yields them: facts only, no weighting.

@@ -11,8 +11,9 @@ import torch
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import LlamaConfig
 
-from unmask import IndependentMasking, MaskedBatch
+from unmask import IndependentMasking, MaskedBatch, MaskedDiffusionLM
 from unmask.evaluation.likelihood import LikelihoodConfig
 from unmask.evaluation.locality import LocalityConfig, beyond, locality, nearest_visible, share_within
 from unmask.testing import TabularWorld, tabular_model
@@ -143,6 +144,30 @@ def test_beyond_hides_exactly_what_is_further(place, radius, code, shifted):
     for i in range(7):
         hidden = abs(i - place) > radius and i < 6 and not (shifted and i == 0)
         assert found[i] == (bool(masked[0, i]) or hidden)
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+def test_documents_that_are_kept_apart_are_each_by_themselves(shifted):
+    """What another document shows is near to nothing, and a shifted model is left the first token of each."""
+    lengths = (4, 1, 3)
+    document = torch.arange(3).repeat_interleave(torch.tensor(lengths))[None]
+    world = TabularWorld.random(2, 2)
+    clean = replace(world.rows(torch.zeros(1, 8, dtype=torch.int64)), document=document)
+    masked = torch.tensor([[False, True, True, True, False, True, True, True]])
+    apart = nearest_visible(masked, clean.attention, document)
+    parts = zip(masked.split(lengths, 1), clean.attention.split(lengths, 1), strict=True)
+    alone = torch.cat([nearest_visible(*part) for part in parts], 1)
+    assert torch.equal(apart.clamp(max=8), alone.clamp(max=8))
+    assert apart[0, -1] > 8 > nearest_visible(masked, clean.attention)[0, -1]
+    target = torch.arange(8)[None] == 6
+    found = beyond(target, 0, MaskedBatch(clean, masked, None, None), shifted).masked[0]
+    assert (~found).nonzero()[:, 0].tolist() == ([0, 4] if shifted else [])
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = MaskedDiffusionLM.from_config(LlamaConfig(vocab_size=9, **sizes), 8, shifted)
+    flags, places = [[False, True, True] * 2] * 4, [[0] * 3 + [1] * 3] * 4
+    rows = Dataset.from_dict({"tokens": [[1, 2, 3] * 2] * 4, "maskable": flags, "document": places})
+    by_distance = locality(model, rows, LocalityConfig(radii=(0, 1)))[1]
+    assert {point.label for point in by_distance.points} == {"1", "2"}
 
 
 def test_bad_settings_are_refused():

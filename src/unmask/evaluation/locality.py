@@ -24,7 +24,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from unmask import noise
-from unmask.batch import MaskedBatch
+from unmask.batch import MaskedBatch, begins_of
 from unmask.config import ours, positive_int
 from unmask.evaluation.estimate import Estimate, ratio
 from unmask.evaluation.likelihood import LikelihoodConfig, losses, masked_nll
@@ -121,7 +121,8 @@ def locality(
             share = batch.masked.sum(1) * config.bins / batch.clean.effective_length
             rate = (share.ceil().long().clamp(1, config.bins) - 1)[:, None].expand_as(nll)
             by_rate.add(batch.masked, rate, nll, floor, samples)
-            distance = nearest_visible(batch.masked, batch.clean.attention).clamp(max=config.nearest + 1) - 1
+            distance = nearest_visible(batch.masked, batch.clean.attention, batch.clean.document)
+            distance = distance.clamp(max=config.nearest + 1) - 1
             by_distance.add(batch.masked, distance, nll, floor, samples)
             target = _targets(batch, config.likelihood.seed)
             for i, radius in enumerate(config.radii):
@@ -140,16 +141,21 @@ def locality(
     )
 
 
-def nearest_visible(masked: Tensor, attention: Tensor) -> Tensor:
+def nearest_visible(masked: Tensor, attention: Tensor, document: Tensor | None = None) -> Tensor:
     """[B, L] int64 number of positions from each one to the nearest real token that is not masked.
 
-    Where a row shows nothing it is beyond every length.
+    Where a row, or its `document` [B, L] that sees no other, shows nothing it is beyond every length.
     """
     length = masked.shape[1]
     place = torch.arange(length, device=masked.device).expand_as(masked)
     visible, far = attention & ~masked, 2**40
     left = place.masked_fill(~visible, -far).cummax(1).values
     right = place.masked_fill(~visible, far).flip(1).cummin(1).values.flip(1)
+    if document is not None:
+        begins = begins_of(document)
+        first = place.where(begins, 0).cummax(1).values
+        last = place.where(begins.roll(-1, 1), length).flip(1).cummin(1).values.flip(1)
+        left, right = left.where(left >= first, -far), right.where(right <= last, far)
     return torch.minimum(place - left, right - place)
 
 
@@ -158,15 +164,15 @@ def beyond(target: Tensor, radius: int, batch: MaskedBatch, shifted: bool = Fals
 
     Args:
         target: [B, L] bool, one position a row, or none.
-        radius: 0 hides all but what a model needs: position 0 of a shifted one.
+        radius: 0 hides all but what a model needs: the first token of a row or document, of a shifted one.
         batch: what is masked in it stays so.
-        shifted: keep position 0 visible.
+        shifted: keep first tokens visible.
     """
     place = torch.arange(target.shape[1], device=target.device)
     centre = (target * place).sum(1, keepdim=True)
     hidden = ((place - centre).abs() > radius) & batch.clean.attention & target.any(1, keepdim=True)
     if shifted:
-        hidden[:, 0] = False
+        hidden &= ~begins_of(torch.zeros_like(place)[None] if batch.clean.document is None else batch.clean.document)
     return MaskedBatch(batch.clean, batch.masked | hidden, None, None, batch.block)
 
 

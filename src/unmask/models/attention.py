@@ -22,7 +22,7 @@ from torch.nn.attention.flex_attention import create_block_mask
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from unmask.batch import Tensors
+from unmask.batch import Tensors, begins_of
 
 LAYERS = {"full_attention", "sliding_attention"}
 _OF_OTHER_KERNELS = ("s_aux", "sinks", "position_bias", "indices", "block_indices")
@@ -176,8 +176,7 @@ class DocumentLayout(Layout):
     @classmethod
     def of(cls, document: Tensor, real: Tensor) -> DocumentLayout | None:
         """As `TokenBatch.document` and `attention` say; None where each row is a single document."""
-        begins = torch.ones_like(real)
-        begins[:, 1:] = document.diff(dim=1) != 0
+        begins = begins_of(document)
         if not bool((begins & real)[:, 1:].any()):
             return None
         place = torch.arange(document.shape[1], device=document.device).expand_as(document)

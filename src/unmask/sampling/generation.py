@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from unmask import noise
-from unmask.batch import Scores, TokenBatch
+from unmask.batch import Scores, TokenBatch, begins_of
 from unmask.config import positive_int, require
 from unmask.kinds import kinds_checked
 from unmask.masks import smallest
@@ -203,9 +203,8 @@ class _Loop:
         may_change = masked
         if self.decoding.remasking > 0:
             may_change = maskable & (self.block >= self.block.where(masked, self.batch.length).amin(1, keepdim=True))
-        text = torch.zeros_like(place)
-        if self.batch.document is not None:
-            text[:, 1:] = (self.batch.document[rows].diff(dim=1) != 0).cumsum(1)
+        document = self.batch.document
+        text = torch.zeros_like(place) if document is None else begins_of(document[rows]).cumsum(1)
         nowhere = torch.full((len(rows), int(text.max()) + 1), self.batch.length)
         end, open_ = (  # the first of each text
             nowhere.scatter_reduce(1, text, place.where(x, self.batch.length), "amin").gather(1, text)
