@@ -156,6 +156,9 @@ def test_bad_use_is_refused(base, tmp_path):
         other.load_weights(tmp_path / "adapters")
     with pytest.raises(ValueError, match="holds no adapters"):
         model.load_weights(base)
+    for opened in (from_pretrained, MaskedDiffusionLM.from_pretrained):
+        with pytest.raises(ValueError, match=r"LoRA adapters alone.*load_adapted"):
+            opened(tmp_path / "adapters")
     with pytest.raises(ValueError, match="rank must be an integer"):
         LoRA(rank=0)
     assert from_json(to_json(LoRA(targets=("q_proj",)))) == LoRA(targets=("q_proj",))

@@ -36,8 +36,7 @@ from unmask.models.families import (
 from unmask.models.head import MaskedHead
 from unmask.models.inputs import Inputs, Prepared
 from unmask.models.logits import LogitsBackbone, LogitsHead
-from unmask.models.lora import WEIGHTS_FILE as ADAPTERS_FILE
-from unmask.models.lora import has_adapters, load_adapters, save_adapters
+from unmask.models.lora import check_no_adapters, has_adapters, load_adapters, save_adapters
 from unmask.models.output import MaskedOutput
 from unmask.models.readout import ReadOut
 from unmask.models.verify import find_backbone, freeze_unreached, unfit_layouts, verify
@@ -165,11 +164,7 @@ class MaskedDiffusionLM(AnswersTrainers):
         check_no_run(folder)
         if not (Path(folder) / "config.json").is_file():
             raise ValueError(f"{folder} is not a model folder: it has no config.json")
-        if (Path(folder) / ADAPTERS_FILE).is_file():
-            raise ValueError(
-                f"{folder} holds LoRA adapters alone: build the model they belong to and `load_weights(folder)`, "
-                "or let unmask.save_pretrained write a merged folder"
-            )
+        check_no_adapters(folder)
         config = AutoConfig.from_pretrained(folder)
         mask_token_id = getattr(config, "mask_token_id", None)
         if mask_token_id is None:

@@ -75,6 +75,15 @@ def has_adapters(hf: PreTrainedModel) -> bool:
     return hasattr(hf, "peft_config")
 
 
+def check_no_adapters(folder: str | Path) -> None:
+    """Raise ValueError, with what opens them, for a folder of adapters without the model that they belong to."""
+    require(
+        not (Path(folder) / WEIGHTS_FILE).is_file(),
+        f"{folder} holds LoRA adapters alone: unmask.models.pretrained.load_adapted(folder) puts them on the model "
+        "that they belong to, and unmask.save_pretrained writes a merged folder",
+    )
+
+
 def save_adapters(hf: PreTrainedModel, folder: str | Path, state: dict[str, Tensor] | None = None) -> None:
     """Write a folder that peft opens on the same base model.
 

@@ -34,7 +34,7 @@ from unmask.kinds import kinds_checked
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.models.families import auto_class, check_no_run, unspanned
 from unmask.models.layouts import Layout, known_layout
-from unmask.models.lora import ADAPTER, LoRA, add_adapters, merge_adapters
+from unmask.models.lora import ADAPTER, LoRA, add_adapters, check_no_adapters, merge_adapters
 from unmask.models.lora import CONFIG_FILE as ADAPTERS_CONFIG
 from unmask.models.verify import has_values
 
@@ -89,6 +89,7 @@ def from_pretrained(
     if (path.is_absolute() or str(name).startswith((".", "~"))) and not path.is_dir():
         raise ValueError(f"there is no folder '{name}'; a model of the hub has a name such as org/model")
     check_no_run(path)
+    check_no_adapters(path)
     shared: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     shared |= {key: options[key] for key in WHERE if key in options}
     options = {"dtype": "float32", **options}
