@@ -286,6 +286,26 @@ def test_a_layout_that_a_model_runs_otherwise_than_it_means_is_refused(config, r
             model.hidden(noisy, real, **told)
 
 
+@pytest.mark.parametrize("kind", [LlamaConfig, MistralConfig])
+@pytest.mark.parametrize("window", [2, 40])
+def test_a_window_that_a_config_names_and_layers_do_not_keep_to_is_told(kind, window):
+    """Masks of our own would have it, however long rows are when it is noticed; what keeps to it is as it was."""
+    torch.manual_seed(0)
+    config = kind(**SIZES, num_key_value_heads=1, initializer_range=0.5)
+    config.sliding_window = window
+    model = MaskedDiffusionLM.from_config(config, MASK)
+    assert model.backbone.config.sliding_window == window
+    clean, real, masked = rows()
+    for use, told in (("blocks", {"block": blocks_of(2), "clean": clean}), ("documents", {"document": blocks_of(4)})):
+        if kind is MistralConfig:
+            model.hidden(clean.masked_fill(masked, MASK), real, **told)
+            continue
+        with pytest.raises(ValueError, match=rf"with {use}.* the sliding_window={window} .*set that to"):
+            model.hidden(clean.masked_fill(masked, MASK), real, **told)
+    config.sliding_window = None
+    assert MaskedDiffusionLM.from_config(config, MASK).unfit == {}
+
+
 def test_blocks_out_of_order_are_refused():
     clean, real, masked = rows()
     with pytest.raises(ValueError, match="must not decrease"):

@@ -8,7 +8,8 @@ compared. Nothing is known about families here.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, cast
 
 import torch
@@ -77,13 +78,14 @@ def has_values(model: PreTrainedModel) -> bool:
     return not any(p.is_meta or hasattr(p, "ds_id") for p in model.parameters())
 
 
-def trial_rows(model: PreTrainedModel, barred: Collection[int]) -> Tensor:
-    """[2, L] tokens of two rows that differ in the last one; short enough for the model's positions and windows.
+def trial_rows(model: PreTrainedModel, barred: Collection[int], within: bool = True) -> Tensor:
+    """[2, L] tokens of two rows that differ in the last one; short enough for the model's positions.
 
     None of them is one of `barred`: the mask token, and ids that no token has, whose embeddings may all be equal.
+    Within: short enough for its windows too.
     """
     config, weight = text_config(model.config), cast(Any, model.get_output_embeddings()).weight
-    window = getattr(config, "sliding_window", None)
+    window = getattr(config, "sliding_window", None) if within else None
     length = max(2, min(LENGTH, longest_row(model) or LENGTH, window if isinstance(window, int) else LENGTH))
     # From the end of the vocabulary: special tokens (padding, images), which a family may treat by itself, are rare.
     free = [token for token in reversed(range(len(weight))) if token not in barred]
@@ -179,7 +181,7 @@ def unfit_layouts(model: Denoiser) -> dict[str, str]:
     hf = model.hugging_face
     if not has_values(hf):
         return {}
-    row, found = trial_rows(hf, _barred(model))[:1], {}
+    row, found = trial_rows(hf, _barred(model), within=False)[:1], {}
     half = row.shape[1] // 2
     row, real = row[:, : 2 * half], torch.ones_like(row[:, : 2 * half], dtype=torch.bool)
     second = (torch.arange(2 * half, device=row.device) >= half).long()[None]
@@ -196,7 +198,9 @@ def unfit_layouts(model: Denoiser) -> dict[str, str]:
         wanted = torch.cat([first, behind[:, half:]], 1)
         return model.hidden(noisy, real, second, row)[masked], wanted[masked]
 
-    with evaluating(hf):
+    config = model.backbone.config
+    window = getattr(config, "sliding_window", None)
+    with evaluating(hf), _window(config, min(window, 2) if isinstance(window, int) else window):
         for layout, states in ((DocumentLayout, documents), (BlockLayout, blocks)):
             try:
                 layer_kinds(model.backbone, layout.use)
@@ -204,14 +208,32 @@ def unfit_layouts(model: Denoiser) -> dict[str, str]:
                 continue
             try:
                 got, wanted = states()
-                if not _close(got, wanted, _tolerance(hf)):
-                    found[layout.use] = (
-                        f"its states are then off by {float((got - wanted).abs().max()):.2g} of at most "
-                        f"{float(wanted.abs().max()):.2g}"
-                    )
+                if _close(got, wanted, _tolerance(hf)):
+                    continue
+                off, most = float((got - wanted).abs().max()), float(wanted.abs().max())
+                found[layout.use] = f"its states are then off by {off:.2g} of at most {most:.2g}"
+                with _window(config, window and row.shape[1]):
+                    if window and _close(*states(), _tolerance(hf)):
+                        found[layout.use] += (
+                            f", for its layers do not keep to the sliding_window={window} of its config: set that to "
+                            "None before it is wrapped"
+                        )
             except Exception as error:
                 found[layout.use] = f"it does not run so: {_short(error)}"
     return found
+
+
+@contextmanager
+def _window(config: Any, width: int | None) -> Iterator[None]:
+    """Let a config name another window of attention: one so narrow that a trial's rows tell who keeps to it."""
+    own = getattr(config, "sliding_window", None)
+    if width != own:
+        config.sliding_window = width
+    try:
+        yield
+    finally:
+        if width != own:
+            config.sliding_window = own
 
 
 def freeze_unreached(model: Denoiser) -> None:
