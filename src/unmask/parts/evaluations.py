@@ -14,7 +14,7 @@ from unmask import noise
 from unmask.config import positive_int, require
 from unmask.data import RowStream, TextTokenizer
 from unmask.evaluation.estimate import ratio
-from unmask.evaluation.generative import sample_tokens
+from unmask.evaluation.generative import beginning_of, sample_tokens
 from unmask.evaluation.likelihood import LikelihoodConfig, RowNats, likelihood
 from unmask.evaluation.tasks import same_answer, shares
 from unmask.evaluation.trace import Example, example_of
@@ -191,7 +191,8 @@ class HeldOutSequences:
             ).tokens.cpu()
             right = ratio(((made == rows.tokens) & rows.maskable).sum(1), rows.maskable.sum(1))
             drawn = Decoding("random", temperature=1.0)
-            tokens, _ = sample_tokens(model, tokenizer, self.texts, rows.length, drawn)
+            length = rows.length - len(beginning_of(model, tokenizer))  # a row of the model has no room for more
+            tokens, _ = sample_tokens(model, tokenizer, self.texts, length, drawn)
             samples = [tokenizer.first_text(row) for row in tokens.tolist()]
             return {
                 **found,
