@@ -35,6 +35,7 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import logging as hf_logging
 
 from unmask import MaskedBatch, MaskedDiffusionLM, TokenBatch
+from unmask.models.attention import PADDING
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 VOCABULARY, LARGEST = 96, 16_000_000
@@ -79,7 +80,7 @@ ACTIVE: list[tuple[str, Any]] = [
 class Outcome(NamedTuple):
     """What came of a family: "supported", "refused" or "not built", and the reason.
 
-    Of a supported one also the layouts of a row (blocks, documents) that it refuses, with the reasons.
+    Of a supported one also the layouts of a row (padding, blocks, documents) that it refuses, with the reasons.
     """
 
     family: str
@@ -195,12 +196,12 @@ def attempt(family: str, kind: str) -> Outcome:
 
 
 def _refused_layouts(denoiser: MaskedDiffusionLM) -> Iterator[tuple[str, str]]:
-    """Rows in blocks and rows of several documents, where the model says that it cannot be used so."""
+    """Rows with padding, in blocks and of several documents, where the model says that it cannot be used so."""
     row = torch.arange(3, 11)[None]
     second = (torch.arange(8) >= 4).long()[None]
-    for use, told in (("blocks", {"block": second}), ("documents", {"document": second})):
+    for use, told in (("padding", {}), ("blocks", {"block": second}), ("documents", {"document": second})):
         try:
-            denoiser.hidden(row, torch.ones_like(row, dtype=torch.bool), **told)
+            denoiser.hidden(row, second == 0 if use == "padding" else second >= 0, **told)
         except ValueError as error:
             yield use, _text(str(error).partition(": ")[2])
 
@@ -218,7 +219,7 @@ def _use(denoiser: MaskedDiffusionLM) -> None:
     masked = torch.zeros_like(tokens, dtype=torch.bool)
     masked[:, 2::2] = True
     real = torch.ones_like(masked)
-    real[1, 6:] = False
+    real[1, 6:] = PADDING in denoiser.unfit
     masked &= real
     clean = TokenBatch(tokens, real, real, torch.arange(2), torch.zeros(2, dtype=torch.int64), torch.ones(2))
     batch = MaskedBatch(clean, masked, None, None)
@@ -293,6 +294,7 @@ def page(found: list[Outcome]) -> str:
     rows = "\n".join(f"| `{o[0]}` | {o[1]} | {' and '.join(uses)} | {o[2]} |" for o, uses in told.items())
     parts.append(
         "## Supported, but not in every layout\n\n"
+        "Rows that are padded must be read as they are without. "
         "Rows in blocks (`Blockwise`, decoding with `causal_blocks`) and rows of several documents that are kept "
         "apart need a backbone that can be told who sees whom and where a row's "
         "positions begin. Each model is tried when it is wrapped; these refuse.\n\n"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
@@ -122,6 +123,33 @@ def test_a_model_that_drops_the_padding_mask_is_refused():
     model.model.forward = lambda *args, **options: forward(*args, **{**options, "attention_mask": None})
     with pytest.raises(ValueError, match="lets padding leak"):
         MaskedDiffusionLM.from_hf(model, MASK)
+
+
+def test_a_model_that_reads_a_row_otherwise_with_padding_behind_it_takes_none():
+    """Its mask may be another one as soon as there is one; rows of one length are as they were."""
+    model = llama()
+    forward = model.model.forward
+
+    def causal_where_padded(input_ids, attention_mask=None, **options):
+        if attention_mask is not None:
+            order = torch.ones(2 * [input_ids.shape[1]], dtype=torch.bool).tril()
+            attention_mask = (attention_mask[:, None, None, :].bool() & order) | torch.eye(len(order)).bool()
+        return forward(input_ids=input_ids, attention_mask=attention_mask, **options)
+
+    model.model.forward = causal_where_padded
+    denoiser = MaskedDiffusionLM.from_hf(model, MASK)
+    tokens, real = torch.arange(3, 11)[None], torch.ones(1, 8, dtype=torch.bool)
+    assert denoiser.hidden(tokens, real).isfinite().all()
+    real[0, -2:] = False
+    with pytest.raises(ValueError, match="LlamaModel cannot be used with padding: its states are then off by"):
+        denoiser.hidden(tokens, real)
+    same, other = (
+        Dataset.from_dict({"tokens": [[3] * n for n in lengths], "maskable": [[True] * n for n in lengths]})
+        for lengths in ((6, 6), (6, 5))
+    )
+    assert denoiser.check_rows(same) == (6, 6)
+    with pytest.raises(ValueError, match=r"the data set has rows of 5 to 6 tokens, and .*with padding"):
+        denoiser.check_rows(other)
 
 
 @pytest.mark.parametrize("build", [llama, lambda: BertForMaskedLM(BertConfig(vocab_size=V, **SIZES))])

@@ -25,6 +25,8 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from unmask.batch import Tensors, begins_of
 
 LAYERS = {"full_attention", "sliding_attention"}
+PADDING = "padding"
+"""What a backbone may be unfit for besides the layouts below: rows that are padded to the length of a longer one."""
 _OF_OTHER_KERNELS = ("s_aux", "sinks", "position_bias", "indices", "block_indices")
 
 

@@ -21,6 +21,7 @@ from unmask.data.streamed import at_hand
 from unmask.data.tokenizers import TextTokenizer
 from unmask.kinds import kinds_checked
 from unmask.models.asked import AnswersTrainers
+from unmask.models.attention import PADDING
 from unmask.models.families import (
     auto_class,
     check_no_run,
@@ -212,7 +213,11 @@ class MaskedDiffusionLM(AnswersTrainers):
             columns_of(some.column_names)
             return 1, self.check_rows(some, of=of)[1]
         vocabulary = self.mask_token_id, self.head.vocab_size
-        return check_rows(dataset, *vocabulary, self.shifted, self.longest_row, self.head.unused, first=first, of=of)
+        found = check_rows(dataset, *vocabulary, self.shifted, self.longest_row, self.head.unused, first=first, of=of)
+        if PADDING in self.unfit and found[0] < found[1]:
+            why = f"{type(self.backbone).__name__} cannot be used with padding: {self.unfit[PADDING]}"
+            raise ValueError(f"{of} has rows of {found[0]} to {found[1]} tokens, and {why}")
+        return found
 
     def save_pretrained(self, folder: str | Path, state: dict[str, Tensor] | None = None) -> None:
         """Write a Hugging Face folder (safetensors and config.json) that opens without this library.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from unmask.batch import MaskedBatch, Tensors
-from unmask.models.attention import BlockLayout, DocumentLayout
+from unmask.models.attention import PADDING, BlockLayout, DocumentLayout
 from unmask.models.families import first_position
 
 
@@ -84,10 +84,11 @@ class Inputs(Tensors):
             ValueError: for a layout that the backbone cannot be told, or is unfit for.
         """
         layout = self.layout if self.documents is None else self.documents
+        use = layout.use if layout is not None else PADDING if self.real is not None else "whole rows"
+        if use in unfit:
+            raise ValueError(f"{type(backbone).__name__} cannot be used with {use}: {unfit[use]}")
         if layout is None:
             return {"input_ids": self.tokens, "attention_mask": self.real}
-        if layout.use in unfit:
-            raise ValueError(f"{type(backbone).__name__} cannot be used with {layout.use}: {unfit[layout.use]}")
         return {
             "input_ids": self.tokens,
             "attention_mask": layout.attention_mask(backbone),

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from unmask.models.attention import BlockLayout, DocumentLayout, layer_kinds
+from unmask.models.attention import PADDING, BlockLayout, DocumentLayout, layer_kinds
 from unmask.models.families import evaluating, longest_row, text_config
 from unmask.models.head import MaskedHead
 from unmask.models.readout import leaves
@@ -172,9 +172,10 @@ def is_causal(model: PreTrainedModel) -> bool:
 
 @torch.no_grad()
 def unfit_layouts(model: Denoiser) -> dict[str, str]:
-    """Layouts under which a denoiser predicts otherwise than it should, with how that shows. Five short forwards.
+    """Layouts under which a denoiser predicts otherwise than it should, with how that shows. Seven short forwards.
 
-    Documents that share a row are to be what they are in rows of their own. A first block is to be what it is in a
+    A row with padding behind it is to be what it is without. Documents that share a row are to be what they are in
+    rows of their own. A first block is to be what it is in a
     row of its own; the next, beside a clean copy of the row, what it is behind the clean blocks alone. A backbone
     that cannot be told who sees whom with the kernel that it has now says so where it is run.
     """
@@ -188,6 +189,9 @@ def unfit_layouts(model: Denoiser) -> dict[str, str]:
     masked = second + torch.arange(2 * half, device=row.device) % 2 == 1  # other places in each half
     noisy = row.masked_fill(masked, model.mask_token_id)
 
+    def padding() -> tuple[Tensor, Tensor]:
+        return model.hidden(row, second == 0)[:, :half], model.hidden(row[:, :half], real[:, :half])
+
     def documents() -> tuple[Tensor, Tensor]:
         together = model.hidden(row, real, document=second)[0].view(2, half, -1)
         return together[:, 1:], model.hidden(row.view(2, half), real.view(2, half))[:, 1:]
@@ -200,26 +204,28 @@ def unfit_layouts(model: Denoiser) -> dict[str, str]:
 
     config = model.backbone.config
     window = getattr(config, "sliding_window", None)
-    with evaluating(hf), _window(config, min(window, 2) if isinstance(window, int) else window):
-        for layout, states in ((DocumentLayout, documents), (BlockLayout, blocks)):
+    narrow = min(window, 2) if isinstance(window, int) else window
+    for use, states in ((PADDING, padding), (DocumentLayout.use, documents), (BlockLayout.use, blocks)):
+        if use != PADDING:
             try:
-                layer_kinds(model.backbone, layout.use)
+                layer_kinds(model.backbone, use)
             except ValueError:
                 continue
-            try:
+        try:
+            with evaluating(hf), _window(config, window if use == PADDING else narrow):
                 got, wanted = states()
-                if _close(got, wanted, _tolerance(hf)):
-                    continue
-                off, most = float((got - wanted).abs().max()), float(wanted.abs().max())
-                found[layout.use] = f"its states are then off by {off:.2g} of at most {most:.2g}"
-                with _window(config, window and row.shape[1]):
-                    if window and _close(*states(), _tolerance(hf)):
-                        found[layout.use] += (
-                            f", for its layers do not keep to the sliding_window={window} of its config: set that to "
-                            "None before it is wrapped"
-                        )
-            except Exception as error:
-                found[layout.use] = f"it does not run so: {_short(error)}"
+            if _close(got, wanted, _tolerance(hf)):
+                continue
+            off, most = float((got - wanted).abs().max()), float(wanted.abs().max())
+            found[use] = f"its states are then off by {off:.2g} of at most {most:.2g}"
+            with evaluating(hf), _window(config, window and row.shape[1]):
+                if use != PADDING and window and _close(*states(), _tolerance(hf)):
+                    found[use] += (
+                        f", for its layers do not keep to the sliding_window={window} of its config: set that to "
+                        "None before it is wrapped"
+                    )
+        except Exception as error:
+            found[use] = f"it does not run so: {_short(error)}"
     return found
 
 
