@@ -101,7 +101,7 @@ def test_final_models_are_measured_on_other_texts(letters, tmp_path):
     (tmp_path / "other.txt").write_text("the cat sat on the mat " * 40)
     for source, split in (("sotu", "test"), (str(tmp_path / "other.txt"), "all")):
         likely = TextLikelihood(source, split, rows=4, length=24)
-        with pytest.raises(ValueError, match="position 0"):  # a shifted model needs something given
+        with pytest.raises(ValueError, match="a maskable first position"):  # a shifted model needs some
             likely.start_text(None, tokenizer)(model, True)
     texts = GeneratedTexts(rows=3, length=12)
     model.shifted = False

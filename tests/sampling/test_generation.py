@@ -234,3 +234,19 @@ def test_the_model_is_evaluated_without_dropout_and_left_in_its_mode(rows):
         generate(denoiser, rows([2]), on_step=lambda *_: seen.append(denoiser.training))  # noqa: B023
         assert seen == [False, False]
         assert denoiser.training is training
+
+
+@pytest.mark.parametrize("decoding", [Decoding(), Decoding(policy="random", temperature=1.0)])
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"end_token_id": V}, f"end_token_id {V} is no token"),
+        ({"end_token_id": MASK}, f"end_token_id {MASK} is no token"),
+        ({"suppress_tokens": [0, -1]}, "suppress_tokens holds -1"),
+        ({"suppress_tokens": [V]}, f"suppress_tokens holds {V}"),
+        ({"suppress_tokens": list(range(MASK))}, "leaves no token"),
+    ],
+)
+def test_an_end_and_suppressed_tokens_must_be_tokens_and_leave_some(rows, decoding, options, told):
+    with pytest.raises(ValueError, match=told):
+        generate(model(), rows([3]), decoding, **options)

@@ -94,8 +94,8 @@ def generate(
         A `Generation`, on the rows' device.
 
     Raises:
-        ValueError: for a maskable position in the padding, one that the model cannot predict, or a row that is longer
-            than it reads or holds what is no token of it.
+        ValueError: for a maskable position in the padding, one that the model cannot predict, a row that is longer
+            than it reads or holds what is no token of it, or an end or suppressed tokens that are none or leave none.
     """
     began = time.perf_counter()
     MaskedDiffusionLM.check(model)
@@ -107,6 +107,7 @@ def generate(
     if batch_size is not None:
         positive_int("batch_size", batch_size)
     _check_rows(model, batch)
+    _check_tokens(model, end_token_id, suppress_tokens)
     loop = _Loop(model, batch.to("cpu"), decoding or Decoding(), seed, end_token_id, suppress_tokens)
     by_length = loop.batch.attention.sum(1).argsort(stable=True)
     step = forwards = 0
@@ -134,6 +135,20 @@ def _check_rows(model: MaskedDiffusionLM, batch: TokenBatch) -> None:
     for what, where in problems.items():
         for row in batch.row[where.any(1)].tolist():
             raise ValueError(f"row {row} {what}")
+
+
+def _check_tokens(model: MaskedDiffusionLM, end_token_id: int | None, suppress_tokens: Sequence[int]) -> None:
+    """Raise ValueError for an end, or tokens to suppress, that the model does not predict, or no other token."""
+    unused = () if model.head.unused is None else model.head.unused.tolist()
+    choices = set(range(model.head.vocab_size)).difference(unused, (model.mask_token_id,))
+    require(
+        end_token_id is None or end_token_id in choices, f"end_token_id {end_token_id} is no token of the model's"
+    )
+    for token in suppress_tokens:
+        require(
+            0 <= token < model.head.vocab_size, f"suppress_tokens holds {token}, which is no token of the model's"
+        )
+    require(len(choices.difference(suppress_tokens)) > 0, "suppress_tokens leaves no token to predict")
 
 
 class _Loop:
