@@ -76,7 +76,7 @@ def plain_attention(
         others: what layers hand to every kernel, for the masks or for nothing.
 
     Returns:
-        [B, L, H, d], and no weights.
+        [B, L, H, d], contiguous, and no weights.
 
     Raises:
         ValueError: for what would change the result in kernels that know it (attention sinks, biases of positions).
@@ -94,7 +94,7 @@ def plain_attention(
     if attention_mask is not None:  # not -inf: padding may see nothing at all
         weights = weights.masked_fill_(~attention_mask, torch.finfo(weights.dtype).min)
     weights = nn.functional.dropout(weights.softmax(-1), dropout, module.training)
-    return (weights @ value).transpose(1, 2), None
+    return (weights @ value).transpose(1, 2).contiguous(), None
 
 
 def _plain_mask(**options: Any) -> Tensor | None:
