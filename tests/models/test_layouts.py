@@ -218,7 +218,11 @@ def test_a_missing_weight_is_named(llada):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"block_type": "sequential"}, "block_type='sequential'"), ({"mask_token_id": None}, "without a mask_token_id")],
+    [
+        ({"block_type": "sequential"}, "block_type='sequential'"),
+        ({"clip_qkv": 8.0}, "clip_qkv=8.0"),  # has no weight that could be left over
+        ({"mask_token_id": None}, "without a mask_token_id"),
+    ],
 )
 def test_what_is_not_that_architecture_is_refused(llada, change, message):
     (llada / "config.json").write_text(json.dumps(LLADA | change))

@@ -132,6 +132,7 @@ _LLAMA_LIKE = {
     "include_bias": False,
     "include_qkv_bias": False,
     "attention_layer_norm": False,
+    "clip_qkv": None,
     "input_emb_norm": False,
     "scale_logits": False,
 }
