@@ -240,6 +240,22 @@ def test_source_hash_is_of_content_and_order(tmp_path):
     assert len({source_hash("sotu"), source_hash(a), source_hash(tmp_path)}) == 3
 
 
+def test_sources_that_give_other_documents_have_other_hashes(tmp_path):
+    """The ending of a file says how it is read: of the same bytes some are one text, some a table."""
+    content = "text\nGood morning.\nGood\tnight.\n"
+    found = {}
+    for ending in (".txt", ".md", ".csv", ".tsv", ".CSV"):
+        file = tmp_path / f"a{ending}"
+        file.write_text(content)
+        try:
+            read = json.dumps(list(load_documents(file, "all")["text"]))
+        except ValueError:
+            read = "refused"
+        found.setdefault(source_hash(file), set()).add(read)
+    assert len(found) == 3
+    assert all(len(read) == 1 for read in found.values())
+
+
 # --- the script ---
 
 

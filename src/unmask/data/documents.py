@@ -78,16 +78,20 @@ def stream_documents(source: Source = "sotu", split: Split = "train", columns: C
 
 
 def source_hash(source: Source) -> str:
-    """SHA-256 (64 hexadecimal digits) of the content of a source's files, in their order; not of their names."""
+    """SHA-256 (64 hexadecimal digits) of the content of a source's files, in their order, and how each is read.
+
+    Of their names the ending counts alone, where it says that a file is a table or JSON lines.
+    """
     whole = hashlib.sha256()
     for path in files_of(source):
         require(
             on_hub(path) is None, f"{path} may change on the hub, and its rows cannot be cached: save it to files"
         )
+        form = path.suffix.lower() if is_table(path) else _is_json_lines(path)
         for file in sorted(p for p in Path(path).rglob("*") if p.is_file()) if Path(path).is_dir() else [Path(path)]:
             with file.open("rb") as opened:
                 digest = hashlib.file_digest(opened, "sha256").hexdigest()
-            whole.update(f"{_is_json_lines(file)} {digest}\n".encode())
+            whole.update(f"{form} {digest}\n".encode())
     return whole.hexdigest()
 
 
