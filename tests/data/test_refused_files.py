@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import pytest
@@ -21,6 +22,28 @@ def test_fastq_is_no_list_of_sequences(tmp_path):
         list(read_sequences(file))
 
 
+@pytest.mark.parametrize("blank", ["", "\n \n"])
+def test_what_a_file_begins_with_is_its_first_line_that_is_not_blank(tmp_path, blank):
+    (tmp_path / "reads.txt").write_text(f"{blank}@read1\nACGTACGT\n+\nIIIIIIII\n")
+    with pytest.raises(ValueError, match=r"reads\.txt is FASTQ"):
+        list(read_sequences(tmp_path / "reads.txt"))
+    (tmp_path / "a.smi").write_text(f"{blank}SMILES name\nCCO ethanol\n")
+    assert list(read_sequences(tmp_path / "a.smi")) == ["CCO"]
+
+
+WHOLE = gzip.compress("".join(f">{i}\n{i:b}\n" for i in range(2000)).encode())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [WHOLE[:-9], WHOLE[: len(WHOLE) // 2], WHOLE[:12], WHOLE[:30] + b"\xff\xff\xff" + WHOLE[33:], b">a\nACGT\n"],
+)
+def test_a_packed_file_that_is_cut_short_or_damaged_is_named(tmp_path, data):
+    (tmp_path / "p.fasta.gz").write_bytes(data)
+    with pytest.raises(ValueError, match=r"p\.fasta\.gz cannot be unpacked"):
+        list(read_sequences(tmp_path / "p.fasta.gz"))
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -33,6 +56,18 @@ def test_tables_of_another_kind_are_told_from_tables(tmp_path, data, message):
     file.write_bytes(data)
     with pytest.raises(ValueError, match=message):
         list(read_table(file, ["question"]))
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv"])
+@pytest.mark.parametrize("more", [["b"], ["b", "c"], [""]])
+def test_a_table_whose_rows_have_more_fields_than_its_header_is_refused(tmp_path, ending, more):
+    """An answer with a comma that is not in quotes: pandas took the first field for the row's name."""
+    file = tmp_path / f"qa{ending}"
+    file.write_text(
+        "".join({".csv": ",", ".tsv": "\t"}[ending].join(row) + "\n" for row in (["q", "a"], ["a", "b", *more]))
+    )
+    with pytest.raises(ValueError, match=r"qa\.[ct]sv.*more fields than .* names"):
+        list(read_table(file, ["q"]))
 
 
 def test_a_table_of_one_column_is_one(tmp_path):

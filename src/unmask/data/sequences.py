@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -35,25 +36,28 @@ def read_sequences(path: PathLike) -> Iterator[str]:
     In .smi files names may follow the SMILES, and a header "SMILES ..." may come before them: neither is read.
 
     Raises:
-        ValueError: naming the line, for what is no sequence because of white space in it; for FASTQ, and for what
-            is not UTF-8.
+        ValueError: naming the line, for what is no sequence because of white space in it; for FASTQ, for what is not
+            UTF-8, and for a .gz file that is damaged.
     """
     opened = gzip.open if Path(path).suffix.lower() == ".gz" else open
-    parts, fasta, named = [], is_fasta(path), str(path).lower().removesuffix(".gz").endswith(".smi")
+    parts, begun, fasta, named = [], False, is_fasta(path), str(path).lower().removesuffix(".gz").endswith(".smi")
     try:
         with opened(path, "rt", encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, 1):
                 line = line.strip()
-                if named and line:
+                if not line:
+                    continue
+                first, begun = not begun, True
+                if named:
                     line = line.split()[0]
-                    if number == 1 and line.lower() == "smiles":
+                    if first and line.lower() == "smiles":
                         continue
                 require(
-                    number > 1 or fasta or not line.startswith("@"),
+                    not first or fasta or not line.startswith("@"),
                     f"{path} is FASTQ, whose lines of qualities are no sequences: write it as FASTA",
                 )
                 fasta = fasta or (line.startswith(">") and not parts)
-                if not fasta and line:
+                if not fasta:
                     require(
                         len(line.split()) == 1,
                         f"{path}:{number} holds white space: write one sequence a line, or FASTA",
@@ -67,6 +71,8 @@ def read_sequences(path: PathLike) -> Iterator[str]:
                     parts += line.split()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error}") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path} cannot be unpacked, it is damaged or cut short: {error}") from None
     if parts:
         yield "".join(parts)
 

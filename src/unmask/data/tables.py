@@ -72,10 +72,16 @@ def _rows(source: str | Path) -> Any:
     if form == "csv":  # cells are text: "007" and "NA" stay what they are
         options["sep"] = "\t" if path.suffix.lower() == ".tsv" else ","
         _check_utf8(path)
-        names = pd.read_csv(path, nrows=0, **options).columns
+        first = pd.read_csv(path, nrows=1, dtype=str, **options)
+        names = first.columns
         require(
             len(names) > 1 or not set(names[0]) & set(";|\t"),
             f"{path} has the one column {names[0]!r}: part columns by commas, or by tabs in a .tsv",
+        )
+        require(  # else pandas takes what comes first for the row's name, and every field for the next one's
+            isinstance(first.index, pd.RangeIndex),
+            f"{path}: its rows have more fields than the {len(names)} that the first line names: put a field that "
+            "holds what parts them in quotes, or name them all",
         )
         options |= {"features": Features({name: Value("string") for name in names}), "keep_default_na": False}
     return load_dataset(form, data_files=str(path), split="train", streaming=True, **options)
