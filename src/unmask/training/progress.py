@@ -10,6 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from unmask.training.heard import standard_error
+
 LINE_SECONDS = 30.0
 """Where there is no terminal: seconds from one line about a run's steps to the next."""
 
@@ -24,17 +26,21 @@ class Display:
     """
 
     def __init__(self, console: Console | None = None, visible: bool = True) -> None:
-        self.console, self.visible = console or Console(stderr=True), visible
+        self.console, self.visible = console or standard_error(), visible
         self.bars = Progress(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(bar_width=24),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[text]}", markup=False),
             TimeRemainingColumn(),
             console=self.console,
             disable=not (visible and self.console.is_terminal),
             refresh_per_second=4,
         )
+
+    def say(self, text: str) -> None:
+        """Print a line above the bars, as it is written."""
+        self.console.print(text, markup=False, highlight=False)
 
     def __enter__(self) -> Display:
         self.bars.start()
@@ -83,7 +89,7 @@ class TrainingProgress:
     def note(self, text: str) -> None:
         """Print a line above the bars."""
         if self.display.visible:
-            self.display.console.print(f"{self.name}: {text}", highlight=False)
+            self.display.say(f"{self.name}: {text}")
 
     def evaluated(self, step: int, **shown: float) -> None:
         """Show the figures of an evaluation."""
@@ -97,7 +103,7 @@ class TrainingProgress:
         if self.display.visible and not self.display.console.is_terminal:
             left = _left(self.steps - step, step - self._first, time.perf_counter() - self._began)
             line = f"{self.name} step {step}/{self.steps} {self._line(step)}{left}"
-            self.display.console.print(line, highlight=False)
+            self.display.say(line)
 
     def _line(self, step: int) -> str:
         seconds = time.perf_counter() - self._began
@@ -133,7 +139,7 @@ class StudyProgress:
         count = f"{self._ended} of {len(self.steps)} runs"
         self.display.bars.update(self._task, text=count)
         left = sum(self.steps.values()) - sum(self._done.values())
-        self.display.console.print(f"{name}: {result}  ({count}{_left(left, trained, seconds)})", highlight=False)
+        self.display.say(f"{name}: {result}  ({count}{_left(left, trained, seconds)})")
 
 
 def _left(steps: int, done: int, seconds: float) -> str:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
+
+from unmask.training.heard import standard_error
 
 
 @contextmanager
@@ -23,7 +24,7 @@ def told_as_lines() -> Iterator[None]:
         text = " ".join(str(message).split())
         if text not in told:
             told.add(text)
-            Console(stderr=True, soft_wrap=True).print(f"[bold yellow]warning:[/] {escape(text)}", highlight=False)
+            standard_error(soft_wrap=True).print(f"[bold yellow]warning:[/] {escape(text)}", highlight=False)
 
     with warnings.catch_warnings():
         warnings.showwarning = tell
