@@ -63,6 +63,45 @@ def test_resumed_run_is_bitwise_equal_with_dropout_and_average(trainer, build, s
     assert {"model/model.safetensors", "ema/model.safetensors", "optimizer.safetensors"} <= set(state_of(whole))
 
 
+class Broken(Exception):
+    """What ends a run in the midst of a step."""
+
+
+@pytest.mark.parametrize("masking", [MASKINGS["bernoulli"], MASKINGS["puma"]], ids=["bernoulli", "puma"])
+@pytest.mark.parametrize("forwards", [1, 2, 3, 12, 13, 15])
+def test_a_trainer_goes_on_from_a_checkpoint_whatever_it_was_in_the_midst_of(trainer, state_of, masking, forwards):
+    """As in a notebook, where the cell that trains is run again: the broken step leaves nothing."""
+    settings = {"masking": masking, "micro_batch_size": 4, "checkpoint_every": 2, "steps": 8}
+    whole = trainer("whole", **settings).train()
+    run, left = trainer("cut", **settings), iter(range(forwards))
+
+    def breaks(*_: object) -> None:
+        if next(left, None) is None:
+            raise Broken
+
+    hook = run.model.register_forward_hook(breaks)
+    with pytest.raises(Broken):
+        run.train()
+    hook.remove()
+    if forwards < 4:  # 2 forwards a step: nothing is saved yet, and its weights are not those of a start
+        for how in ({}, {"resume": True}, {"overwrite": True}):
+            with pytest.raises(ValueError, match=r"has trained already.*make a new one"):
+                run.train(**how)
+        return
+    assert state_of(run.train(resume=True)) == state_of(whole)
+    told = [(line["kind"], line["step"]) for line in read_metrics(run.out) if line["kind"] == "train"]
+    assert told == [("train", step) for step in range(1, 9)]
+
+
+def test_a_trainer_that_is_done_overwrites_nothing(trainer):
+    run = trainer()
+    last = run.train()
+    with pytest.raises(ValueError, match="has trained already"):
+        run.train(overwrite=True)
+    assert last.is_dir()
+    assert run.train(resume=True) == last
+
+
 def test_average_of_bf16_weights_survives_a_resume_bit_by_bit(trainer, build, state_of, stop_at):
     settings = {"steps": 30, "checkpoint_every": 3, "ema_decay": 0.99, "evaluate_every": 1, "learning_rate": 0.01}
     whole = trainer("whole", model=build().bfloat16(), **settings).train()

@@ -44,3 +44,5 @@ def test_the_trainer_says_where_the_learning_rate_ends(trainer, capsys):
     )
     trainer("warm", steps=4, warmup_steps=3).train()
     assert "rises" not in capsys.readouterr().err
+    trainer("own", steps=4, warmup_steps=16, learning_rate=lambda step: 0.01).train()
+    assert "rises" not in capsys.readouterr().err

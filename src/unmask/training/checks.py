@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -65,6 +66,24 @@ def too_short_for_pool(process: ForwardProcess, steps: int) -> str | None:
     )
 
 
+def check_unused(trained: bool, resume: bool, checkpoints: Path) -> None:
+    """Refuse to start with a model, a process and a stream that have left their start, unless a checkpoint is there.
+
+    Args:
+        trained: whether the trainer has begun a step before.
+        resume: whether it is to go on.
+        checkpoints: folder of the run's.
+
+    Raises:
+        ValueError: before anything in the folder has changed.
+    """
+    require(
+        not trained or (resume and newest(checkpoints) is not None),
+        "this trainer has trained already, so its model is not as it was at the start: make a new one, with a new "
+        "model; train(resume=True) goes on once there is a checkpoint",
+    )
+
+
 def never_warm(config: TrainingConfig) -> str | None:
     """What to tell of a run that ends before its learning rate is up; None for any other."""
     steps, last = config.steps - config.anneal_from, config.learning_rate_at(config.steps - 1)
@@ -97,7 +116,9 @@ def resumed(done: int, steps: int) -> str:
     )
 
 
-def notes(process: ForwardProcess, config: TrainingConfig, begins_at: int | None, compiled: bool) -> list[str]:
+def notes(
+    process: ForwardProcess, config: TrainingConfig, begins_at: int | None, compiled: bool, given: Collection[str]
+) -> list[str]:
     """What to tell before the first step.
 
     Args:
@@ -105,10 +126,12 @@ def notes(process: ForwardProcess, config: TrainingConfig, begins_at: int | None
         config: of the loop.
         begins_at: steps done, of a run that is resumed; else None.
         compiled: whether layers are.
+        given: names of what was handed to the trainer instead of a setting.
     """
+    cold = None if "learning_rate" in given else never_warm(config)
     went_on = None if begins_at is None else resumed(begins_at, config.steps)
     waits = "layers are compiled, so the first steps take up to a minute" if compiled else None
-    return [*filter(None, (went_on, too_short_for_pool(process, config.steps), never_warm(config), waits))]
+    return [*filter(None, (went_on, too_short_for_pool(process, config.steps), cold, waits))]
 
 
 def check_start(nll: float, choices: int) -> None:

@@ -138,6 +138,7 @@ def load_training(folder: Path, parts: Parts) -> Counters:
             f"{folder} holds weights alone, as runs of a study do once they are whole: nothing to resume"
         )
     saved = checkpoint.load_state(folder / "optimizer")
+    parts.optimizer.zero_grad(set_to_none=True)  # of a step that broke off
     own = model.state_dict()
     with torch.no_grad():
         for name, value in _placed_weights(parts, folder / "model", own):

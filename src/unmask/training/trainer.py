@@ -36,7 +36,7 @@ from unmask.store import checkpoint
 from unmask.store.metrics import MetricsLog
 from unmask.training import platform
 from unmask.training.callbacks import Callback
-from unmask.training.checks import check_measured, check_start, not_finite, notes
+from unmask.training.checks import check_measured, check_start, check_unused, not_finite, notes
 from unmask.training.claim import Description, claimed_folder
 from unmask.training.config import TrainingConfig
 from unmask.training.diagnostics import Diagnostics
@@ -103,10 +103,8 @@ class Trainer:
     ) -> None:
         MaskedDiffusionLM.check(model)
         self.config = config = config or TrainingConfig()
-        nothing = config.evaluate_every is not None and evaluate is None
-        require(
-            not nothing, "evaluate_every says how often to evaluate: give the trainer evaluate too, or leave it out"
-        )
+        said = "evaluate_every says how often to evaluate: give the trainer evaluate too, or leave it out"
+        require(config.evaluate_every is None or evaluate is not None, said)
         self.learning_rate = learning_rate or config.learning_rate_at
         self.callbacks = list(callbacks)
         given = {"optimizer": optimizer, "learning_rate": learning_rate}
@@ -143,7 +141,7 @@ class Trainer:
         self.one_shape = shortest == longest and not isinstance(masking, Blockwise)
         check_measured(masking, self.process, held_out, is_sharded(self.model))
         self.average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
-        self.diagnostics, self.counters = Diagnostics(), Counters()
+        self.diagnostics, self.counters, self._begun = Diagnostics(), Counters(), False
         self._unread: tuple[Figures, dict[str, Any], dict[str, Any]] | None = None
 
     @property
@@ -179,12 +177,13 @@ class Trainer:
 
         Raises:
             ValueError: where `out` holds a run and neither is set, another run and resume is set, or no run
-                but something else.
+                but something else; or where this trainer has trained before, but to go on from a checkpoint.
             RankError: where another rank failed, was killed or stands still.
             FloatingPointError: where the loss stops being finite; names step, rows and last good checkpoint. A step's
                 figures are read while the device does the next one, so it comes up to a step late; the weights take
                 no update from a gradient that is not finite.
         """
+        check_unused(self._begun, resume, self.checkpoints)
         with ExitStack() as held:
             if self.compiled:
                 platform.compile_layers(self.model, self.accelerator.device, dynamic=not self.one_shape)
@@ -194,7 +193,7 @@ class Trainer:
 
     def _train(self, resume: bool) -> Path:
         if resume and (last := checkpoint.newest(self.checkpoints)):
-            self.counters = load_training(last, self.parts)
+            self.counters, self._unread = load_training(last, self.parts), None
             self.diagnostics.resume(self.out, self.step)
         self.config.check_begun(self.step)
         main, config = self.accelerator.is_main_process, self.config
@@ -211,7 +210,7 @@ class Trainer:
             log.write("start", self._place(), described | {"ranks": ranks})
         with Display(visible=main) as display:
             progress = TrainingProgress(display, self.name, config.steps, self.step)
-            for told in notes(self.process, config, self.step if resume else None, self.compiled):
+            for told in notes(self.process, config, self.step if resume else None, self.compiled, self.given):
                 progress.note(told)
             with Interrupts(progress.note) as interrupts:
                 if self.step == 0:
@@ -239,7 +238,7 @@ class Trainer:
         return checkpoint.folder_of(self.checkpoints, self.step)
 
     def _one_step(self, log: RunLog, progress: TrainingProgress) -> None:
-        began = time.perf_counter()
+        self._begun, began = True, time.perf_counter()
         fit = self._refit()
         figures = self._train_step(lambda: self._report(log, progress))
         self.counters.step += 1
