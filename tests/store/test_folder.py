@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 
 from unmask import Bell, Bernoulli, ExactCount, IndependentMasking, ProgressiveUnmasking, RowMean
 from unmask.recipes import sudoku
-from unmask.store.folder import lock_folder, read_config
+from unmask.store.folder import begin_run, check_folder, delete_run, lock_folder, read_config
 
 
 def _content(folder: Path) -> dict[str, bytes]:
@@ -124,6 +126,62 @@ def test_overwrite_starts_afresh_and_leaves_nothing_of_the_old_run(trainer, stat
     assert state_of(last) == state_of(trainer("other", seed=1).train())
     assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-00000006"]
     assert (tmp_path / "beside" / "note").read_text() == "kept"
+
+
+BEGUN = {"unmask": "0", "run": {}, "training": {}}
+
+
+class Killed(BaseException):
+    """Ends a deletion midway."""
+
+
+@pytest.mark.parametrize(
+    "deletes", [lambda out: begin_run(out, BEGUN, overwrite=True), delete_run], ids=["train", "compare"]
+)
+def test_a_deletion_that_is_killed_at_any_moment_can_be_done_again(trainer, tmp_path, monkeypatch, deletes):
+    trainer(checkpoint_every=3, ema_decay=0.9).train()
+    remaining, (unlink, rmdir), listed = [0], (os.unlink, os.rmdir), Path.iterdir
+    # The order in a folder is the system's: here the worst.
+    monkeypatch.setattr(
+        Path, "iterdir", lambda path: iter(sorted(listed(path), key=lambda p: p.name != "config.json"))
+    )
+
+    def counted(remove):
+        def removes(*args, **kwargs) -> None:
+            if remaining[0] == 0:
+                raise Killed
+            remaining[0] -= 1
+            remove(*args, **kwargs)
+
+        return removes
+
+    for name, remove in (("unlink", unlink), ("rmdir", rmdir)):
+        monkeypatch.setattr(os, name, counted(remove))
+    for moment in range(99):
+        out = tmp_path / f"copy-{moment}"
+        shutil.copytree(tmp_path / "run", out)
+        remaining[0] = moment
+        try:
+            deletes(out)
+        except Killed:
+            remaining[0] = 99
+            check_folder(out, {}, lambda saved, done: [], overwrite=True)
+            deletes(out)
+        else:
+            break
+    assert 9 < moment < 98
+
+
+def test_a_run_that_is_training_is_not_deleted(trainer, tmp_path):
+    trainer().train()
+    lock, before = lock_folder(tmp_path / "run"), _content(tmp_path)
+    with pytest.raises(ValueError, match="another run is training in"):
+        delete_run(tmp_path / "run")
+    lock.release()
+    assert _content(tmp_path) == before
+    delete_run(tmp_path / "run")
+    delete_run(tmp_path / "run")  # there is nothing
+    assert not list(tmp_path.iterdir())
 
 
 def test_overwrite_of_nothing_is_a_fresh_run(trainer, state_of):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 from pathlib import Path
 
 from unmask.cli.options import about, chosen_arms, configured, differing, flag, opened
@@ -11,6 +10,7 @@ from unmask.cli.report import show
 from unmask.config import positive_int
 from unmask.evaluation.results import RECORDS
 from unmask.runs.study import Study
+from unmask.store.folder import delete_run
 
 
 def compare(words: list[str]) -> None:
@@ -59,7 +59,7 @@ def compare(words: list[str]) -> None:
         )
     if options["overwrite"]:
         for cell in study.cells():
-            shutil.rmtree(out / cell.name, ignore_errors=True)
+            delete_run(out / cell.name)
         (out / RECORDS).unlink(missing_ok=True)
     study.run(out, workers=options["jobs"], devices=options["devices"], command=command)
     show(out)

@@ -159,12 +159,34 @@ def lock_folder(out: Path) -> BaseFileLock:
 def begin_run(out: Path, described: dict[str, Any], overwrite: bool) -> None:
     """Write the config of the run that holds the folder's lock, over the remains of the old one if it is to go."""
     if overwrite:
-        for path in out.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            elif path.name != LOCK_FILE:
-                path.unlink()
+        _empty(out)
     replace_text(out / CONFIG_FILE, json.dumps(described, indent=2) + "\n")
+
+
+def delete_run(out: Path) -> None:
+    """Delete a run's folder, if it is there.
+
+    Raises:
+        ValueError: where another process trains in it.
+    """
+    if not out.is_dir():
+        return
+    lock = lock_folder(out)
+    try:
+        _empty(out)
+        (out / CONFIG_FILE).unlink(missing_ok=True)
+    finally:
+        lock.release()
+    shutil.rmtree(out)
+
+
+def _empty(out: Path) -> None:
+    """Delete what a folder holds but its lock and its config: what was killed in the midst can be told for a run."""
+    for path in out.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name not in (LOCK_FILE, CONFIG_FILE):
+            path.unlink()
 
 
 def _begun(path: Path) -> bool:
