@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from unmask.cli import main
 from unmask.store import checkpoint
-from unmask.training import read_metrics
+from unmask.training import interrupts, read_metrics
 
 SMALL = [
     "--model.layers=1",
@@ -48,12 +49,12 @@ def test_interrupted_command_saves_its_step_and_says_so(tmp_path, number, code):
     assert f"stopped at step {int(last.name.removeprefix('step-'))}, which is saved" in " ".join(said.split())
 
 
-def _kill_self_at(step: int, number: int, times: int = 1):
+def _kill_self_at(step: int, *numbers: int):
     from unmask.training.callbacks import Callback
 
     class Kill(Callback):
         def step(self, done: int, metrics: dict) -> None:
-            for _ in range(times if done == step else 0):
+            for number in numbers if done == step else ():
                 os.kill(os.getpid(), number)
 
     return Kill()
@@ -86,10 +87,41 @@ def test_a_signal_to_one_rank_saves_the_step_and_ends_all(forked_ranks, trainer,
     assert {file.name for file in last.glob("rank-*.json")} == {"rank-0.json", "rank-1.json"}
 
 
-def test_a_second_signal_ends_the_run_at_once(trainer, tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        trainer("cut", callbacks=[_kill_self_at(3, signal.SIGINT, times=2)]).train()
+def test_what_is_said_of_a_signal_waits_for_what_it_came_into_the_midst_of():
+    """A signal may come while a line is being said, or what says it is being imported: neither can be done twice."""
+    busy, said = threading.Lock(), []
+
+    def noted(text: str) -> None:
+        if busy.acquire(timeout=5):
+            said.append(text)
+            busy.release()
+
+    with interrupts.Interrupts(noted) as found, busy:
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not found.signal:
+            time.sleep(0.01)
+        assert not said
+    assert found.signal == signal.SIGTERM
+    assert len(said) == 1
+    with interrupts.Interrupts(said.append):
+        pass
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_the_run_at_once(trainer, tmp_path, monkeypatch, second):
+    monkeypatch.setattr(interrupts, "APART", -1.0)
+    with pytest.raises(KeyboardInterrupt if second == signal.SIGINT else SystemExit):
+        trainer("cut", callbacks=[_kill_self_at(3, signal.SIGINT, second)]).train()
     assert not (tmp_path / "cut" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("more", [(signal.SIGINT,), (signal.SIGTERM,), (signal.SIGTERM, signal.SIGINT)])
+def test_a_signal_that_comes_in_several_ways_is_one(trainer, tmp_path, more):
+    """As Ctrl-C, which a terminal tells a program and whatever it has started, and the program them once more."""
+    with pytest.raises(KeyboardInterrupt):
+        trainer("cut", callbacks=[_kill_self_at(3, signal.SIGINT, *more)]).train()
+    assert checkpoint.newest(tmp_path / "cut" / "checkpoints").name == "step-00000004"
 
 
 def test_the_command_line_claims_no_checkpoint_where_there_is_none(command, monkeypatch):

@@ -17,6 +17,7 @@ from rich.console import Console
 from unmask.config import positive_int, require
 from unmask.runs.job import Job
 from unmask.store.metrics import read_metrics
+from unmask.training.interrupts import Interrupts, end
 from unmask.training.launched import check_alone
 from unmask.training.progress import Display, StudyProgress, TrainingProgress, shown_of
 
@@ -45,7 +46,8 @@ def run_jobs(
 ) -> dict[str, str]:
     """Do the jobs in order, several at a time; those that are whole are passed over. One that fails stops no other.
 
-    A job's output goes to a file beside its folder, NAME.log. All jobs end with this process.
+    A job's output goes to a file beside its folder, NAME.log. All jobs end with this process; where Ctrl-C or SIGTERM
+    ends it, each saves the step at hand first.
 
     Args:
         jobs: each with a name and a folder of its own. One that comes `after` another waits for it.
@@ -80,7 +82,14 @@ def run_jobs(
     free = [devices[i % len(devices)] if devices else None for i in range(workers)]
     running: list[_Child] = []
     failed: dict[str, str] = {}
-    with Display(console) as display, ExitStack() as stack:
+    with (
+        Display(console) as display,
+        Interrupts(
+            lambda _: display.say("stopping once the runs have saved; once more to stop at once")
+        ) as interrupts,
+        ExitStack() as stack,
+    ):
+        stack.callback(_stop, running)
         total = StudyProgress(display, {job.name: job.config.training.steps - job.steps_done for job in waiting})
         while waiting or running:
             unfinished = {job.out for job in waiting} | {child.job.out for child in running}
@@ -95,7 +104,6 @@ def run_jobs(
                     total.ended(job.name, "not started")
                 else:
                     running.append(_Child(job, free.pop(0), threads, display))
-                    stack.callback(running[-1].stop)
             time.sleep(POLL_SECONDS)
             for child in list(running):
                 code = child.process.poll()
@@ -107,7 +115,20 @@ def run_jobs(
                     if code:
                         failed[child.job.name] = child.complaint(code)
                     total.ended(child.job.name, "FAILED" if code else child.result)
+            if interrupts.signal:
+                _stop(running)
+                text = "what the runs have trained is saved; the same command goes on"
+                display.say(text)
+                end(interrupts.signal, text)
     return failed
+
+
+def _stop(children: Sequence[_Child]) -> None:
+    """Ask all to end, then wait until each has saved its step."""
+    for child in children:
+        child.process.terminate()  # nothing, where it has ended
+    for child in children:
+        child.process.wait()
 
 
 class _Child:
@@ -138,6 +159,7 @@ class _Child:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
+                start_new_session=True,  # a terminal's Ctrl-C comes to it from this process alone
             )
 
     def show(self) -> int:
@@ -164,9 +186,3 @@ class _Child:
         """What its output ends with."""
         last = [line for line in self.log.read_text().splitlines() if line.strip()][-3:]
         return f"the run '{self.job.name}' failed (exit code {code}): {' '.join(last)} All of it: {self.log}"
-
-    def stop(self) -> None:
-        """End it; its last checkpoint stays."""
-        if self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait()

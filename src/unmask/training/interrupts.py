@@ -2,32 +2,50 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+APART = 2.0
+"""Seconds within which signals are one: a terminal and a scheduler tell every process of a job, and whoever has
+started one tells it once more."""
+SAID_WITHIN = 5.0
+"""Seconds that an end waits for what is being said, which may wait for its reader."""
 
 
 class Interrupts:
-    """A context that notes the first signal, and lets a second one end the process at once.
+    """A context that notes the first signal, and lets a second one, `APART` later, end the process at once.
 
     Outside the main thread, where Python handles no signals, it notes none.
 
+    A signal comes into the midst of anything, an import or a half-written line too. So what handles it does no more
+    than to note it, and a thread that waits for that does the talking.
+
     Args:
-        noted: called with a line for people when the first signal comes.
+        noted: called in a thread, with a line for people, when the first signal comes.
     """
 
     def __init__(self, noted: Callable[[str], None]) -> None:
         self.noted = noted
         self.signal = 0
         """Number of the signal that came, 0 before one does."""
+        self._since = 0.0
         self._before: dict[signal.Signals, Any] = {}
+        self._speaker: threading.Thread | None = None
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
+            reading, self._writing = os.pipe()
+            self._speaker = threading.Thread(
+                target=self._speak, args=(reading,), name="unmask-interrupts", daemon=True
+            )
+            self._speaker.start()
             self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 
@@ -36,12 +54,24 @@ class Interrupts:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._speaker is not None:
+            with suppress(BrokenPipeError):  # it has spoken
+                os.write(self._writing, b".")  # closing is not enough: forks may hold this end open
+            os.close(self._writing)
+            self._speaker.join(SAID_WITHIN)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal:
+        now = time.monotonic()
+        if not self.signal:
+            self.signal, self._since = number, now
+            os.write(self._writing, b"!")
+        elif now - self._since > APART:
             end(number, "")
-        self.signal = number
-        self.noted("stopping once this step is done and saved; once more to stop at once")
+
+    def _speak(self, reading: int) -> None:
+        with open(reading, "rb", buffering=0) as noted:
+            if noted.read(1) == b"!":
+                self.noted("stopping once this step is done and saved; once more to stop at once")
 
 
 def end(number: int, message: str) -> NoReturn:
