@@ -14,7 +14,7 @@ import pytest
 
 from unmask import Bell, Bernoulli, ExactCount, IndependentMasking, ProgressiveUnmasking, RowMean
 from unmask.recipes import sudoku
-from unmask.store.folder import begin_run, check_folder, delete_run, lock_folder, read_config
+from unmask.store.folder import begin_run, check_folder, delete_run, empty_run, lock_folder, read_config
 
 
 def _content(folder: Path) -> dict[str, bytes]:
@@ -136,7 +136,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize(
-    "deletes", [lambda out: begin_run(out, BEGUN, overwrite=True), delete_run], ids=["train", "compare"]
+    "deletes", [lambda out: (empty_run(out), begin_run(out, BEGUN)), delete_run], ids=["train", "compare"]
 )
 def test_a_deletion_that_is_killed_at_any_moment_can_be_done_again(trainer, tmp_path, monkeypatch, deletes):
     trainer(checkpoint_every=3, ema_decay=0.9).train()

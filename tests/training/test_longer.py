@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
+
+from unmask.store import checkpoint
 
 
 @pytest.mark.parametrize("schedule", ["constant", "warmup_stable_decay"])
@@ -57,3 +62,41 @@ def test_a_run_that_begins_anneals_from_its_beginning(trainer, resume):
     """Below `anneal_from` there is no schedule: rates would rise from far below zero."""
     with pytest.raises(ValueError, match="anneal_from 2 is for a run that goes on after so many steps, and 0 are"):
         trainer("run", steps=4, anneal_from=2).train(resume=resume)
+
+
+def _without_optimiser(last: Path) -> None:
+    """As a study leaves its whole runs."""
+    checkpoint.reduce(last, ("model",))
+
+
+def _damaged(last: Path) -> None:
+    (last / "optimizer.json").write_text("{}")
+
+
+def _of_other_rows(last: Path) -> None:
+    """A state that this run's stream does not take."""
+    state = last / "rank-0.json"
+    state.write_text(state.read_text().replace('"size": 40', '"size": 41'))
+    manifest = json.loads((last / "manifest.json").read_text())
+    manifest["files"]["rank-0.json"]["sha256"] = checkpoint.sha256(state)
+    del manifest["sha256"]
+    (last / "manifest.json").write_text(checkpoint._signed(manifest))
+
+
+@pytest.mark.filterwarnings("ignore:.*looking for an earlier one")
+@pytest.mark.parametrize(
+    ("changed", "longer", "message"),
+    [
+        (_without_optimiser, {"steps": 9}, "holds weights alone"),
+        (_damaged, {"steps": 9, "anneal_from": 6}, "anneal_from 6 .* 3 are done"),
+        (_of_other_rows, {"steps": 9}, "number of rows 41"),
+    ],
+)
+def test_a_run_that_cannot_go_on_stays_what_it_was(trainer, tmp_path, changed, longer, message):
+    """Its config.json is that of what is there; else one that was refused once would be another from then on."""
+    settings = {"schedule": "constant", "checkpoint_every": 3}
+    changed(trainer(**settings).train())
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(ValueError, match=message):
+        trainer(**settings, **longer).train(resume=True)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before

@@ -117,7 +117,7 @@ def run_jobs(
                     total.ended(child.job.name, "FAILED" if code else child.result)
             if interrupts.signal:
                 _stop(running)
-                text = "what the runs have trained is saved; the same command goes on"
+                text = "what the runs have trained is saved; the same command goes on, without --overwrite"
                 display.say(text)
                 end(interrupts.signal, text)
     return failed

@@ -156,10 +156,8 @@ def lock_folder(out: Path) -> BaseFileLock:
     return lock
 
 
-def begin_run(out: Path, described: dict[str, Any], overwrite: bool) -> None:
-    """Write the config of the run that holds the folder's lock, over the remains of the old one if it is to go."""
-    if overwrite:
-        _empty(out)
+def begin_run(out: Path, described: dict[str, Any]) -> None:
+    """Write the config of the run that holds the folder's lock."""
     replace_text(out / CONFIG_FILE, json.dumps(described, indent=2) + "\n")
 
 
@@ -173,15 +171,15 @@ def delete_run(out: Path) -> None:
         return
     lock = lock_folder(out)
     try:
-        _empty(out)
+        empty_run(out)
         (out / CONFIG_FILE).unlink(missing_ok=True)
     finally:
         lock.release()
     shutil.rmtree(out)
 
 
-def _empty(out: Path) -> None:
-    """Delete what a folder holds but its lock and its config: what was killed in the midst can be told for a run."""
+def empty_run(out: Path) -> None:
+    """Delete what a run's folder holds but its lock and its config, so that, killed midway, it is a run's still."""
     for path in out.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

@@ -18,7 +18,7 @@ from unmask.config import to_json
 from unmask.data.tokenizers import TextTokenizer
 from unmask.distributed import gather_counts, raise_together
 from unmask.store import checkpoint
-from unmask.store.folder import LOCK_FILE, begin_run, check_folder, lock_folder
+from unmask.store.folder import LOCK_FILE, begin_run, check_folder, empty_run, lock_folder
 from unmask.training.config import TrainingConfig
 from unmask.training.ending import clear_words, ending_together
 
@@ -54,9 +54,10 @@ def claimed_folder(
     rank: int,
     ranks: int,
     wait: Callable[[], None],
-) -> Iterator[None]:
-    """Hold the folder against other writers; refuse one that holds something else; write the config.
+) -> Iterator[Callable[[], None]]:
+    """Hold the folder against other writers; refuse one that holds something else; give what writes the config.
 
+    That is for all ranks to call once the run can begin, or go on: until then the config is that of what is there.
     Whatever ends one of the ranks meanwhile, the others learn of it in the folder.
 
     Args:
@@ -85,26 +86,34 @@ def claimed_folder(
 
     look()
     wait()  # all ranks look before one writes
-    with ExitStack() as held:
+
+    def first(work: Callable[[], None]) -> None:
+        """Have the first rank do what concerns all."""
         problem = None
         try:
             if rank == 0:
-                held.callback(lock_folder(out).release)
-                look()  # another run may have begun, and ended, since the first look
+                work()
         except (ValueError, OSError) as error:
             problem = error
         raise_together(ranks, problem, ValueError)
+
+    with ExitStack() as held:
+
+        def lock() -> None:
+            held.callback(lock_folder(out).release)
+            look()  # another run may have begun, and ended, since the first look
+
+        def clear() -> None:
+            if overwrite:
+                empty_run(out)
+            checkpoint.clear_unfinished(out / "checkpoints")
+            clear_words(out)
+
+        first(lock)
         check_shared(out, rank, ranks)
-        try:
-            if rank == 0:
-                begin_run(out, described, overwrite)
-                checkpoint.clear_unfinished(out / "checkpoints")
-                clear_words(out)
-        except (ValueError, OSError) as error:
-            problem = error
-        raise_together(ranks, problem, ValueError)
+        first(clear)
         with ending_together(out, rank, ranks, config.rank_timeout_minutes):
-            yield
+            yield lambda: first(lambda: begin_run(out, described))
 
 
 def check_shared(out: Path, rank: int, ranks: int) -> None:

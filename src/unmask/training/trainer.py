@@ -188,14 +188,15 @@ class Trainer:
             if self.compiled:
                 platform.compile_layers(self.model, self.accelerator.device, dynamic=not self.one_shape)
                 held.callback(platform.restore_layers, self.model)
-            held.enter_context(self._claimed_folder(resume, overwrite))
-            return self._train(resume)
+            begins = held.enter_context(self._claimed_folder(resume, overwrite))
+            return self._train(resume, begins)
 
-    def _train(self, resume: bool) -> Path:
+    def _train(self, resume: bool, begins: Callable[[], None]) -> Path:
         if resume and (last := checkpoint.newest(self.checkpoints)):
             self.counters, self._unread = load_training(last, self.parts), None
             self.diagnostics.resume(self.out, self.step)
         self.config.check_begun(self.step)
+        begins()
         main, config = self.accelerator.is_main_process, self.config
         metrics = MetricsLog(self.out, after=self.step if self.step else -1) if main else None
         log = RunLog(metrics, self.accelerator, config.tracker != "none")
@@ -387,8 +388,8 @@ class Trainer:
             "tokens": self.counters.tokens,
         }
 
-    def _claimed_folder(self, resume: bool, overwrite: bool) -> AbstractContextManager[None]:
-        """Hold the folder against other writers; refuse one that holds something else; write the config."""
+    def _claimed_folder(self, resume: bool, overwrite: bool) -> AbstractContextManager[Callable[[], None]]:
+        """Hold the folder against other writers; refuse one that holds anything else; give what writes the config."""
         parameters = sum(p.numel() for p in self.model.parameters())
         description = Description(self.run, self.config, self.given, self.tokenizer, parameters)
         wait = self.accelerator.wait_for_everyone
