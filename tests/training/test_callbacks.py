@@ -53,6 +53,28 @@ def test_run_without_improvement_ends_early_and_stays_ended(trainer, tmp_path):
     assert max(line["step"] for line in read_metrics(tmp_path / "run")) == 5
 
 
+@pytest.mark.parametrize("rises", [False, True])
+@pytest.mark.parametrize(
+    "figures", [[math.nan, 4.0, 5.0, 3.0], [math.inf, 4.0, math.nan, 3.0], [-math.inf, 2.0, 1.0]]
+)
+def test_the_best_figure_is_a_number_wherever_there_is_one(figures, rises):
+    """An evaluation that overflows (early, or in fp16) is no better than any other."""
+    best, early = BestCheckpoint(rises=rises), EarlyStopping(rises=rises, patience=len(figures))
+    for step, figure in enumerate(figures, 1):
+        best.evaluation(step, {"loss": figure})
+        early.evaluation(step, {"loss": figure})
+    wanted = (max if rises else min)(figure for figure in figures if math.isfinite(figure))
+    assert best.best == early.best == wanted
+    assert figures[best.keep - 1] == wanted
+
+
+def test_a_run_whose_figures_are_no_numbers_ends_early_too():
+    early = EarlyStopping(patience=2)
+    for step in range(2):
+        early.evaluation(step, {"loss": math.nan})
+    assert early.stop == "loss has not been a number for 2 evaluations"
+
+
 def test_patience_survives_a_resume(trainer, stop_at):
     settings = {"steps": 10, "checkpoint_every": 1}
     with pytest.raises(stop_at.error):

@@ -7,6 +7,7 @@ alike. Under several ranks each has its callbacks, told the same figures; what o
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,13 @@ class _Watch(Callback):
         self.best: float | None = None
 
     def improves(self, results: dict[str, Any], least: float = 0.0) -> bool:
-        """Whether the figure is the best so far, by more than `least`; if so, remember it."""
+        """Whether the figure is the best finite one so far, by more than `least`; if so, remember it."""
         if self.figure not in results:
             known = [name for name, value in results.items() if isinstance(value, (int, float))]
             raise ValueError(f"the evaluation gives no figure '{self.figure}'{nearest(self.figure, known)}")
         value = float(results[self.figure])
+        if not math.isfinite(value):
+            return False
         gain = 0.0 if self.best is None else (value - self.best) * (1 if self.rises else -1)
         if self.best is not None and not gain > least:
             return False
@@ -96,7 +99,8 @@ class EarlyStopping(_Watch):
         """Set after `patience` evaluations that were no better."""
         if self.waited < self.patience:
             return None
-        return f"{self.figure} has not improved on {self.best:.4g} for {self.waited} evaluations"
+        missed = "been a number" if self.best is None else f"improved on {self.best:.4g}"
+        return f"{self.figure} has not {missed} for {self.waited} evaluations"
 
     def state_dict(self) -> dict[str, Any]:
         """The best figure, and the evaluations since."""
