@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from unmask import RowStream
 from unmask.data.stream import check_rows
+from unmask.parts import RowsOnDisk
 
 lengths_of_rows = st.lists(st.integers(1, 6), min_size=1, max_size=9)
 
@@ -157,6 +158,29 @@ def test_the_state_of_another_stream_is_refused(stream_of):
         stream.load_state_dict(stream_of([1, 2, 3], seed=1).state_dict())
     with pytest.raises(ValueError, match="number of rows 2, this one has 3"):
         stream.load_state_dict(stream_of([1, 2]).state_dict())
+
+
+WRONG = {
+    "tokens": [None, [1, None], [None, None], [1.5, 2.0]],
+    "maskable": [None, [True, None], [None, None]],
+}
+
+
+@pytest.mark.parametrize("other", [[1], [1, 2]], ids=["of other lengths", "of one length"])
+@pytest.mark.parametrize(("column", "wrong"), [(name, row) for name, rows in WRONG.items() for row in rows])
+def test_rows_with_nulls_and_fractions_are_named(column, wrong, other, tmp_path):
+    """As tables have them whose cells are empty; numpy makes of these what is no number, no length, or False."""
+    columns = {"tokens": [other] * 7, "maskable": [[True] * len(other)] * 7}
+    columns[column] = [*columns[column][:5], wrong, *columns[column][6:]]
+    columns["tokens"] = [[float(i) for i in row] if wrong == [1.5, 2.0] and row else row for row in columns["tokens"]]
+    data = datasets.Dataset.from_dict(columns)
+    for chunk in (1, 3, 100):
+        with pytest.raises(ValueError, match=f"^row 5 of the data set holds .* in `{column}`"):
+            check_rows(data, 9, 10, chunk=chunk)
+    data.to_parquet(tmp_path / "rows.parquet")
+    if column == "tokens" and wrong != [1.5, 2.0]:
+        with pytest.raises(ValueError, match=r"^row 5 of .*rows\.parquet holds .* in `tokens`"):
+            RowsOnDisk(str(tmp_path / "rows.parquet"), divided=True).load()
 
 
 def test_check_rows_finds_the_shortest_and_the_longest_of_the_rows_chosen_not_of_the_table_behind_them():

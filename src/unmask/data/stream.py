@@ -278,6 +278,32 @@ def shared_rows(held_out: datasets.Dataset, rows: datasets.Dataset, chunk: int =
     return sum(key in found for key in wanted)
 
 
+def check_whole(rows: Any, name: str, first: int, of: str) -> None:
+    """Raise ValueError for a null or a fraction, naming the row; numpy would make another number or a flag of it.
+
+    Args:
+        rows: of a column, as numpy has them.
+        name: of the column.
+        first: number of the first row.
+        of: what messages call the data set.
+    """
+    if isinstance(rows, np.ndarray) and rows.dtype.kind in "iub":
+        return
+    for number, row in enumerate(rows, first):
+        if not _is_whole(row):
+            raise ValueError(f"row {number} of {of} holds a null, or no whole number, in `{name}`")
+
+
+def _is_whole(row: Any) -> bool:
+    """Whether a row has a whole number or a flag in each place. Beside nulls, numpy has numbers as floats."""
+    if row is None:
+        return False
+    values = np.asarray(row)
+    if values.dtype.kind == "f":
+        return bool((values == np.trunc(values)).all())
+    return values.dtype.kind != "O" or all(value is not None for value in values)
+
+
 def check_rows(
     dataset: datasets.Dataset,
     mask_token_id: int,
@@ -316,6 +342,8 @@ def check_rows(
     lengths = []
     for start in range(0, len(view), chunk):
         columns = view[start : start + chunk]
+        for name in ("tokens", "maskable"):
+            check_whole(columns[name], name, first + start, of)
         tokens, real = _pad(columns["tokens"], np.int64)
         maskable, _ = _pad(columns["maskable"], np.bool_)
         problems = {

@@ -13,6 +13,7 @@ from datasets import Dataset, IterableDataset, load_dataset, load_from_disk
 
 from unmask.config import positive_int, require
 from unmask.data.documents import belongs
+from unmask.data.stream import check_whole
 from unmask.data.streamed import at_hand
 from unmask.data.tables import on_hub, the_one
 from unmask.parts.places import found_from
@@ -162,6 +163,7 @@ def _check_tokens(source: RowsSource, rows: Dataset, chunk: int = 10_000) -> Non
     view = rows.select_columns("tokens").with_format("numpy")
     for start in range(0, len(view), chunk):
         tokens = list(view[start : start + chunk]["tokens"])
+        check_whole(tokens, "tokens", start, str(source))
         below = np.concatenate(tokens) < 0
         if below.any():
             row = start + int(np.repeat(np.arange(len(tokens)), list(map(len, tokens)))[below.argmax()])
