@@ -385,3 +385,24 @@ def test_no_file_outside_of_a_checkpoint_is_read_or_deleted(tmp_path, name):
 
 def test_without_a_folder_there_is_no_newest(tmp_path):
     assert checkpoint.newest(tmp_path / "absent") is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="asks the system what a handle is of")
+def test_all_that_a_checkpoint_holds_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """A power cut after the renaming must not lose a file, nor the folder's entry that names it."""
+    synced, fsync, rename = [], os.fsync, Path.rename
+
+    def noted(handle: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{handle}")))
+        fsync(handle)
+
+    def renamed(path: Path, target: Path) -> Path:
+        lacking = {path, *path.rglob("*")} - set(synced)
+        assert not lacking
+        synced.append(target)
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(Path, "rename", renamed)
+    (last,) = _write(tmp_path, 3)
+    assert synced[synced.index(last) + 1] == tmp_path

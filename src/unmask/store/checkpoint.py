@@ -138,9 +138,10 @@ def _begin(root: Path, folder: Path) -> None:
 def _seal(root: Path, temporary: Path, step: int, version: str, keep: int, spared: Collection[int]) -> None:
     """Put manifest and name on a folder that is full, and delete what it replaces."""
     target, files = folder_of(root, step), {}
-    for file in sorted(p for p in temporary.rglob("*") if p.is_file()):
+    for file in sorted(temporary.rglob("*")):
         _sync(file)
-        files[str(file.relative_to(temporary))] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
+        if file.is_file():
+            files[str(file.relative_to(temporary))] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
     manifest = {"format": FORMAT, "step": step, "version": version, "files": files}
     (temporary / MANIFEST).write_text(_signed(manifest))
     _sync(temporary / MANIFEST)
