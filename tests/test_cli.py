@@ -111,6 +111,14 @@ MISTAKES = {
     "no masking": (["train", "sudoku", "--masking"], "--masking needs a value"),
     "two maskings": (["train", "sudoku", "--masking", "puma", "standard"], "--masking takes one value"),
     "field": (["train", "sudoku", "--stepz", "3"], "Unrecognized options: --stepz, 3 .*--steps INT"),
+    "warm-up of budgets": (
+        ["compare", "sudoku", "--steps", "50", "--budgets", "50", "90"],
+        r"--steps 50 has, and --warmup-steps 80 is more than all of it: lower it",
+    ),
+    "evaluations of budgets": (
+        ["compare", "sudoku", "--steps", "100", "--evaluate-every", "200", "--budgets", "50"],
+        r"--steps 100 has, and --evaluate-every 200 is more than all of it: lower it",
+    ),
     "nested field": (["train", "sudoku", "--model.layer", "3"], "Unrecognized options: .*--model.layers INT"),
     "field of the other": (["train", "sudoku", "--masking.stages", "3"], "Unrecognized options: --masking.stages"),
     "policy": (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from unmask.cli.options import about, chosen_arms, configured, differing, flag, opened
 from unmask.cli.report import show
-from unmask.config import positive_int
+from unmask.config import positive_int, require
 from unmask.evaluation.results import RECORDS
 from unmask.runs.study import Study
 from unmask.store.folder import delete_run
@@ -40,6 +40,14 @@ def compare(words: list[str]) -> None:
     )
     positive_int("seeds", options["seeds"])
     training, budgets = config.training, options["budgets"]
+    for name in ("warmup_steps", "evaluate_every") if budgets else ():
+        value = getattr(training, name) or 0
+        option = f"--{name.replace('_', '-')} {value}"
+        require(
+            value <= training.steps,
+            f"each budget has the share of warm-up and evaluations that --steps {training.steps} has, and {option} "
+            "is more than all of it: lower it, or raise --steps",
+        )
     study = Study(
         name=config.recipe,
         base=config,
