@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
@@ -38,13 +36,11 @@ class Interrupts:
         self._since = 0.0
         self._before: dict[signal.Signals, Any] = {}
         self._speaker: threading.Thread | None = None
+        self._over = threading.Event()
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            reading, self._writing = os.pipe()
-            self._speaker = threading.Thread(
-                target=self._speak, args=(reading,), name="unmask-interrupts", daemon=True
-            )
+            self._speaker = threading.Thread(target=self._speak, name="unmask-interrupts", daemon=True)
             self._speaker.start()
             self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
@@ -55,23 +51,21 @@ class Interrupts:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if self._speaker is not None:
-            with suppress(BrokenPipeError):  # it has spoken
-                os.write(self._writing, b".")  # closing is not enough: forks may hold this end open
-            os.close(self._writing)
+            self._over.set()  # in the main thread the handler alone set it before, and is gone: they never meet
             self._speaker.join(SAID_WITHIN)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if not self.signal:
             self.signal, self._since = number, now
-            os.write(self._writing, b"!")
+            self._over.set()
         elif now - self._since > APART:
             end(number, "")
 
-    def _speak(self, reading: int) -> None:
-        with open(reading, "rb", buffering=0) as noted:
-            if noted.read(1) == b"!":
-                self.noted("stopping once this step is done and saved; once more to stop at once")
+    def _speak(self) -> None:
+        self._over.wait()
+        if self.signal:
+            self.noted("stopping once this step is done and saved; once more to stop at once")
 
 
 def end(number: int, message: str) -> NoReturn:
