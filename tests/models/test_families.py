@@ -18,6 +18,7 @@ from transformers import (
     Gemma4Config,
     GPT2Config,
     GPT2LMHeadModel,
+    IBertConfig,
     LlamaConfig,
     LlamaForCausalLM,
     MixtralConfig,
@@ -196,7 +197,9 @@ def test_positions_are_counted_from_behind_that_of_padding():
     assert MaskedDiffusionLM.from_hf(llama(max_position_embeddings=9), MASK).longest_row == 9
 
 
-@pytest.mark.parametrize(("kind", "behind"), [(LlamaConfig, 0), (BertConfig, 0), (RobertaConfig, 1)])
+@pytest.mark.parametrize(
+    ("kind", "behind"), [(LlamaConfig, 0), (BertConfig, 0), (RobertaConfig, 1), (IBertConfig, 1)]
+)
 @pytest.mark.parametrize("padding", [0, 5])
 def test_a_vocabulary_of_as_many_tokens_as_positions_is_not_taken_for_them(kind, behind, padding):
     """A table of tokens has a padding row of its own, which says nothing of positions."""

@@ -90,10 +90,13 @@ def first_position(model: nn.Module) -> int:
     tokens = model.get_input_embeddings() if isinstance(model, PreTrainedModel) else None
     theirs = set() if tokens is None else set(tokens.modules())
     for module in model.modules():
-        if not isinstance(module, nn.Embedding) or module in theirs or module.padding_idx is None:
+        padding, table = getattr(module, "padding_idx", None), getattr(module, "weight", None)
+        if padding is None or table is None or module in theirs:
             continue
-        if module.num_embeddings == positions:
-            return module.padding_idx + 1
+        # I-BERT's tables are no nn.Embedding; those of DeepSpeed, parted over ranks, have no rows here.
+        rows = module.num_embeddings if isinstance(module, nn.Embedding) else len(table)
+        if rows == positions:
+            return padding + 1
     return 0
 
 
