@@ -167,6 +167,13 @@ class MaskedDiffusionTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def predict(self, *args: Any, **options: Any) -> Any:
+        """Refused: a denoiser has predictions for masks alone, and rows of a data set have none."""
+        raise NotImplementedError(
+            "rows have no masks to predict: `evaluate` measures their likelihood, and `unmask.generate` fills in what "
+            "is maskable in them"
+        )
+
     def _cold(self) -> str | None:
         """What to tell of a learning rate that is not up at the end; a scheduler of one's own knows best."""
         args, steps = self.args, self.args.max_steps
