@@ -75,6 +75,25 @@ def test_a_run_whose_figures_are_no_numbers_ends_early_too():
     assert early.stop == "loss has not been a number for 2 evaluations"
 
 
+@pytest.mark.parametrize("at", [1, 3, 5])
+def test_when_a_run_is_saved_does_not_decide_where_it_ends(trainer, state_of, at):
+    """A save lets callbacks hear of the step at hand, which they hear of one step later otherwise."""
+
+    class Ends(Callback):
+        def step(self, step, metrics):
+            self.stop = "enough" if step >= at else None
+
+    ways = [
+        {"checkpoint_minutes": 1e-9},
+        {"checkpoint_minutes": 60},
+        {"checkpoint_every": 1},
+        {"checkpoint_every": 2},
+    ]
+    last = [trainer(str(i), callbacks=[Ends()], **way).train() for i, way in enumerate(ways)]
+    assert {folder.name for folder in last} == {f"step-{at + 1:08d}"}
+    assert all(state_of(folder) == state_of(last[0]) for folder in last)
+
+
 def test_patience_survives_a_resume(trainer, stop_at):
     settings = {"steps": 10, "checkpoint_every": 1}
     with pytest.raises(stop_at.error):

@@ -216,18 +216,19 @@ class Trainer:
             with Interrupts(progress.note) as interrupts:
                 if self.step == 0:
                     self._evaluate(log, progress)
-                while self.step < config.steps and not occasions.stops():
+                stops = occasions.stops()
+                while self.step < config.steps and not stops:
                     self._one_step(log, progress)
                     if occasions.evaluates(self.step):
                         self._report(log, progress)
                         self._evaluate(log, progress)
+                    stops = occasions.stops()  # first: a save tells callbacks of this step, which it must not end
                     saves, number = occasions.saves(self.step, interrupts.signal)
                     if saves:
                         self._report(log, progress)  # what is not finite is not saved
                         self._save(occasions)
                     if number:
-                        text = f"stopped at step {self.step}, which is saved; go on with --resume"
-                        progress.note(text)
+                        progress.note(text := f"stopped at step {self.step}, which is saved; go on with --resume")
                         end(number, text)
                 self._report(log, progress)
             for reason in filter(None, (callback.stop for callback in self.callbacks)):
@@ -318,8 +319,7 @@ class Trainer:
         normaliser = normaliser_over_ranks(self.objective, batch, accelerator.num_processes)
         scale = (accelerator.num_processes / normaliser).float()
         looks = self._logs(self.step + 1)
-        needs = self.process.needs
-        needs = (*(needs or ()), "gradient") if looks else needs
+        needs = (*(self.process.needs or ()), "gradient") if looks else self.process.needs
         outputs = self._forward_backward(batch, weights * scale, needs)
         if self.loss_scale is not None:
             self.loss_scale.unscale(self.wrapped.parameters())
