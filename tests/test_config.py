@@ -248,6 +248,7 @@ def test_sizes_are_whole_numbers_of_at_least_one(value):
         ("beta1", 1.0),
         ("beta2", -0.1),
         ("final_learning_rate", 1.5),
+        ("decay_steps", 5),  # of cosine, the default
         ("ema_decay", 0.0),
         ("ema_decay", 1.0),
         ("schedule", "quadratic"),
@@ -257,6 +258,11 @@ def test_sizes_are_whole_numbers_of_at_least_one(value):
 def test_training_settings_out_of_range_are_refused_by_name(field, value):
     with pytest.raises(ValueError, match=field):
         unmask.TrainingConfig(**{field: value})
+
+
+def test_a_constant_rate_has_no_other_end():
+    with pytest.raises(ValueError, match="leave out final_learning_rate"):
+        unmask.TrainingConfig(schedule="constant", final_learning_rate=0.1)
 
 
 def test_a_fresh_process_knows_every_type_that_a_config_of_ours_may_name():

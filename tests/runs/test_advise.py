@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
 from unmask import advise
 from unmask.evaluation.advice import ADVICE, Probe
@@ -14,7 +16,7 @@ from unmask.evaluation.speedup import ONE_SEED
 from unmask.parts import named_masking
 from unmask.recipes import SudokuData, SudokuModel, sudoku
 from unmask.report.advice import advice_grid, advice_lines
-from unmask.runs.advise import COSTS, ProbeConfig, lasting, read_advice, seconds_a_step
+from unmask.runs.advise import COSTS, ProbeConfig, _costs, _study, lasting, read_advice, seconds_a_step
 
 TINY = ["--data.limit=64", "--model.layers=1", "--model.width=16", "--model.heads=2", "--batch-size=8", "--threads=1"]
 TINY += ["--minutes=.02", "--seeds=1", "--rows=8", "--jobs=2"]
@@ -56,10 +58,19 @@ def test_from_nothing_to_a_page(command, tmp_path):
     assert (tmp_path / COSTS).read_text() == costs
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", [*ARMS, "gift", "ppots"])
 def test_steps_of_any_arm_are_timed(arm):
-    config = replace(BASE, **ARMS[arm], training=replace(BASE.training, micro_batch_size=3))
+    config = replace(BASE, **named_masking(arm), training=replace(BASE.training, micro_batch_size=3))
     assert seconds_a_step(config, steps=1) > 0
+
+
+def test_what_was_timed_of_another_run_is_not_read(tmp_path):
+    said = io.StringIO()
+    for size in (4, 4, 8):
+        base = replace(BASE, training=replace(BASE.training, batch_size=size))
+        study = _study(base, {name: ARMS[name] for name in ("standard", "puma")}, ProbeConfig(), steps=1)
+        _costs(study, tmp_path, Console(file=said))
+    assert [line.partition(":")[0] for line in said.getvalue().splitlines()] == ["standard", "puma"] * 2
 
 
 @pytest.mark.parametrize(

@@ -173,11 +173,10 @@ def test_a_run_is_not_resumed_with_another_optimiser(trainer):
 @pytest.mark.parametrize("name", ["cosine", "linear", "constant", "warmup_stable_decay"])
 def test_schedules_are_those_of_transformers_after_the_warm_up(name):
     """Theirs begins the warm-up at a rate of zero, in a step that is lost; ours does not."""
-    config = TrainingConfig(steps=60, warmup_steps=10, schedule=name, decay_steps=20, learning_rate=0.5)
+    decay = 20 if name == "warmup_stable_decay" else None
+    config = TrainingConfig(steps=60, warmup_steps=10, schedule=name, decay_steps=decay, learning_rate=0.5)
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.5)
-    kind, own = ("constant_with_warmup" if name == "constant" else name), {}
-    if name == "warmup_stable_decay":
-        own = {"num_decay_steps": 20}
+    kind, own = ("constant_with_warmup" if name == "constant" else name), {"num_decay_steps": decay} if decay else {}
     theirs = get_scheduler(kind, optimizer, 10, 60, own)
     for step in range(60):
         if step >= 10:

@@ -27,7 +27,7 @@ SMALL = [
 SMALL += ["--evaluation.puzzles=10", "--evaluation.final-puzzles=10", "--tracker=none", "--log-every=1"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_interrupted_command_saves_its_step_and_says_so(tmp_path, number, code):
     def train() -> None:
         with open(tmp_path / "said", "w") as sys.stderr:
@@ -72,6 +72,16 @@ def test_run_interrupted_from_python_resumes_bitwise(trainer, state_of, tmp_path
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
     cut = trainer("cut", callbacks=[_kill_self_at(99, number)]).train(resume=True)
     assert state_of(cut) == state_of(whole)
+
+
+def test_a_signal_that_is_ignored_stays_so(trainer):
+    """As nohup ignores SIGHUP."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        last = trainer("run", callbacks=[_kill_self_at(3, signal.SIGHUP)]).train()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert checkpoint.check(last)["step"] > 4
 
 
 @pytest.mark.slow

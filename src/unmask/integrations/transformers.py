@@ -170,8 +170,8 @@ class MaskedDiffusionTrainer(Trainer):
     def predict(self, *args: Any, **options: Any) -> Any:
         """Refused: a denoiser has predictions for masks alone, and rows of a data set have none."""
         raise NotImplementedError(
-            "rows have no masks to predict: `evaluate` measures their likelihood, and `unmask.generate` fills in what "
-            "is maskable in them"
+            "rows have no masks to predict: `evaluate` measures their likelihood, and `unmask.sampling.generate` "
+            "fills in what is maskable in them"
         )
 
     def _cold(self) -> str | None:

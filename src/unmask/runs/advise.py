@@ -10,6 +10,7 @@ What was timed and trained stays in the folder: the same call again goes on wher
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -23,8 +24,8 @@ import torch
 from datasets import Dataset
 from rich.console import Console
 
-from unmask.config import positive_int, require
-from unmask.data.streamed import at_hand, rows_of
+from unmask.config import positive_int, require, to_json
+from unmask.data.streamed import at_hand
 from unmask.evaluation.advice import ADVICE, Probe, advise_by
 from unmask.evaluation.likelihood import LikelihoodConfig
 from unmask.evaluation.locality import Curve, LocalityConfig, locality
@@ -35,16 +36,20 @@ from unmask.kinds import kinds_checked
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.parts import HeldOutLikelihood, HeldOutRows
 from unmask.parts.maskings import MASKINGS
-from unmask.runs.config import RunConfig, load_model
+from unmask.runs.config import RunConfig, Tokenized, load_model
 from unmask.runs.launch import default_devices, default_jobs
+from unmask.runs.prepare import looked_up, with_guide
 from unmask.runs.study import Change, Study
 from unmask.store.folder import replace_text
+from unmask.training import TrainingStep
 from unmask.training.platform import autocast_dtype
 
 COSTS, ROWS = "costs.json", "rows"
 LEAST_STEPS = 20
 START_SECONDS = 10.0
 """Of a run's process before its first step, on a busy host."""
+ROWS_TIMED = 64
+"""Batches of rows that steps are timed on, at most."""
 RUNS, MEASURED = 0.75, 0.2
 """Shares of the minutes: of the short runs, and of what explains them."""
 SPLIT = ("standard", "ppots-mirror")
@@ -162,42 +167,46 @@ def _study(config: RunConfig, arms: Mapping[str, Change], probe: ProbeConfig, st
 
 
 def _costs(study: Study, out: Path, console: Console) -> dict[str, float]:
-    """Seconds of a step of each arm; those that were timed before are read."""
-    path = out / COSTS
-    costs: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
+    """Seconds of a step of each arm; those of the same runs that were timed before are read."""
+    path, found = out / COSTS, {}
+    timed: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
     for cell in study.cells(seeds=study.seeds[:1]):
-        if cell.arm not in costs:
-            costs[cell.arm] = seconds_a_step(cell.config)
-            console.print(f"{cell.arm}: about {costs[cell.arm]:.2g} s a step", highlight=False)
+        run = hashlib.sha256(json.dumps(to_json(cell.config)).encode()).hexdigest()[:16]
+        if run not in timed:
+            timed[run] = seconds_a_step(cell.config)
+            console.print(f"{cell.arm}: about {timed[run]:.2g} s a step", highlight=False)
+        found[cell.arm] = timed[run]
     out.mkdir(parents=True, exist_ok=True)
-    replace_text(path, json.dumps(costs, indent=2) + "\n")
-    return {arm: costs[arm] for arm in study.arms}
+    replace_text(path, json.dumps(timed, indent=2) + "\n")
+    return found
 
 
 def seconds_a_step(config: RunConfig, steps: int = 3) -> float:
     """Median time of a run's training steps, of a few after the first one: all but the optimiser's part."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    training = config.training
+    training, device = config.training, torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(training.seed)
     model, dtype = config.model.build().to(device), autocast_dtype(training.precision, device)
-    rows = rows_of(config.data.load(), training.seed, rank=0, world_size=1)
-    process = config.masking.start(rows, training.batch_size, training.seed)
-    size, found = training.micro_batch_size or training.batch_size, []
+    tokenizer = config.data.tokenizer() if isinstance(config.data, Tokenized) else None
+    masking, objective = looked_up((config.masking, config.objective), tokenizer)
+    rows = at_hand(config.data.load(), ROWS_TIMED * training.batch_size)
+    rows = rows.select(range(min(len(rows), ROWS_TIMED * training.batch_size)))
+    step = TrainingStep(
+        masking,
+        with_guide(masking, objective, rows, model, device),
+        training.batch_size,
+        objective=objective,
+        micro_batch_size=training.micro_batch_size,
+        held_out=rows,
+        importance=training.importance,
+        seed=training.seed,
+    )
+    found = []
     for _ in range(1 + steps):
         began = time.perf_counter()
-        batch = process.draw()
-        weights = config.objective.weights(batch) / config.objective.normaliser(batch).clamp(min=1).float()
-        scores = []
-        for at in range(0, len(batch), size):
-            part = slice(at, at + size)
-            with torch.autocast(device.type, dtype, enabled=dtype is not None):
-                output = model(
-                    batch[part].to(device), weights[part].to(device), needs=process.needs, objective=config.objective
-                )
-            output.loss.backward()
-            scores.append(output.scores)
-        if process.needs is not None:
-            process.observe(type(scores[0]).concatenated(scores))
+        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+            step(model)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
         model.zero_grad(set_to_none=True)
         found.append(time.perf_counter() - began)
     return float(np.median(found[1:]))

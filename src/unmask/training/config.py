@@ -107,6 +107,14 @@ class TrainingConfig:
             require(0 <= getattr(self, name) < 1, f"{name} must be in [0, 1), got {getattr(self, name)}")
         share = self.final_learning_rate
         require(0 <= share <= 1, f"final_learning_rate is a share of the peak in [0, 1], got {share}")
+        require(
+            share == 0 or self.schedule != "constant",
+            "a constant learning rate ends where it is: leave out final_learning_rate, or name another schedule",
+        )
+        require(
+            self.decay_steps is None or self.schedule == "warmup_stable_decay",
+            f"decay_steps is of schedule warmup_stable_decay, and {self.schedule} has none: leave it out",
+        )
         require(self.anneal_from < self.steps, f"anneal_from {self.anneal_from} must be below steps {self.steps}")
         minutes = self.checkpoint_minutes
         require(minutes is None or minutes > 0, f"checkpoint_minutes must be greater than 0, got {minutes}")

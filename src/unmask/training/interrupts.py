@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during training: the step at hand is finished and saved, and the process ends as it should."""
+"""Ctrl-C, SIGTERM or a closed terminal during training: the step at hand is saved, and the process ends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""Windows has no SIGHUP, and knows of no terminal that goes."""
 APART = 2.0
 """Seconds within which signals are one: a terminal and a scheduler tell every process of a job, and whoever has
 started one tells it once more."""
@@ -42,7 +43,10 @@ class Interrupts:
         if threading.current_thread() is threading.main_thread():
             self._speaker = threading.Thread(target=self._speak, name="unmask-interrupts", daemon=True)
             self._speaker.start()
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            heard = [
+                number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN
+            ]  # nohup ignores one
+            self._before = {number: signal.signal(number, self._note) for number in heard}
         return self
 
     def __exit__(
