@@ -73,14 +73,11 @@ class StepOutputs:
         runs: numbers of each part's rows.
         outputs: of each part.
         batch: the rows of the step.
-
-    Attributes:
-        loss: scalar on the device, the sum of the parts', without a gradient.
     """
 
     def __init__(self, runs: list[Tensor], outputs: list[MaskedOutput], batch: MaskedBatch) -> None:
         self._runs, self._batch, whole = torch.cat(runs), batch, MaskedOutput.concatenated(outputs)
-        self.loss = whole.loss.detach().sum()
+        self._loss = whole.loss.detach()
         kinds = {"nll": whole.nll, "gradient": whole.gradient, "factor": whole.factor}
         scores = {} if whole.scores is None else vars(whole.scores)
         self._scored = whole.scores is not None
@@ -88,6 +85,11 @@ class StepOutputs:
         self._names, self._late = list(kept), Later(torch.stack([value.detach() for value in kept.values()]))
         self._balance = None if whole.balance is None else Later(whole.balance.sum())
         self._found: StepRows | None = None
+
+    @property
+    def loss(self) -> Tensor:
+        """Scalar on the device, the sum of the parts', without a gradient."""
+        return self._loss.sum()
 
     def scores(self) -> Scores | None:
         """Those that the process asked for; the host waits for the forwards.
