@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ def mutants(module: str, count: int, seed: int) -> list[Mutant]:
             break
         code = mutate_code(source, get_operator(name)(), occurrence)
         changed = [pair for pair in zip(lines, (code or "").splitlines(), strict=False) if len({*pair}) > 1]
-        if code and changed and _dump(source) != _dump(code):
+        if code and changed and _dump(code) not in ("", _dump(source)):
             made.append(Mutant(module, state, line, changed[0][0].strip(), changed[0][1].strip(), code))
     return made
 
@@ -171,7 +172,10 @@ def _cell(line: str) -> str:
 
 
 def _dump(source: str) -> str:
-    return ast.dump(ast.parse(source))
+    """What Python reads in it; nothing, where an operator has made no Python of it."""
+    with suppress(SyntaxError):
+        return ast.dump(ast.parse(source))
+    return ""
 
 
 def _digest(text: str) -> str:

@@ -7,7 +7,7 @@ from unmask.evaluation.tasks import SudokuTask
 from unmask.parts import SudokuData, SudokuModel, named_masking
 from unmask.parts.sudoku import CELLS, CLUES
 from unmask.recipes import sudoku
-from unmask.runs.study import Arm, Study
+from unmask.runs.study import Arm, Study, changed
 from unmask.sampling import Decoding
 
 recipe = sudoku()
@@ -29,18 +29,13 @@ screened = {
     "whole": replace(WHOLE, threshold=None),
     "whole-threshold": WHOLE,
     "whole-early": replace(WHOLE, time=Beta(1, 0.5)),
-    "half-times-8": replace(HALF, pool=8 * 16),
     "half": replace(HALF, pool=32 * 16),
-    "half-times-64": replace(HALF, pool=64 * 16),
-    "half-times-128": replace(HALF, pool=128 * 16),
-    "half-4": replace(HALF, stages=4),
-    "half-16": replace(HALF, stages=16),
+    **{f"half-times-{times}": replace(HALF, pool=times * 16) for times in (8, 64, 128)},
+    **{f"half-{stages}": replace(HALF, stages=stages) for stages in (4, 16)},
     "half-no-threshold": replace(HALF, threshold=None),
     "half-threshold-lower": replace(HALF, threshold=0.6),
     "half-early": replace(HALF, time=Clipped(0.65, 1.0)),
-    "half-margin": replace(HALF, policy="margin"),
-    "half-entropy": replace(HALF, policy="entropy"),
-    "half-random": replace(HALF, policy="random"),
+    **{f"half-{policy}": replace(HALF, policy=policy) for policy in ("margin", "entropy", "random")},
     "half-growing": replace(HALF, stages=Ramp(4, 16, steps=600)),
 }
 screening = Study(
@@ -52,14 +47,26 @@ screening = Study(
     budgets=(750, 1000),
     **often,
 )
+chains = ((8, 0.6), (8, 0.8), (16, 0.2), (16, 0.4), (16, 0.6), (16, 0.8), (16, 0.9), (32, 0.4))
+short = Study(
+    "short",
+    judged_by(0),
+    {f"half-{k}-{t}": {"masking": replace(HALF, stages=k, threshold=t)} for k, t in chains}
+    | {f"rates-from-{low}": {"masking": replace(COUNTED, time=Clipped(low, 1.0))} for low in (0.5, 0.7)},
+    seeds=(12, 13, 14),
+    budgets=(750,),
+    **often | {"control": "half-8-0.8"},
+)
 confirming = Study(
     "confirming",
     judged_by(1),
     {
         "uniform-count": Arm(budgets=(1500,)),
         "clipped": Arm(named_masking("clipped"), budgets=(1500,)),
-        "beta": Arm({"masking": replace(COUNTED, time=Beta(2, 1))}, budgets=(1500,)),
+        "beta": Arm({"masking": screened["beta"]}, budgets=(1500,)),
+        "high-rates": Arm({"masking": screened["high-rates"]}, budgets=(750, 1500)),
         "puma": Arm({"masking": HALF}, budgets=(750, 1500)),
+        "puma-16": Arm({"masking": screened["half-16"]}, budgets=(750,)),
         "puma-whole": Arm({"masking": WHOLE}, budgets=(1500,)),
     },
     seeds=(21, 22, 23, 24, 25),
@@ -69,15 +76,17 @@ confirming = Study(
     },
     **often,
 )
+pairs = {
+    "data": SudokuData(form="pair"),
+    "model": SudokuModel(layers=8, width=256, heads=8, positions=2 * CELLS),
+    "training.batch_size": 32,
+    "training.learning_rate": 3e-4,
+    "evaluation.form": "pair",
+    "evaluation.final_puzzles": 400,
+}
 paper = Study(
     "paper",
-    replace(
-        base,
-        data=SudokuData(form="pair"),
-        model=SudokuModel(layers=8, width=256, heads=8, positions=2 * CELLS),
-        training=replace(base.training, batch_size=32, learning_rate=3e-4),
-        evaluation=SudokuTask(form="pair", clues=CLUES, half=1, puzzles=100, final_puzzles=400),
-    ),
+    changed(judged_by(1), pairs),
     {
         "uniform-count": {},
         "puma-batch": {"masking": ProgressiveUnmasking(stages=8, pool="batch")},

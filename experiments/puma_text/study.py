@@ -1,6 +1,8 @@
 """PUMA on worked answers from scratch: sums of four digits, worked out step by step."""
 
-from unmask import Beta, ExactCount, IndependentMasking, ProgressiveUnmasking, TrainingConfig
+from dataclasses import replace
+
+from unmask import Beta, Clipped, ExactCount, IndependentMasking, MaskedMean, ProgressiveUnmasking, TrainingConfig
 from unmask.data.sums import sums_lengths, sums_tokenizer
 from unmask.evaluation.tasks import SumsTask
 from unmask.parts import WorkedSums, named_masking
@@ -22,6 +24,24 @@ base = RunConfig(
     ),
 )
 puma = ProgressiveUnmasking(stages=12, threshold=0.9)
+fixed = {"control": "uniform-count", "budgets": (1600,), "warmup": 0.04, "evaluate": 0.1}
+screened = {
+    "puma": puma,
+    **{f"puma-{policy}": replace(puma, policy=policy) for policy in ("margin", "entropy", "random")},
+    "puma-no-threshold": replace(puma, threshold=None),
+    "puma-lower": replace(puma, threshold=0.5),
+    "puma-half": replace(puma, time=Clipped(0.5, 1.0)),
+    "puma-6": replace(puma, stages=6),
+}
+screening = Study(
+    "screening",
+    base,
+    {"uniform-count": {}}
+    | {name: {"masking": masking} for name, masking in screened.items()}
+    | {"puma-masked-mean": {"masking": puma, "objective": MaskedMean()}},
+    seeds=(11,),
+    **fixed,
+)
 study = Study(
     "worked-sums",
     base,
@@ -30,11 +50,8 @@ study = Study(
         "clipped": named_masking("clipped"),
         "beta": {"masking": IndependentMasking(Beta(2, 1), ExactCount())},
         "puma": Arm({"masking": puma}, budgets=(1067, 1600)),
-        "puma-batch": Arm({"masking": ProgressiveUnmasking(stages=12, threshold=0.9, pool="batch")}, seeds=(21,)),
+        "puma-batch": Arm({"masking": replace(puma, pool="batch")}, seeds=(21,)),
     },
-    control="uniform-count",
     seeds=(21, 22, 23, 24, 25),
-    budgets=(1600,),
-    warmup=0.04,
-    evaluate=0.1,
+    **fixed,
 )

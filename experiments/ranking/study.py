@@ -10,6 +10,8 @@ fewer steps bell-shaped and clipped rates need on letters, each run's learning r
 
 from dataclasses import replace
 
+from experiments.puma_text.study import base as scratch
+from experiments.puma_text.study import tokenizer
 from unmask import (
     ELBO,
     Blockwise,
@@ -20,11 +22,8 @@ from unmask import (
     ProgressiveUnmasking,
     RowMean,
     SyRM,
-    TrainingConfig,
 )
-from unmask.data.sums import sums_lengths, sums_tokenizer
-from unmask.evaluation.tasks import SumsTask
-from unmask.parts import TextLikelihood, TextModel, WorkedSums, named_masking
+from unmask.parts import TextLikelihood, named_masking
 from unmask.recipes import sotu
 from unmask.runs.config import RunConfig
 from unmask.runs.study import Arm, Study, changed
@@ -64,20 +63,9 @@ horizons = Study(
     checkpoint=None,
 )
 
-TERMS, QUESTIONS, DECODING = 4, 20_000, Decoding(tokens_per_step=2)
-tokenizer = sums_tokenizer()
-tuning = RunConfig(
-    recipe="worked-sums",
-    data=WorkedSums(TERMS, QUESTIONS),
-    model=TextModel(
-        tokenizer.vocab_size, tokenizer.mask_token_id, layers=2, shifted=True, positions=sum(sums_lengths(TERMS)) + 1
-    ),
-    **named_masking("uniform-count"),
-    training=TrainingConfig(batch_size=16, learning_rate=5e-4, threads=1),
-    evaluation=SumsTask(
-        terms=TERMS, questions=QUESTIONS, puzzles=100, final_puzzles=500, batch_size=250, decoding=DECODING
-    ),
-)
+fewer = {"data.questions": 20_000, "evaluation.questions": 20_000, "evaluation.final_puzzles": 500}
+tuning = changed(scratch, fewer | {"model.shifted": True, "evaluation.puzzles": 100})
+tuning = changed(tuning, {"training.batch_size": 16, "training.learning_rate": 5e-4})
 
 
 def pretraining(run: RunConfig) -> RunConfig:
