@@ -9,21 +9,12 @@ with the batch as the pool, with 32 times the batch (the default) and with 100 t
 from dataclasses import replace
 
 from experiments.pool.repeated import RepeatedRows
-from unmask import ExactCount, IndependentMasking, ProgressiveUnmasking
-from unmask.evaluation.tasks import SudokuTask
-from unmask.parts.sudoku import CLUES
-from unmask.recipes import sudoku
+from experiments.puma_sudoku.study import judged_by
+from unmask import ProgressiveUnmasking
 from unmask.runs.study import Arm, Study
 
 STEPS = 800
-BASELINE = IndependentMasking(mask=ExactCount())
-recipe = sudoku()
-base = replace(
-    recipe,
-    masking=BASELINE,
-    training=replace(recipe.training, steps=STEPS, batch_size=16, threads=1),
-    evaluation=SudokuTask(clues=CLUES, half=0, puzzles=100, final_puzzles=1000),
-)
+base = judged_by(0)
 
 
 def chains(times: int, stages: int = 8, batch: int = 16) -> ProgressiveUnmasking:
@@ -37,7 +28,7 @@ def pooled(times: int, stages: int = 8, batch: int = 16, steps: int = STEPS) -> 
     return Arm(change, budgets=(steps,))
 
 
-often = {"control": "uniform-count", "warmup": 0.04, "evaluate": 0.1}
+often = {"control": "uniform-count", "warmup": 0.04, "evaluate": 0.1, "budgets": (STEPS,)}
 sweep = Study(
     "sweep",
     base,

@@ -91,7 +91,6 @@ paper = Study(
         "uniform-count": {},
         "puma-batch": {"masking": ProgressiveUnmasking(stages=8, pool="batch")},
         "puma": {"masking": ProgressiveUnmasking(stages=8)},
-        "puma-half": {"masking": HALF},
     },
     seeds=(1,),
     budgets=(3000,),
