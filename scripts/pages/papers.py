@@ -114,6 +114,8 @@ def puma() -> dict[str, str]:
     }
     told = {
         "screening": shown(ends(saved("puma_sudoku/screening"))),
+        "short": shown(ends(saved("puma_sudoku/short"))),
+        "sums-screening": shown(ends(saved("puma_text/screening"))),
         "letters": shown(ends(saved("letters"), "test")),
         "eight": tables(eight, [ends(eight, of)[0] for of in (None, *ORDERS)]),
     }
