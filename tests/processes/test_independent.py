@@ -12,6 +12,7 @@ from unmask import (
     Bell,
     Bernoulli,
     Beta,
+    Delimiters,
     ExactCount,
     IndependentMasking,
     Scores,
@@ -290,3 +291,10 @@ def test_what_a_law_learnt_is_not_dropped_by_one_that_learns_nothing(ranks_of):
     learnt = ranks_of(IndependentMasking(PPOTS()), 1, 4)[0].state_dict()
     with pytest.raises(ValueError, match=r"Uniform.* keeps no state, but the checkpoint holds"):
         ranks_of(IndependentMasking(), 1, 4)[0].load_state_dict(learnt)
+
+
+def test_rates_that_are_learnt_from_those_of_rows_are_refused_where_each_token_has_its_own():
+    rule = Delimiters((3,))
+    assert IndependentMasking(mask=rule).mask == IndependentMasking(PPOTS(), rule).mask == rule
+    with pytest.raises(ValueError, match="learns from the rates of rows, and Delimiters"):
+        IndependentMasking(PPOTS(online=True), rule)
