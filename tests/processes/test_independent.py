@@ -298,3 +298,13 @@ def test_rates_that_are_learnt_from_those_of_rows_are_refused_where_each_token_h
     assert IndependentMasking(mask=rule).mask == IndependentMasking(PPOTS(), rule).mask == rule
     with pytest.raises(ValueError, match="learns from the rates of rows, and Delimiters"):
         IndependentMasking(PPOTS(online=True), rule)
+
+
+def test_the_losses_of_a_draw_are_learnt_from_once(stream_of):
+    process = IndependentMasking(PPOTS(online=True), ExactCount()).start(stream_of([4] * 8), batch_size=4)
+    before = process.time.state_dict()["sums"][:, 0].sum()
+    process.observe(None)  # nothing was drawn
+    batch = process.draw()
+    process.observe(Scores(torch.zeros(batch.masked.shape), nll=batch.masked.double()))
+    process.observe(None)
+    assert process.time.state_dict()["sums"][:, 0].sum() == before + 4
