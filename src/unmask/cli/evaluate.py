@@ -29,6 +29,7 @@ from unmask.recipes import RunConfig
 from unmask.report.records import plot_locality, records_table
 from unmask.runs.config import Answering, Tokenized, load_model, load_run, tokenizer_of
 from unmask.sampling import Decoding
+from unmask.training.heard import standard_error
 
 What = Literal["likelihood", "tasks", "locality", "generation"]
 USAGE = """usage: unmask evaluate RUN [RUN ...] [options]
@@ -143,7 +144,7 @@ def evaluate(words: list[str]) -> None:
     dataset = options.data.held_out() if options.split == "held_out" else at_hand(options.data.load(), options.rows)
     dataset = dataset.select(range(min(options.rows, len(dataset))))
     console = Console()
-    with Progress(console=Console(stderr=True)) as progress:
+    with Progress(console=standard_error()) as progress:
         found = {what: MEASURES[what](subjects, dataset, options, progress) for what in options.what}
     for what, records in found.items():
         console.print(records_table(records, title=what))

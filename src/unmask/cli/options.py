@@ -14,7 +14,6 @@ from typing import Annotated, Any
 import torch
 import tyro
 from datasets import Dataset
-from rich.console import Console
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from unmask.config import from_json, nearest, parse, to_json
@@ -31,6 +30,7 @@ from unmask.processes import Blockwise, IndependentMasking, ProgressiveUnmasking
 from unmask.recipes import RECIPES, RunConfig, TextModel
 from unmask.schedules import Ramp, Schedule, parse_schedule
 from unmask.times import TimeDistribution
+from unmask.training.heard import standard_error
 
 RunConfigs = dict[str, RunConfig]
 MASKINGS = (IndependentMasking, ProgressiveUnmasking, Blockwise)
@@ -163,7 +163,7 @@ def configured(
     names = {f.name for f in fields(default)} - ({"data"} if settled else set())
     config = replace(default, **{k: v for k, v in values.items() if k in names})
     if settled:
-        Console(stderr=True, soft_wrap=True).print(_chosen(config), highlight=False)
+        standard_error(soft_wrap=True).print(_chosen(config), highlight=False)
     return config, values
 
 

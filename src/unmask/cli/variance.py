@@ -22,6 +22,7 @@ from unmask.report.tables import variance_table
 from unmask.runs.config import Tokenized, load_model, load_run, tokenizer_of
 from unmask.runs.prepare import looked_up
 from unmask.store.folder import check_out
+from unmask.training.heard import standard_error
 
 ARMS = {
     name: (named.masking, named.objective)
@@ -97,7 +98,7 @@ def variance(words: list[str]) -> None:
         options.batch_size,
         options.nested,
         options.seed,
-        Console(stderr=True),
+        standard_error(),
     )
     save_variance(out / "variance.json", arms, to_json({"title": title, "options": options}))
     plot_variance(arms, out / "variance.png", title=title)

@@ -8,8 +8,8 @@ compared. Nothing is known about families here.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol, cast
 
 import torch
@@ -175,9 +175,9 @@ def unfit_layouts(model: Denoiser) -> dict[str, str]:
     """Layouts under which a denoiser predicts otherwise than it should, with how that shows. Seven short forwards.
 
     A row with padding behind it is to be what it is without. Documents that share a row are to be what they are in
-    rows of their own. A first block is to be what it is in a
-    row of its own; the next, beside a clean copy of the row, what it is behind the clean blocks alone. A backbone
-    that cannot be told who sees whom with the kernel that it has now says so where it is run.
+    rows of their own. A first block is to be what it is in a row of its own; the next, beside a clean copy of the
+    row, what it is behind the clean blocks alone. A backbone that cannot be told who sees whom with the kernel that
+    it has now says so where it is run.
     """
     hf = model.hugging_face
     if not has_values(hf):
@@ -205,27 +205,33 @@ def unfit_layouts(model: Denoiser) -> dict[str, str]:
     config = model.backbone.config
     window = getattr(config, "sliding_window", None)
     narrow = min(window, 2) if isinstance(window, int) else window
-    for use, states in ((PADDING, padding), (DocumentLayout.use, documents), (BlockLayout.use, blocks)):
-        if use != PADDING:
-            try:
-                layer_kinds(model.backbone, use)
-            except ValueError:
-                continue
+
+    def off(states: Callable[[], tuple[Tensor, Tensor]], width: int | None) -> str:
+        """How the states differ from those wanted, under a window of this width; empty where they do not."""
+        with evaluating(hf), _window(config, width):
+            got, wanted = states()
+        if _close(got, wanted, _tolerance(hf)):
+            return ""
+        most = float(wanted.abs().max())
+        return f"its states are then off by {float((got - wanted).abs().max()):.2g} of at most {most:.2g}"
+
+    trials = {PADDING: (padding, window)}
+    for layout, states in ((DocumentLayout, documents), (BlockLayout, blocks)):
+        with suppress(ValueError):
+            layer_kinds(model.backbone, layout.use)
+            trials[layout.use] = states, narrow
+    for use, (states, width) in trials.items():
         try:
-            with evaluating(hf), _window(config, window if use == PADDING else narrow):
-                got, wanted = states()
-            if _close(got, wanted, _tolerance(hf)):
-                continue
-            off, most = float((got - wanted).abs().max()), float(wanted.abs().max())
-            found[use] = f"its states are then off by {off:.2g} of at most {most:.2g}"
-            with evaluating(hf), _window(config, window and row.shape[1]):
-                if use != PADDING and window and _close(*states(), _tolerance(hf)):
-                    found[use] += (
-                        f", for its layers do not keep to the sliding_window={window} of its config: set that to "
-                        "None before it is wrapped"
-                    )
+            why = off(states, width)
+            if why and use != PADDING and window and not off(states, row.shape[1]):
+                why += (
+                    f", for its layers do not keep to the sliding_window={window} of its config: set that to None "
+                    "before it is wrapped"
+                )
         except Exception as error:
-            found[use] = f"it does not run so: {_short(error)}"
+            why = f"it does not run so: {_short(error)}"
+        if why:
+            found[use] = why
     return found
 
 

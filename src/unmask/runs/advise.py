@@ -42,6 +42,7 @@ from unmask.runs.prepare import looked_up, with_guide
 from unmask.runs.study import Change, Study
 from unmask.store.folder import replace_text
 from unmask.training import TrainingStep
+from unmask.training.heard import standard_error
 from unmask.training.platform import autocast_dtype
 
 COSTS, ROWS = "costs.json", "rows"
@@ -108,7 +109,7 @@ def advise(
     Raises:
         ValueError: for fewer than two arms, or anything that a run refuses, before anything is trained.
     """
-    probe, out, console = probe or ProbeConfig(), Path(out), console or Console(stderr=True, soft_wrap=True)
+    probe, out, console = probe or ProbeConfig(), Path(out), console or standard_error(soft_wrap=True)
     require(len(arms) > 1, f"advice needs at least two arms, got {', '.join(arms) or 'none'}")
     study = _study(config, arms, probe, steps=1)
     for cell in study.cells():
@@ -188,8 +189,8 @@ def seconds_a_step(config: RunConfig, steps: int = 3) -> float:
     model, dtype = config.model.build().to(device), autocast_dtype(training.precision, device)
     tokenizer = config.data.tokenizer() if isinstance(config.data, Tokenized) else None
     masking, objective = looked_up((config.masking, config.objective), tokenizer)
-    rows = at_hand(config.data.load(), ROWS_TIMED * training.batch_size)
-    rows = rows.select(range(min(len(rows), ROWS_TIMED * training.batch_size)))
+    rows = at_hand(config.data.load(), most := ROWS_TIMED * training.batch_size)
+    rows = rows.select(range(min(len(rows), most)))
     step = TrainingStep(
         masking,
         with_guide(masking, objective, rows, model, device),

@@ -46,8 +46,8 @@ def run_jobs(
 ) -> dict[str, str]:
     """Do the jobs in order, several at a time; those that are whole are passed over. One that fails stops no other.
 
-    A job's output goes to a file beside its folder, NAME.log. All jobs end with this process; where Ctrl-C or SIGTERM
-    ends it, each saves the step at hand first.
+    A job's output goes to a file beside its folder, NAME.log. All jobs end with this process; where a signal ends it
+    (see `Interrupts`), each saves the step at hand first.
 
     Args:
         jobs: each with a name and a folder of its own. One that comes `after` another waits for it.
@@ -84,9 +84,7 @@ def run_jobs(
     failed: dict[str, str] = {}
     with (
         Display(console) as display,
-        Interrupts(
-            lambda _: display.say("stopping once the runs have saved; once more to stop at once")
-        ) as interrupts,
+        Interrupts(display.say, "the runs have saved") as interrupts,
         ExitStack() as stack,
     ):
         stack.callback(_stop, running)

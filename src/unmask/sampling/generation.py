@@ -139,16 +139,16 @@ def _check_rows(model: MaskedDiffusionLM, batch: TokenBatch) -> None:
 
 def _check_tokens(model: MaskedDiffusionLM, end_token_id: int | None, suppress_tokens: Sequence[int]) -> None:
     """Raise ValueError for an end, or tokens to suppress, that the model does not predict, or no other token."""
-    unused = () if model.head.unused is None else model.head.unused.tolist()
-    choices = set(range(model.head.vocab_size)).difference(unused, (model.mask_token_id,))
-    require(
-        end_token_id is None or end_token_id in choices, f"end_token_id {end_token_id} is no token of the model's"
-    )
+    choices, known = torch.ones(model.head.vocab_size, dtype=torch.bool), range(model.head.vocab_size)
+    choices[model.mask_token_id] = False
+    if model.head.unused is not None:
+        choices[model.head.unused.cpu()] = False
+    ends = end_token_id is None or (end_token_id in known and bool(choices[end_token_id]))
+    require(ends, f"end_token_id {end_token_id} is no token of the model's")
     for token in suppress_tokens:
-        require(
-            0 <= token < model.head.vocab_size, f"suppress_tokens holds {token}, which is no token of the model's"
-        )
-    require(len(choices.difference(suppress_tokens)) > 0, "suppress_tokens leaves no token to predict")
+        require(token in known, f"suppress_tokens holds {token}, which is no token of the model's")
+        choices[token] = False
+    require(bool(choices.any()), "suppress_tokens leaves no token to predict")
 
 
 class _Loop:

@@ -28,10 +28,11 @@ class Interrupts:
 
     Args:
         noted: called in a thread, with a line for people, when the first signal comes.
+        until: what is done before the end, for that line.
     """
 
-    def __init__(self, noted: Callable[[str], None]) -> None:
-        self.noted = noted
+    def __init__(self, noted: Callable[[str], None], until: str = "this step is done and saved") -> None:
+        self.noted, self.until = noted, until
         self.signal = 0
         """Number of the signal that came, 0 before one does."""
         self._since = 0.0
@@ -69,7 +70,7 @@ class Interrupts:
     def _speak(self) -> None:
         self._over.wait()
         if self.signal:
-            self.noted("stopping once this step is done and saved; once more to stop at once")
+            self.noted(f"stopping once {self.until}; once more to stop at once")
 
 
 def end(number: int, message: str) -> NoReturn:
