@@ -38,6 +38,8 @@ ROWS = [
         (".5", "0.5"),
         ("007", "7"),
         ("1000000000000000000000001", "1000000000000000000000001"),
+        ("9" * 40 + "1", "9" * 40 + "1"),
+        ("-" + "9" * 40 + ".10", "-" + "9" * 40 + ".1"),
         ("100", "100"),
         ("1,2", "2"),
         ("#### The  Red\thouse.", "the red house"),
@@ -50,7 +52,7 @@ def test_final_answer(text, answer):
     assert final_answer(text) == answer
 
 
-@given(value=st.integers(-(10**9), 10**9), before=st.text(max_size=20))
+@given(value=st.integers(-(10**9), 10**9) | st.integers(-(10**60), 10**60), before=st.text(max_size=20))
 def test_every_way_to_write_a_number_is_the_same_answer(value, before):
     sign, size = ("-" if value < 0 else ""), abs(value)
     for written in (f"{value}", f"{value:,}", f"{sign}${size}", f"{value}.00", f"{value}."):

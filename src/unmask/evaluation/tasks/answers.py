@@ -45,8 +45,9 @@ def same_answer(a: str, b: str) -> bool:
 
 
 def _normal(number: re.Match[str]) -> str:
-    value = Decimal(number[2].replace(",", ""))
-    return format((-value if number[1] else value).normalize() + 0, "f")
+    text = format(Decimal(number[2].replace(",", "")), "f")  # Decimal's own arithmetic would round to 28 digits
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return f"-{text}" if number[1] and text != "0" else text
 
 
 @dataclass(frozen=True, kw_only=True)
