@@ -135,6 +135,41 @@ def test_state_round_trip(fitted):
     assert other.description() == fitted.description()
 
 
+def test_a_state_from_before_the_first_fit_undoes_a_fit(fitted):
+    fresh = PPOTS().start()
+    fitted.load_state_dict(fresh.state_dict())
+    assert not fitted.fitted
+    assert torch.equal(fitted.mass, fresh.mass)
+    assert fitted.description() == fresh.description()
+
+
+def test_losses_that_are_too_few_for_a_fit_wait_for_more():
+    """Steps of four rows and a fit after each: no single step can fill four bins."""
+    running = PPOTS(online=True, refit_every=1, grid=30, memory=0.5).start()
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        running.observe(*(torch.rand(4, generator=generator, dtype=torch.float64) for _ in range(2)))
+        running.refit()
+    assert running.fitted
+
+
+def test_few_losses_give_the_plain_second_moment_and_an_unbiased_variance():
+    """A square of a mean of n draws is too large by v / n: with six to a bin the optimum was off by tenths."""
+    generator = torch.Generator().manual_seed(0)
+    rate = torch.arange(1, 5, dtype=torch.float64).repeat(6) / 4
+    squares, variances = [], []
+    for _ in range(3000):
+        running = PPOTS(online=True, grid=4).start()
+        loss = -torch.rand(len(rate), generator=generator, dtype=torch.float64).log()  # mean 1, variance 1
+        running.observe(rate, loss)
+        seen = running._seen()
+        np.testing.assert_allclose(seen.mean**2 + seen.variance, loss.view(6, 4).square().mean(0))
+        squares.append(seen.mean**2)
+        variances.append(seen.variance)
+    assert float(torch.cat(squares).mean()) == pytest.approx(1, abs=0.03)
+    assert float(torch.cat(variances).mean()) == pytest.approx(1, abs=0.03)
+
+
 def test_online_estimates_reach_the_measured_ones():
     """Losses whose mean and variance are known, observed step by step."""
     generator = torch.Generator().manual_seed(0)

@@ -186,9 +186,9 @@ class RunningPPOTS(Tabulated, RunningTime):
         """Fit anew, to a measured profile or to the training losses seen so far."""
         if profile is None:
             profile = self._seen()
-            self._sums = self._sums * self.config.memory
-            if profile is None:
+            if profile is None:  # too few losses for a fit: they wait for more
                 return
+            self._sums = self._sums * self.config.memory
         self._follow(fit_epr(profile, self.config.optimum), profile)
 
     def _follow(self, fit: EPRFit, profile: RateProfile) -> None:
@@ -217,6 +217,7 @@ class RunningPPOTS(Tabulated, RunningTime):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self._sums = state["sums"]
+        self.fit, self.profile, self.mass = None, None, torch.ones(BINS)  # as before the first fit
         if "fit" in state:
             self._follow(EPRFit(**state["fit"]), RateProfile(**state["profile"]))
 
@@ -226,10 +227,11 @@ class RunningPPOTS(Tabulated, RunningTime):
         if int(enough.sum()) < 4:
             return None
         count, total, square = count[enough], total[enough], square[enough]
-        mean = total / count
-        variance = (square / count - mean**2).clamp(min=0) * count / (count - 1)
+        second = square / count
+        # The square of a mean holds its noise: g² is what v leaves of the second moment, as where it is measured.
+        variance = torch.minimum((square - total**2 / count).clamp(min=0) / (count - 1), second)
         t = ((torch.arange(self.config.grid) + 0.5) / self.config.grid)[enough]
-        return RateProfile(t.double(), mean, variance)
+        return RateProfile(t.double(), (second - variance).sqrt(), variance)
 
 
 ours(PPOTS)
