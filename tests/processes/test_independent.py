@@ -15,6 +15,8 @@ from unmask import (
     Delimiters,
     ExactCount,
     IndependentMasking,
+    RowImportance,
+    RowStream,
     Scores,
     Uniform,
 )
@@ -308,3 +310,25 @@ def test_the_losses_of_a_draw_are_learnt_from_once(stream_of):
     process.observe(Scores(torch.zeros(batch.masked.shape), nll=batch.masked.double()))
     process.observe(None)
     assert process.time.state_dict()["sums"][:, 0].sum() == before + 4
+
+
+@pytest.mark.parametrize("fill", [5.0, float("nan")])
+def test_what_scores_hold_where_nothing_is_masked_is_not_learnt(dataset_of, fill):
+    """A loop of one's own has the nll of every position at hand; that of visible ones means nothing."""
+    sums = []
+    for elsewhere in (0.0, fill):
+        rows = RowStream(dataset_of([6] * 8), importance=RowImportance())
+        process = IndependentMasking(PPOTS(online=True, grid=4)).start(rows, 8)
+        masked = process.draw().masked
+        nll = torch.where(masked, 2.0, elsewhere)
+        process.observe(Scores(-nll, nll=nll))
+        sums.append(torch.cat([process.time.state_dict()["sums"].flatten(), rows.state_dict()["scales"]["scale"]]))
+    assert sums[0].nansum() > 0
+    torch.testing.assert_close(*sums, rtol=0, atol=0, equal_nan=True)
+
+
+def test_losses_of_whole_rows_are_not_taken_for_those_of_positions(dataset_of):
+    process = IndependentMasking(PPOTS(online=True)).start(RowStream(dataset_of([4] * 4)), 4)
+    masked = process.draw().masked
+    with pytest.raises(ValueError, match=r"nll of all \(4, 5\) positions"):
+        process.observe(Scores(torch.zeros(masked.shape), nll=torch.ones(4)))

@@ -223,12 +223,17 @@ class IndependentProcess:
         """
         if self._last is None:
             return
-        if scores is None or scores.nll is None:
-            raise ValueError(f"{self.config} learns from the losses: give observe() scores that hold the nll")
-        batch, self._last = self._last, None
+        batch = self._last
+        if scores is None or scores.nll is None or scores.nll.shape != batch.masked.shape:
+            raise ValueError(
+                f"{self.config} learns from the losses: give observe() scores that hold the nll of all "
+                f"{tuple(batch.masked.shape)} positions"
+            )
+        self._last = None
         assert batch.rate is not None
+        nll = scores.nll.cpu().double().where(batch.masked, 0)  # elsewhere scores have no meaning
         # A complement may have the rate 0: no mask, no loss, and nothing to learn of a rate.
-        loss = (scores.nll.cpu().double() / batch.rate.clamp(min=1e-12)).sum(1) / batch.clean.effective_length
+        loss = (nll / batch.rate.clamp(min=1e-12)).sum(1) / batch.clean.effective_length
         law = learning(self.time)
         if law is not None:
             drawn = batch.rate[:, 0] > 0
