@@ -83,6 +83,21 @@ def test_the_mean_exponent_of_a_row_is_one_and_rates_cover_all(clean, rule):
     assert not torch.allclose(rate[0] / 1e-6, torch.ones(3, dtype=torch.float64), rtol=1e-2)
 
 
+@each
+def test_a_rate_that_is_rounded_to_one_has_finite_weights(world, clean, rule):
+    """Of Beta(2, 0.1) one rate in forty is nearer to 1 than float64 can tell."""
+    time = Beta(2, 0.1)
+    t = time.quantile(torch.full((2,), 0.999, dtype=torch.float64))
+    assert (t == 1).all()
+    batch = IndependentMasking(time, rule).assemble(
+        clean, t, time, torch.full((2, 3), 0.5, dtype=torch.float64), None
+    )
+    assert batch.masked.all()
+    weights = ELBO().weights(batch)
+    assert weights.isfinite().all()
+    assert (weights > 0).all()
+
+
 def test_equal_exponents_are_bernoulli(world, clean):
     flat = replace(clean, guide=torch.full((2, 3), 0.7, dtype=torch.float64))
     t = torch.tensor([0.3, 0.8], dtype=torch.float64)

@@ -53,9 +53,9 @@ class TokenRates(MaskRule):
         c = self.exponents(clean).to(t.dtype)
         mean = (c * clean.maskable).sum(1, keepdim=True) / clean.effective_length.clamp(min=1)[:, None]
         c = torch.where(clean.maskable, c / mean, 1.0)
-        log_left = torch.log1p(-t)[:, None]
-        slope = c * torch.exp((c - 1) * log_left)
-        return -torch.expm1(c * log_left), time.density(t)[:, None] / slope
+        below = t.clamp(max=1 - 2**-53)  # where t has been rounded to 1, slopes are 0 or without bound
+        slope = c * torch.exp((c - 1) * torch.log1p(-below)[:, None])
+        return -torch.expm1(c * torch.log1p(-t)[:, None]), time.density(below)[:, None] / slope
 
     def choose(self, uniform: Tensor, rate: Tensor, maskable: Tensor) -> Tensor:
         """u < r."""
