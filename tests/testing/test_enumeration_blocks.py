@@ -172,6 +172,15 @@ def test_support_and_density_follow_the_masking_of_a_block():
     assert Blockwise(ProgressiveUnmasking(time=Clipped(0.5, 1.0)), 2).support == (0.5, 1.0)
 
 
+def test_causal_rows_are_another_bound_and_not_enumerated(world, clean):
+    """Else the blocks alone were checked, and the mean of two bounds called the ELBO of one."""
+    masking = Blockwise(IndependentMasking(), 2, causal=0.5)
+    assert claims_unbiased(replace(masking, causal=0.0), ELBO())
+    assert not claims_unbiased(masking, ELBO())
+    with pytest.raises(ValueError, match="from left to right"):
+        check_unbiased(masking, ELBO(), clean, nll_of(world, 2))
+
+
 def test_rows_whose_blocks_differ_in_length_are_not_enumerated(world, clean):
     with pytest.raises(ValueError, match="same number of maskable"):
         expectation(Blockwise(IndependentMasking(), 3), ELBO(), clean, nll_of(world, 3))

@@ -57,11 +57,14 @@ class Expectation:
 def claims_unbiased(masking: IndependentMasking | Blockwise, objective: Objective) -> bool:
     """Whether the library claims that the objective's expectation is the ELBO per token (docs/estimators.md).
 
-    Of rows, or blocks of rows, that have equally many maskable positions.
+    Of rows, or blocks of rows, that have equally many maskable positions. With causal rows among them the expectation
+    is a mean of two bounds, and neither.
     """
     try:
         objective.check(masking)
     except ValueError:
+        return False
+    if getattr(masking, "causal", 0):
         return False
     if isinstance(objective, RowMean):
         inner = _of_units(masking)
@@ -154,7 +157,7 @@ def expectation(
         The expectation, exact but for quadrature (about 1e-9 for smooth densities).
 
     Raises:
-        ValueError: where rows or blocks differ in their number of maskable positions.
+        ValueError: where rows or blocks differ in their number of maskable positions, or some rows are causal.
     """
     inner = _of_units(masking)
     time = started(inner.time)
@@ -236,6 +239,11 @@ def _of_units(masking: IndependentMasking | Blockwise) -> IndependentMasking:
     inner = masking.masking if isinstance(masking, Blockwise) else masking
     if not isinstance(inner, IndependentMasking):
         raise ValueError(f"{masking} draws no masks independently of the model: there is nothing to enumerate")
+    if getattr(masking, "causal", 0):
+        raise ValueError(
+            f"{masking} trains some rows from left to right, and no draw decides which: enumerate the blocks with "
+            "causal=0; the loss of a causal row is its exact negative log-likelihood, whatever is drawn"
+        )
     return inner
 
 
