@@ -23,6 +23,7 @@ from unmask import (
 from unmask.evaluation.order import agreement, chain_order, order_over_training
 from unmask.report.figures import plot_order
 from unmask.testing import TabularWorld, tabular_model
+from unmask.testing.device import Float32Device
 
 WORLD = TabularWorld.random(length=5, vocab_size=2, error=1.0, seed=4)
 
@@ -147,6 +148,19 @@ def test_a_run_without_a_chain_or_data_or_anything_says_so(run, tmp_path):
         order_over_training(folder, masking=ProgressiveUnmasking())
     with pytest.raises(ValueError, match=r"no config\.json"):
         order_over_training(tmp_path)
+
+
+@pytest.mark.parametrize("policy", ["confidence", "random", "entropy"])
+def test_chains_are_followed_under_a_model_on_a_device(policy):
+    """Apple's, by name: it has no float64, which chains need."""
+    rows, masking = WORLD.rows(WORLD.strings()[0]), ProgressiveUnmasking(stages=3, policy=policy, threshold=0.6)
+    order = chain_order(tabular_model(WORLD).float(), rows, masking)
+    with Float32Device() as device:
+        model = tabular_model(WORLD).float().to(device.device)
+        assert torch.equal(chain_order(model, rows, masking), order)
+        there = chain_order(model, rows.to(device.device), masking)
+        assert there.device == device.device
+        assert torch.equal(there.cpu(), order)
 
 
 def test_neither_the_pool_nor_the_rows_beside_it_change_the_order_of_a_chain():

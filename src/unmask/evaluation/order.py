@@ -52,31 +52,34 @@ def chain_order(
     """Follow the chain of each row, from its random start to its end, under a model that does not change.
 
     Args:
-        model: gives the scores; evaluated in the ambient autocast mode.
-        batch: N rows.
+        model: gives the scores, on its own device; evaluated in the ambient autocast mode.
+        batch: N rows, on any device.
         masking: of the chain.
         seed: of the chain's noise.
         at: training step whose number of stages is used.
 
     Returns:
         [N, L] int64 step at which the policy reveals each position, from 0; -1 where it was given, as clue,
-        padding or part of the random start. What the chain leaves masked at its end comes last, all at once.
+        padding or part of the random start. What the chain leaves masked at its end comes last, all at once. On the
+        rows' device.
     """
+    device, batch = batch.tokens.device, batch.to("cpu")  # chains live there
     stages = integer_at(masking.stages, at)
     chain = replace(masking, stages=stages).chain(stages, seed)
     stage = torch.zeros_like(batch.row)
     revealed = chain.entry(batch, stage)
     order, step = torch.full_like(batch.tokens, -1), 0
-    running = torch.arange(len(batch), device=batch.tokens.device)
+    running = torch.arange(len(batch))
     with evaluating(model):
         while len(running):
             clean, seen = batch[running], revealed[running]
-            scores = model(MaskedBatch(clean, clean.maskable & ~seen, None, None), needs=masking.needs).scores
+            hidden = MaskedBatch(clean, clean.maskable & ~seen, None, None)
+            scores = model(hidden, needs=masking.needs).scores.to("cpu")
             now, stage[running], _ = chain.advance(clean, seen, stage[running], scores)
             order[running] = order[running].masked_fill(now & ~seen, step)
             revealed[running] = now
             running, step = running[~chain.ended(clean, now, stage[running])], step + 1
-    return order.masked_fill(batch.maskable & ~revealed, step)
+    return order.masked_fill(batch.maskable & ~revealed, step).to(device)
 
 
 def agreement(first: Tensor, second: Tensor) -> Agreement:

@@ -15,6 +15,8 @@ from unmask.testing.tabular import TabularWorld
 class _Table(nn.Module):
     """Looks the world's predictions up; hidden states are log-probabilities, the mask token's included."""
 
+    place: Tensor
+
     def __init__(self, world: TabularWorld) -> None:
         super().__init__()
         size, self.length = world.vocab_size + 1, world.length
@@ -24,7 +26,7 @@ class _Table(nn.Module):
         table = torch.cat([log_p, torch.zeros(*every.shape, 1, dtype=log_p.dtype)], 2)
         # A frozen parameter: a model's device and precision are read from its parameters.
         self.table = nn.Parameter(table, requires_grad=False)
-        self.place = size ** torch.arange(world.length - 1, -1, -1)
+        self.register_buffer("place", size ** torch.arange(world.length - 1, -1, -1), persistent=False)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: object) -> SimpleNamespace:
         """Rows of the world's length, perhaps padded on the right."""
