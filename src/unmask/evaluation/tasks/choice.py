@@ -54,17 +54,19 @@ class ChoiceTask(Task):
         """One row for each choice, the choice maskable; `limit` counts questions.
 
         Raises:
-            ValueError: for a question without two choices, or a right one that is not among them.
+            ValueError: for a question without two choices, an empty one, or a right one that is not among them.
         """
         tokenizer, rows = TextTokenizer.load(self.tokenizer), []
         columns = (*self.columns, *([self.stratum] if self.stratum else []))
         questions = read_rows(self.source, self.subset, self.split, columns, limit)
         for number, row in enumerate(questions.to_list()):
             question, choices, answer = (row[name] for name in self.columns)
+            texts = isinstance(choices, list) and all(isinstance(choice, str) and choice for choice in choices)
+            places = [place for place in range(len(choices)) if answer in (place, str(place))] if texts else []
             require(
-                len(choices) > 1 and int(answer) in range(len(choices)),
-                f"row {number} of {self.source} needs two choices or more and the place of the right one, from 0; "
-                f"got {len(choices)} choices and {answer!r}",
+                len(places) == 1 and len(choices) > 1,
+                f"row {number} of {self.source} needs two choices or more, a list of texts, and the place of the right "
+                f"one, from 0; got {choices!r} and {answer!r}",
             )
             shown = prompt_tokens(tokenizer, self.prompt, question)
             for place, choice in enumerate(choices):
@@ -74,7 +76,7 @@ class ChoiceTask(Task):
                         "tokens": shown + tokens,
                         "maskable": [False] * len(shown) + [True] * len(tokens),
                         "question": number,
-                        "right": place == int(answer),
+                        "right": place == places[0],
                         "length": {"row": 1, "token": len(tokens), "character": len(choice)}[self.per],
                         "stratum": str(row[self.stratum]) if self.stratum else "all",
                     }
