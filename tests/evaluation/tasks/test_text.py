@@ -138,6 +138,21 @@ def test_rows_are_prompt_and_answer(folder):
         assert tokenizer.decode([t for t in answer if t != tokenizer.eos_token_id]) == source["answer"]
 
 
+def test_answers_that_are_numbers_are_read_as_written(folder, tmp_path):
+    (tmp_path / "sums.jsonl").write_text('{"question": "6 * 7", "answer": 42}\n{"question": "1 - 3", "answer": -2}\n')
+    task = AnswerTask(tokenizer=str(folder), source=str(tmp_path / "sums.jsonl"))
+    rows = task.load()
+    assert rows["answer"] == ["42", "-2"]
+    assert task.judge(["it is 42", "#### 2"], rows) == [True, False]
+
+
+@pytest.mark.parametrize(("question", "answer", "lacks"), [(None, 1, "question"), ("why?", None, "final answer")])
+def test_what_is_lacking_of_a_question_is_told_with_its_row(folder, tmp_path, question, answer, lacks):
+    (tmp_path / "bad.jsonl").write_text(json.dumps({"question": question, "answer": answer}) + "\n")
+    with pytest.raises(ValueError, match=rf"row 0 of .*bad\.jsonl has no {lacks}"):
+        AnswerTask(tokenizer=str(folder), source=str(tmp_path / "bad.jsonl")).load()
+
+
 def test_what_cannot_be_judged_is_refused(folder, tmp_path):
     with pytest.raises(ValueError, match="prompt must hold"):
         _answer_task(folder, prompt="nothing")

@@ -71,18 +71,19 @@ class AnswerTask(TextTask):
         """The first questions of the source.
 
         Raises:
-            ValueError: where a true answer has no final answer.
+            ValueError: where a question is lacking, or a true answer has no final answer.
         """
-        question, answer = self.columns
-        rows = read_rows(self.source, self.subset, self.split, self.columns, limit)
-        for number, row in enumerate(rows.to_list()):
-            if final_answer(row[answer]) is None:
-                raise ValueError(f"row {number} of {self.source} has no final answer: {row[answer]!r}")
-            lines = sum(bool(line.strip()) for line in row[answer].partition(MARK)[0].splitlines())
+        for number, row in enumerate(read_rows(self.source, self.subset, self.split, self.columns, limit).to_list()):
+            # Numbers are written out, as a template of training writes them.
+            question, answer = ("" if row[name] is None else str(row[name]) for name in self.columns)
+            if not question or final_answer(answer) is None:
+                lacking = f"final answer: {answer!r}" if question else "question"
+                raise ValueError(f"row {number} of {self.source} has no {lacking}")
+            lines = sum(bool(line.strip()) for line in answer.partition(MARK)[0].splitlines())
             yield {
-                "question": row[question],
-                "answer": row[answer],
-                "stratum": f"{min(lines, 8)}{'+' if lines >= 8 else ''} lines" if MARK in row[answer] else "all",
+                "question": question,
+                "answer": answer,
+                "stratum": f"{min(lines, 8)}{'+' if lines >= 8 else ''} lines" if MARK in answer else "all",
             }
 
     def judge(self, answers: list[str], dataset: Dataset) -> list[bool]:
