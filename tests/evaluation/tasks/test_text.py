@@ -250,10 +250,17 @@ def test_batches_change_no_choice(folder, choices):
 
 
 def test_bad_choices_are_refused(folder, choices, tmp_path):
-    for asked, right in ((["a", "b"], 2), (["a", "b"], "B"), (["a", "b"], 0.5), (["a", ""], 0), ("ab", 0), (["a"], 0)):
+    for asked, right in (
+        (["a", "b"], 2),
+        (["a", "b"], "B"),
+        (["a", "b"], 0.5),
+        (["a", ""], 0),
+        ("ab", 0),
+        (["a"], 0),
+    ):
         row = {"question": "q", "choices": asked, "answer": right}
         (tmp_path / "bad.jsonl").write_text(json.dumps(row) + "\n")
-        with pytest.raises(ValueError, match="row 0 of .* the place of the right one, from 0; got"):
+        with pytest.raises(ValueError, match=r"row 0 of .* the place of the right one, from 0; got"):
             ChoiceTask(tokenizer=str(folder), source=str(tmp_path / "bad.jsonl")).load()
     with pytest.raises(ValueError, match="unknown per 'letter'"):
         ChoiceTask(**choices, per="letter")

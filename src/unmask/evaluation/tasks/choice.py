@@ -65,8 +65,8 @@ class ChoiceTask(Task):
             places = [place for place in range(len(choices)) if answer in (place, str(place))] if texts else []
             require(
                 len(places) == 1 and len(choices) > 1,
-                f"row {number} of {self.source} needs two choices or more, a list of texts, and the place of the right "
-                f"one, from 0; got {choices!r} and {answer!r}",
+                f"row {number} of {self.source} needs two choices or more, a list of texts, and the place of the "
+                f"right one, from 0; got {choices!r} and {answer!r}",
             )
             shown = prompt_tokens(tokenizer, self.prompt, question)
             for place, choice in enumerate(choices):
