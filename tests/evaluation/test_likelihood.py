@@ -335,6 +335,18 @@ def test_protocol_refuses_what_the_objective_refuses():
     assert 0 < len(of_objective) < len(every)
 
 
+@pytest.mark.parametrize(
+    ("coupling", "pair", "together"),
+    [("antithetic", None, 2), ("stratified", "mirror", 2), ("antithetic", "complement", 4)],
+)
+@pytest.mark.parametrize("cut", [lambda m: m, lambda m: Blockwise(m, size=2)], ids=["rows", "blocks"])
+def test_samples_that_do_not_divide_are_refused_by_their_name(small, coupling, pair, together, cut):
+    masking = cut(IndependentMasking(coupling=coupling, pair=pair))
+    with pytest.raises(ValueError, match=f"samples={together + 1} does not divide into the {together} that"):
+        LikelihoodConfig(masking, samples=together + 1)
+    LikelihoodConfig(masking, samples=2 * together)
+
+
 def test_end_of_text_tokens_are_no_characters():
     tokenizer = character_tokenizer(["abc"])
     tokens = [*tokenizer.encode("abc").tolist(), *[tokenizer.eos_token_id] * 3]

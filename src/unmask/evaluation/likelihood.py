@@ -65,7 +65,15 @@ class LikelihoodConfig:
     def __post_init__(self) -> None:
         positive_int("samples", self.samples)
         self.objective.check(self.masking)
-        time = getattr(getattr(self.masking, "masking", self.masking), "time", None)
+        inner = getattr(self.masking, "masking", self.masking)
+        if isinstance(inner, IndependentMasking):
+            together = inner.rows_per_unit * (2 if inner.coupling == "antithetic" else 1)
+            require(
+                self.samples % together == 0,
+                f"samples={self.samples} does not divide into the {together} that {inner} draws together: use a "
+                "multiple",
+            )
+        time = getattr(inner, "time", None)
         require(
             not is_fitted(time),
             f"{time} is fitted to a model, so two models would be measured by different noise: use Uniform()",
