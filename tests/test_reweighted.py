@@ -168,6 +168,15 @@ def test_cart_by_hand(masked_batch):
     assert found == pytest.approx([0, 0.25 + 0.125, 0.25 + 0.125, 0])
 
 
+def test_weights_are_not_rounded_by_a_loop_s_autocast(masked_batch):
+    """`TrainingStep` is called inside of it, and the `Trainer` weighs outside."""
+    batch = masked_batch([[0, 1, 1, 0, 1, 0]], [[False, True, True, False, True, False]])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = CART().weights(batch)
+    assert inside.dtype == torch.float32
+    assert torch.equal(inside, CART().weights(batch))
+
+
 def cut_rows(masked_batch, seed):
     """Rows cut into uneven blocks, and the same blocks as rows of their own, with scores of both."""
     draw = torch.Generator().manual_seed(seed)

@@ -178,7 +178,8 @@ class CART(Reweighted):
         kernel = torch.where(distance > 0, self.p * (1 - self.p) ** (distance - 1.0) / 2, 0.0)
         visible = batch.clean.attention & ~batch.masked
         if batch.block is None and batch.clean.document is None:
-            return self.base.weights(batch) * (visible.float() @ kernel)
+            with torch.autocast(visible.device.type, enabled=False):  # which would round the factors
+                return self.base.weights(batch) * (visible.float() @ kernel)
         seen = visible[:, None, :]  # [B, i, j]: position j from position i
         if (block := batch.block) is not None:
             before = batch.clean.attention[:, None, :] & (block[:, None, :] < block[:, :, None])
