@@ -56,10 +56,12 @@ class Report:
     Attributes:
         measure: number of the evaluations that runs are compared by. None: the first of `MEASURES` that is there.
         title: of page and figure. Empty: one made of the study's name and its data.
+        rises: whether more is better, of a measure of your own; those of `MEASURES` know.
     """
 
     measure: str | None = None
     title: str = ""
+    rises: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,13 +83,14 @@ class Results:
     title: str = ""
 
     @classmethod
-    def of(cls, records: Sequence[dict[str, Any]], measure: str | None = None) -> Results:
+    def of(cls, records: Sequence[dict[str, Any]], measure: str | None = None, rises: bool = False) -> Results:
         """From records of one study.
 
         Args:
             records: what `read_records` gave, those of one role.
             measure: name of a number in every evaluation. By default the one of the study's `Report`, or the first
                 of `MEASURES` that is there.
+            rises: whether more is better, of a measure that neither `MEASURES` nor the study's `Report` knows.
 
         Raises:
             ValueError: for records of no study or of several, or without the measure.
@@ -127,7 +130,8 @@ class Results:
             )
             return cls(name, control, runs, known[0], report.title)
         require(measure in shared, f"no evaluation has '{measure}'{nearest(measure, sorted(shared))}")
-        found = next((m for m in known if m.key == measure), Measure(measure, measure))
+        own = Measure(measure, measure, rises or (report.rises and measure == report.measure))
+        found = next((m for m in known if m.key == measure), own)
         return cls(name, control, runs, found, report.title)
 
     @property
@@ -225,7 +229,7 @@ class Results:
         """
         runs = [run for run in self.runs if run.steps == steps]
         key, good = self.measure.key, self.measure.good
-        if self.measure.rises:
+        if self.measure.is_share:
             levels = list(TARGETS)
         else:
             held = [run.held(self.measure) for run in self.of_seed(self.control, steps).values()]
