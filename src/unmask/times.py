@@ -178,6 +178,11 @@ class Clipped(TimeDistribution):
         """(low, high]."""
         return self.low, self.high
 
+    @property
+    def breakpoints(self) -> tuple[float, ...]:
+        """The ends that lie inside: the density falls to 0 there."""
+        return tuple(end for end in self.support if 0 < end < 1)
+
     def cdf(self, t: Tensor) -> Tensor:
         """F(t) = (t - low) / (high - low), clipped to [0, 1]."""
         return ((t - self.low) / (self.high - self.low)).clamp(0, 1)

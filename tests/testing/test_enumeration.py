@@ -69,6 +69,14 @@ def test_rates_from_a_least_one_estimate_the_bound_without_the_slice_below(world
         assert 0 < whole - found.exact < 3 * low  # at most the highest loss of a token, times the slice
 
 
+@pytest.mark.parametrize("low", [1e-3, 0.07, 0.4])
+@pytest.mark.parametrize("rule", RULES, ids=named)
+def test_complements_make_up_for_rates_that_are_not_drawn(world, clean, rule, low):
+    """The pair's density jumps at 1 - low, where the quadrature must be cut."""
+    masking = IndependentMasking(Clipped(low, 1.0), rule, pair="complement")
+    assert check_unbiased(masking, ELBO(), clean, world.nll).claims_unbiased
+
+
 @pytest.mark.parametrize("low", [1e-3, 0.4])
 def test_the_slice_left_out_is_its_integral(world, clean, low):
     """∫ E[loss | t] / t dt over (0, low], by quadrature over what a Bernoulli mask of that rate can be."""
