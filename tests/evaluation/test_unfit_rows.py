@@ -53,6 +53,12 @@ def test_they_are_not_measured(model, measure, kind):
         measure(model, rows(last))
 
 
+@pytest.mark.parametrize("measure", [likelihood, exact_likelihood, order_likelihood, importance_weighted, locality])
+def test_nothing_is_not_measured(model, measure):
+    with pytest.raises(ValueError, match=r"^the data set is empty$"):
+        measure(model, rows(GOOD).select([]))
+
+
 @pytest.mark.parametrize("kind", UNFIT)
 @pytest.mark.parametrize("decoding", [Decoding(), Decoding(policy="random", block_size=2, causal_blocks=True)])
 def test_they_are_not_decoded(model, kind, decoding):

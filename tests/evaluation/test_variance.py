@@ -8,7 +8,17 @@ import pytest
 import torch
 from rich.console import Console
 
-from unmask import ELBO, PPOTS, Clipped, IndependentMasking, RowImportance, RowMean, RowStream
+from unmask import (
+    ELBO,
+    PPOTS,
+    Blockwise,
+    Clipped,
+    IndependentMasking,
+    ProgressiveUnmasking,
+    RowImportance,
+    RowMean,
+    RowStream,
+)
 from unmask.data import load_sudoku
 from unmask.evaluation.variance import (
     Nested,
@@ -93,6 +103,15 @@ def test_an_arm_that_has_no_elbo_is_refused(model, rows):
     with pytest.raises(ValueError, match="all of"):
         decompose(model, IndependentMasking(Clipped()), rows)
     decompose(model, IndependentMasking(Clipped()), rows, objective=RowMean(), batch_size=2, nested=Nested(3, 2, 2))
+
+
+@pytest.mark.parametrize("masking", [Blockwise(INDEPENDENT, 3), ProgressiveUnmasking()], ids=["blocks", "chain"])
+def test_what_has_no_such_parts_is_refused(model, rows, masking):
+    told = "only an IndependentMasking has rates, masks and rows to tell apart, got"
+    with pytest.raises(ValueError, match=told):
+        decompose(model, masking, rows, objective=RowMean())
+    with pytest.raises(ValueError, match=f"arm 'other': {told}"):
+        compare_variance(model, rows, {"other": (masking, RowMean())}, 4, Nested(3, 2, 2), seed=0)
 
 
 def test_compared_arms_are_fitted_first_and_saved(model, rows, tmp_path):

@@ -332,11 +332,13 @@ def check_rows(
         The number of tokens of the shortest row and of the longest.
 
     Raises:
-        ValueError: naming the first row that has no maskable position, holds the mask token, a token outside
-            the vocabulary or one of `unused`, is longer than the model's positions, or, for a shifted model, has a
-            maskable first position.
+        ValueError: for a data set without rows; naming the first row that has no maskable position, holds the mask
+            token, a token outside the vocabulary or one of `unused`, is longer than the model's positions, or, for a
+            shifted model, has a maskable first position.
     """
     check_dataset(dataset)
+    if len(dataset) == 0:
+        raise ValueError(f"{of} is empty")
     documents = ["document"] if shifted and "document" in dataset.column_names else []
     view = dataset.select_columns(["tokens", "maskable", *documents]).with_format("numpy")
     lengths = []

@@ -119,9 +119,11 @@ def decompose(
         {"loss": ..., "gradient": ...}.
 
     Raises:
-        ValueError: for a time distribution that is yet to be fitted, and for a masking that the objective refuses.
+        ValueError: for another masking than an `IndependentMasking`, one that the objective refuses, and a time
+            distribution that is yet to be fitted.
     """
     objective, nested = objective or ELBO(), nested or Nested()
+    _check_parts(masking)
     _refuse_unfitted(masking)
     objective.check(masking)
     rows = dataset if isinstance(dataset, RowStream) else RowStream(dataset, seed)
@@ -181,6 +183,7 @@ def compare_variance(
     others = dataset.select(range(len(held_out), len(dataset)))
     for name, (masking, objective) in (pairs := {name: _pair(arm) for name, arm in arms.items()}).items():
         try:
+            _check_parts(masking)
             if _wanted(masking.time) is None:
                 _refuse_unfitted(masking)
             objective.check(masking)
@@ -225,6 +228,14 @@ def _pair(arm: Measured) -> tuple[IndependentMasking, Objective]:
 def _wanted(time: TimeDistribution) -> Measurement | None:
     """What must be measured for the law that a config starts. A law that runs is taken as it stands."""
     return None if isinstance(time, RunningTime) else measured_for(time)
+
+
+def _check_parts(masking: object) -> None:
+    """Raise ValueError for a masking whose noise has no such parts."""
+    require(
+        isinstance(masking, IndependentMasking),
+        f"only an IndependentMasking has rates, masks and rows to tell apart, got {masking}",
+    )
 
 
 def _refuse_unfitted(masking: IndependentMasking) -> None:
