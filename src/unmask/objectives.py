@@ -81,8 +81,8 @@ def _check_without_density(objective: Objective, masking: Any) -> None:
 class RowMean(Objective):
     """Mean over a row's masked tokens, then over the rows that have one (PUMA's loss, arXiv 2602.10314).
 
-    With `ExactCount` and uniform t it is, row by row, an unbiased estimate of the ELBO per L_eff;
-    with anything else it is a weighted cross-entropy with the same minimiser, and no likelihood bound.
+    With `ExactCount` and uniform t it is, row by row, an unbiased estimate of the ELBO per L_eff; with anything else,
+    complementary pairs among it, it is a weighted cross-entropy with the same minimiser, and no likelihood bound.
     Where rows are cut into blocks, each block of each row counts as a row.
     """
 
