@@ -305,6 +305,12 @@ def test_units_of_text(tmp_path):
     assert math.isclose(found.perplexity.value, math.e)
 
 
+def test_a_wide_interval_of_few_rows_ends_at_an_infinite_perplexity():
+    found = RowNats("nats", torch.tensor([10.0, 300.0]).double(), torch.tensor([1, 1])).perplexity
+    assert found.value == pytest.approx(math.exp(155))
+    assert (found.low, found.high) == (pytest.approx(0), math.inf)
+
+
 def test_protocol_refuses_what_the_objective_refuses():
     """One contract: what ELBO refuses is refused here, whatever is put together, and heavy-tailed weights besides."""
     times, masks, pairs = (

@@ -27,6 +27,11 @@ class Estimate:
         return Estimate(rising(self.value), rising(self.low), rising(self.high))
 
 
+def exp(value: float) -> float:
+    """e to a power, infinite where math.exp would raise: few rows have wide intervals."""
+    return math.exp(value) if value < 700 else math.inf
+
+
 def mean_of(values: Sequence[float] | np.ndarray, share: float = 0.95) -> Estimate:
     """Mean of normal values with its t interval of that coverage, infinite for a single one; ValueError for none."""
     require(len(values) > 0, "there is no value to average")

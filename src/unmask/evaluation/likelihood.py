@@ -23,7 +23,7 @@ from unmask.batch import MaskedBatch, Tensors, TokenBatch
 from unmask.config import ours, positive_int, require
 from unmask.data.stream import RowStream
 from unmask.data.tokenizers import TextTokenizer
-from unmask.evaluation.estimate import Estimate, ratio
+from unmask.evaluation.estimate import Estimate, exp, ratio
 from unmask.fitted_times import is_fitted
 from unmask.kinds import kinds_checked
 from unmask.masks import ExactCount
@@ -123,7 +123,7 @@ class RowNats:
     @property
     def perplexity(self) -> Estimate:
         """exp of the nats per token: a bound on the perplexity where the nats are a bound."""
-        return self.nats_per_token.map(math.exp)
+        return self.nats_per_token.map(exp)
 
     def bits_per(self, units: Tensor) -> Estimate:
         """Bits for each unit, where row i has units[i] of them (see `characters`)."""

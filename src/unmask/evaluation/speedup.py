@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import scipy.integrate
 
-from unmask.evaluation.estimate import Estimate, mean_of
+from unmask.evaluation.estimate import Estimate, exp, mean_of
 
 CLAIM = 5
 """Paired seeds for a claim; fewer are an indication."""
@@ -213,7 +213,7 @@ class Speed:
             if own is None or other is None or own <= 0 or other <= 0:
                 return None
             logs.append(math.log(other / own))
-        return Paired(mean_of(logs).map(_exp), len(logs), level=1.0) if logs else None
+        return Paired(mean_of(logs).map(exp), len(logs), level=1.0) if logs else None
 
     def verdict(self, of: Cost = "step") -> str:
         """faster, slower, not distinguishable; without a ratio, why: who did not reach the target, or that it was met
@@ -251,7 +251,3 @@ class Matched:
     def ratio(self) -> float:
         """How many times fewer steps the arm had."""
         return self.control_steps / self.steps
-
-
-def _exp(value: float) -> float:
-    return math.exp(value) if value < 700 else math.inf
