@@ -80,6 +80,30 @@ def test_the_enumerated_law_is_whole_and_loses_only_chains_that_end():
         assert (~law.revealed).any(1).all()
 
 
+@pytest.mark.parametrize("policy", ["confidence", "random"])
+def test_positions_that_are_given_stay_out_of_the_law(policy):
+    """Rows whose first token is given are those of the shorter worlds that it leaves."""
+    config = ProgressiveUnmasking(stages=2, policy=policy)
+
+    def given(strings):
+        return WORLD.rows(strings, torch.tensor([False, True, True]).expand(strings.shape))
+
+    laws = chain_states(config, WORLD, rows=given)
+    share = WORLD.joint.sum((1, 2))
+    for first in range(2):
+        world = TabularWorld(WORLD.joint[first])
+
+        def predict(tokens, masked, first=first):
+            whole = torch.cat([torch.full_like(tokens[:, :1], first), tokens], 1)
+            return WORLD.log_probabilities(whole, torch.cat([torch.zeros_like(masked[:, :1]), masked], 1))[:, 1:]
+
+        for law, shorter in zip(laws, chain_states(config, world, predict), strict=True):
+            here = law.string // 4 == first
+            assert torch.equal(law.string[here] % 4, shorter.string)
+            assert torch.equal(law.revealed[here, 1:], shorter.revealed)
+            torch.testing.assert_close(law.probability[here], share[first] * shorter.probability)
+
+
 def learnt(config, predict_of, rounds=240):
     """Train free logits for every visible context on the exact expected loss, the chain driven by the model itself.
 

@@ -70,24 +70,24 @@ def chain_states(
     """
     predict, rows = predict or world.log_probabilities, rows or world.rows
     strings, weight = world.strings()
-    orders = _orders(world.length)
+    orders, lengths = _orders(world.length), set(rows(strings).effective_length.tolist())
     now = ChainStates(
         torch.arange(len(strings)),
         torch.zeros_like(strings, dtype=torch.bool),
         torch.full((len(strings),), entry),
         weight,
     )
-    now, within, order = _expanded(config, now, now.stage, orders)
+    now, within, order = _expanded(config, now, now.stage, orders, lengths)
     chain = _supplied(config, {Purpose.MASK: order, Purpose.STAGE: within})
     revealed = chain.entry(rows(strings[now.string]), now.stage)
     now = _gathered(now.string, revealed, now.stage, now.probability)
     found = []
     while len(now.string):
         found.append(now)
-        now, within, order = _expanded(config, now, now.stage + 1, orders)
+        now, within, order = _expanded(config, now, now.stage + 1, orders, lengths)
         clean = rows(strings[now.string])
         chain = _supplied(config, {Purpose.REVEAL: order, Purpose.STAGE: within})
-        scores = _scores(predict, clean.tokens, ~now.revealed)
+        scores = _scores(predict, clean.tokens, clean.maskable & ~now.revealed)
         revealed, stage, _ = chain.advance(clean, now.revealed, now.stage, scores)
         on = ~chain.ended(clean, revealed, stage)
         now = _gathered(now.string[on], revealed[on], stage[on], now.probability[on])
@@ -122,7 +122,7 @@ def inference_states(
 
     def targets(stage: int) -> Iterator[tuple[int, float]]:
         most = math.ceil((1 - lowest) * length - 1e-9) - 1
-        for middle, width in _pieces(config, stages, stage, length):
+        for middle, width in _pieces(config, stages, stage, {length}):
             level = min(1.0, (stage + middle) / stages)
             rate = float(config.time.quantile(torch.tensor(1 - level, dtype=torch.float64)))
             yield min(round((1 - rate) * length), most), width
@@ -226,23 +226,23 @@ def _orders(length: int) -> Tensor:
     return (every + 1) / (length + 1)
 
 
-def _pieces(config: ProgressiveUnmasking, stages: int, stage: int, length: int) -> list[tuple[float, float]]:
-    """Pieces of [0, 1] on which the target of `stage`, round((1 - Q(1 - (stage + w)/K)) · L), is constant.
+def _pieces(config: ProgressiveUnmasking, stages: int, stage: int, lengths: set[int]) -> list[tuple[float, float]]:
+    """Pieces of [0, 1] on which the target of `stage`, round((1 - Q(1 - (stage + w)/K)) · L), is constant for all L.
 
     Each as (middle, width). The target changes where the mask rate passes 1 - (n + 1/2) / L.
     """
-    rates = 1 - (torch.arange(length, dtype=torch.float64) + 0.5) / length
+    rates = 1 - torch.cat([(torch.arange(length, dtype=torch.float64) + 0.5) / length for length in lengths])
     bounds = (stages * (1 - config.time.cdf(rates)) - stage).tolist()
-    cuts = [0.0, *(cut for cut in bounds if 0 < cut < 1), 1.0]
+    cuts = [0.0, *sorted(cut for cut in bounds if 0 < cut < 1), 1.0]
     return [((a + b) / 2, b - a) for a, b in itertools.pairwise(cuts) if b - a > 1e-12]
 
 
 def _expanded(
-    config: ProgressiveUnmasking, now: ChainStates, aims: Tensor, orders: Tensor
+    config: ProgressiveUnmasking, now: ChainStates, aims: Tensor, orders: Tensor, lengths: set[int]
 ) -> tuple[ChainStates, Tensor, Tensor]:
     """Every state with every piece of its target [n, 1] and every order of the noise [n, L]."""
-    stages, length = integer_at(config.stages, 0), now.revealed.shape[1]
-    pieces = {aim: _pieces(config, stages, aim, length) for aim in set(aims.tolist())}
+    stages = integer_at(config.stages, 0)
+    pieces = {aim: _pieces(config, stages, aim, lengths) for aim in set(aims.tolist())}
     index, within, share = zip(
         *((i, *piece) for i, aim in enumerate(aims.tolist()) for piece in pieces[aim]), strict=True
     )
