@@ -49,6 +49,13 @@ def test_so_does_a_longer_row_of_more_tokens():
     assert chain_difference(ProgressiveUnmasking(stages=2, policy="random"), world) < 1e-9
 
 
+@pytest.mark.parametrize("threshold", [None, 0.7])
+def test_strings_that_cannot_occur_do_no_harm(threshold):
+    joint = torch.zeros(2, 2, 2)
+    joint[0, 0, 0], joint[0, 1, 1], joint[1, 1, 1] = 0.5, 0.2, 0.3
+    check_chain(ProgressiveUnmasking(stages=2, threshold=threshold), TabularWorld(joint))
+
+
 def peek(tokens, masked):
     """Scores that are surer where the hidden token is a one."""
     log_p = WORLD.log_probabilities(tokens, masked)

@@ -56,6 +56,13 @@ def test_masks_that_look_at_nothing_leave_it(masking, objective):
     assert len(found.position) == 3**2 * 3  # each position hidden, in every context of the other two
 
 
+def test_strings_that_cannot_occur_do_no_harm():
+    joint = torch.zeros(2, 2, 2)
+    joint[0, 0, 0], joint[0, 1, 1], joint[1, 1, 1] = 0.5, 0.2, 0.3
+    assert stationary(IndependentMasking(), PAPL(of="top"), TabularWorld(joint)).moved < 1e-9
+    assert stationary(IndependentMasking(), PAPL(), TabularWorld(joint)).moved > 0.01
+
+
 def test_a_model_that_is_wrong_is_not_where_training_rests():
     """The tool looks at the world's joint, not at its denoiser."""
     wrong = TabularWorld.random(length=3, vocab_size=2, error=1.0)

@@ -71,11 +71,12 @@ def chain_states(
     predict, rows = predict or world.log_probabilities, rows or world.rows
     strings, weight = world.strings()
     orders, lengths = _orders(world.length), set(rows(strings).effective_length.tolist())
+    occur = weight.nonzero()[:, 0]  # contexts of the others have no conditionals
     now = ChainStates(
-        torch.arange(len(strings)),
-        torch.zeros_like(strings, dtype=torch.bool),
-        torch.full((len(strings),), entry),
-        weight,
+        occur,
+        torch.zeros_like(strings[occur], dtype=torch.bool),
+        torch.full_like(occur, entry),
+        weight[occur],
     )
     now, within, order = _expanded(config, now, now.stage, orders, lengths)
     chain = _supplied(config, {Purpose.MASK: order, Purpose.STAGE: within})

@@ -68,6 +68,8 @@ def stationary(
         ValueError: where the iteration does not converge, or the loss holds more than weighted cross-entropies.
     """
     strings, probability = world.strings()
+    occur = probability > 0  # contexts of the others have no conditionals
+    strings, probability = strings[occur], probability[occur]
     clean, truth = (rows or world.rows)(strings), TabularWorld(world.joint)
     batch, row, share = draws(masking, clean, nodes)
     weight = objective.weights(batch).double() * (probability[row] * share)[:, None]
