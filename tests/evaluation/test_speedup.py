@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -290,18 +291,12 @@ def test_the_measure_is_what_all_evaluations_have():
         Results.of([both[0], both[1] | {"curve": []}])
 
 
-def test_more_of_a_measure_of_ones_own_is_better_where_one_says_so():
-    """Else an arm of better accuracy was called the worse, and nothing could say otherwise."""
+def test_levels_of_a_measure_that_rises_and_is_no_share_are_the_control_s():
     worse, better = [10.0, 20.0, 30.0, 40.0, 50.0], [10.0, 40.0, 50.0, 60.0, 70.0]
     records = [_record(arm, s, v, key="own") for arm, v in (("a", worse), ("b", better)) for s in range(5)]
-    for told in (
-        Results.of(records, "own", rises=True),
-        Results.of([record | {"report": {"measure": "own", "rises": True}} for record in records]),
-    ):
-        assert told.ranked(40)[0][1].verdict("better", "worse") == "better"
-        speeds = [speed for speed in told.speeds(40) if speed.arm == "b"]
-        assert {speed.verdict() for speed in speeds} == {"faster"}
-    assert Results.of(records, "own").ranked(40)[0][1].verdict("better", "worse") == "worse"
+    results = replace(Results.of(records, "own"), measure=Measure("own", "own", rises=True))
+    assert results.targets(40) == [20.0, 30.0, 40.0]
+    assert {speed.verdict() for speed in results.speeds(40) if speed.arm == "b"} == {"faster"}
 
 
 def test_records_are_read_by_role(tmp_path):

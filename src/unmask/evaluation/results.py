@@ -56,12 +56,10 @@ class Report:
     Attributes:
         measure: number of the evaluations that runs are compared by. None: the first of `MEASURES` that is there.
         title: of page and figure. Empty: one made of the study's name and its data.
-        rises: whether more is better, of a measure of your own; those of `MEASURES` know.
     """
 
     measure: str | None = None
     title: str = ""
-    rises: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,14 +81,13 @@ class Results:
     title: str = ""
 
     @classmethod
-    def of(cls, records: Sequence[dict[str, Any]], measure: str | None = None, rises: bool = False) -> Results:
+    def of(cls, records: Sequence[dict[str, Any]], measure: str | None = None) -> Results:
         """From records of one study.
 
         Args:
             records: what `read_records` gave, those of one role.
             measure: name of a number in every evaluation. By default the one of the study's `Report`, or the first
                 of `MEASURES` that is there.
-            rises: whether more is better, of a measure that neither `MEASURES` nor the study's `Report` knows.
 
         Raises:
             ValueError: for records of no study or of several, or without the measure.
@@ -130,8 +127,7 @@ class Results:
             )
             return cls(name, control, runs, known[0], report.title)
         require(measure in shared, f"no evaluation has '{measure}'{nearest(measure, sorted(shared))}")
-        own = Measure(measure, measure, rises or (report.rises and measure == report.measure))
-        found = next((m for m in known if m.key == measure), own)
+        found = next((m for m in known if m.key == measure), Measure(measure, measure))
         return cls(name, control, runs, found, report.title)
 
     @property
