@@ -364,6 +364,19 @@ def test_compare_refuses_the_second_folder_before_the_first_arm_trains(command, 
         assert not (tmp_path / "standard").exists()
 
 
+@pytest.mark.parametrize("words", [["--jobs", "0"], ["--devices", "99"]], ids=" ".join)
+def test_what_cannot_be_done_costs_no_run_that_is_to_be_overwritten(command, tmp_path, words):
+    there = tmp_path / "puma" / "seed-0" / "steps-3" / "config.json"
+    there.parent.mkdir(parents=True)
+    there.write_text(json.dumps({"unmask": "0.1.0", "run": {}, "training": {}}))
+    (tmp_path / "records.jsonl").touch()
+    code, _, err = command("compare", "sudoku", *TINY, *words, "--overwrite", "--out", str(tmp_path))
+    assert code == 2
+    assert words[0].strip("-") in err
+    assert there.is_file()
+    assert (tmp_path / "records.jsonl").is_file()
+
+
 @pytest.mark.parametrize(
     ("text", "kept"),
     [

@@ -9,6 +9,7 @@ from unmask.cli.options import about, chosen_arms, configured, differing, flag, 
 from unmask.cli.report import show
 from unmask.config import positive_int, require
 from unmask.evaluation.results import RECORDS
+from unmask.runs.launch import check_asked
 from unmask.runs.study import Study
 from unmask.store.folder import delete_run
 
@@ -31,7 +32,11 @@ def compare(words: list[str]) -> None:
                 about(tuple[int, ...], "Horizons in steps, each with a schedule of its own. None: --steps."),
                 (),
             ),
-            ("overwrite", flag("Delete the runs that --out holds; else what is whole there stays."), False),
+            (
+                "overwrite",
+                flag("Delete these runs where --out holds them, and its records; else what is whole stays."),
+                False,
+            ),
             ("jobs", about(int | None, "Runs at a time. None: one for each GPU or core."), None),
             ("devices", about(tuple[int, ...] | None, "Numbers of the GPUs to use. None: all."), None),
         ],
@@ -61,6 +66,7 @@ def compare(words: list[str]) -> None:
         tracker=training.tracker,
     )
     out: Path = options["out"]
+    check_asked(options["jobs"], options["devices"])
     for cell in study.cells():
         study.job(cell, out).config.check(
             out / cell.name, resume=not options["overwrite"], overwrite=options["overwrite"]

@@ -37,7 +37,7 @@ from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.parts import HeldOutLikelihood, HeldOutRows
 from unmask.parts.maskings import MASKINGS
 from unmask.runs.config import RunConfig, Tokenized, load_model
-from unmask.runs.launch import default_devices, default_jobs
+from unmask.runs.launch import check_asked, default_devices, default_jobs
 from unmask.runs.prepare import looked_up, with_guide
 from unmask.runs.study import Change, Study
 from unmask.store.folder import replace_text
@@ -111,6 +111,7 @@ def advise(
     """
     probe, out, console = probe or ProbeConfig(), Path(out), console or standard_error(soft_wrap=True)
     require(len(arms) > 1, f"advice needs at least two arms, got {', '.join(arms) or 'none'}")
+    check_asked(workers, devices)
     study = _study(config, arms, probe, steps=1)
     for cell in study.cells():
         cell.config.check(out / cell.name)

@@ -37,6 +37,18 @@ def default_devices() -> tuple[int, ...]:
     return tuple(range(torch.cuda.device_count()))
 
 
+def check_asked(workers: int | None, devices: Sequence[int] | None) -> None:
+    """Raise ValueError for a number of jobs, or for devices, that cannot be had here; and under a launcher."""
+    check_alone("a study starts its runs itself: start it")
+    if workers is not None:
+        positive_int("jobs", workers)
+    seen = len(default_devices())
+    require(
+        all(0 <= device < seen for device in devices or ()),
+        f"devices {', '.join(map(str, devices or ()))}: here are {seen or 'no'} GPUs, numbered from 0 (--devices)",
+    )
+
+
 def run_jobs(
     jobs: Sequence[Job],
     *,
@@ -62,22 +74,16 @@ def run_jobs(
     Raises:
         ValueError: for anything that a run refuses, before the first one starts.
     """
-    check_alone("a study starts its runs itself: start it")
+    check_asked(workers, devices)
     for name, values in (("names", [job.name for job in jobs]), ("folders", [job.out for job in jobs])):
         require(len(set(values)) == len(values), f"jobs need {name} of their own, got {', '.join(map(str, values))}")
     for job in jobs:
         job.check()
     waiting = [job for job in jobs if not job.is_whole]
     devices = default_devices() if devices is None else devices
-    seen = len(default_devices())
-    require(
-        all(0 <= device < seen for device in devices),
-        f"devices {', '.join(map(str, devices))}: here are {seen or 'no'} GPUs, numbered from 0 (--devices)",
-    )
     workers = default_jobs(len(waiting), devices) if workers is None else workers
     if not waiting:
         return {}
-    positive_int("jobs", workers)
     threads = max(1, (os.cpu_count() or 1) // min(workers, len(waiting)))
     free = [devices[i % len(devices)] if devices else None for i in range(workers)]
     running: list[_Child] = []
