@@ -186,6 +186,18 @@ def test_a_file_in_place_of_out_is_named_before_anything_is_done(command, tmp_pa
     assert err == f"unmask: {tmp_path / 'qa.csv'} is a file, and --out names a folder: choose another"
 
 
+def test_an_option_of_other_recipes_is_not_dropped(command, tmp_path):
+    """`--pretrained` is read by some recipes beside their data; those that cannot start from a model say so."""
+    file = tmp_path / "my proteins.fasta"
+    file.write_text("".join(f">{i}\n{'ACDEFGHIKL'[i % 10 :]}MN{'PQ' * i}\n" for i in range(60)))
+    words = ["train", "sequences", "--data.source", str(file), "--pretrained", "nowhere", "--steps", "1"]
+    code, _, err = command(*words, "--out", str(tmp_path / "run"))
+    assert code == 2
+    assert "--pretrained" in err
+    assert not (tmp_path / "run").exists()
+    assert f"sequences --data.source '{file}' --out" in command("train", str(file))[2]  # as a shell takes it
+
+
 @pytest.mark.parametrize(("words", "message"), MISTAKES.values(), ids=MISTAKES)
 def test_mistake_is_explained_before_anything_is_made(command, tmp_path, words, message):
     code, _, err = command(*words, "--out", str(tmp_path / "run"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,11 @@ from datasets import concatenate_datasets
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import unmask
+from unmask.cli import COMMANDS
+from unmask.cli.options import masked_as, named_arm, take_option
+from unmask.config import parse
+from unmask.objectives import Objective
+from unmask.recipes import RECIPES
 from unmask.store.checkpoint import MANIFEST
 from unmask.store.metrics import read_metrics
 
@@ -101,6 +107,31 @@ def test_formats_name_what_a_run_leaves(trainer):
         if path.is_file() and path.parent.name not in ("model", "ema", "tracker"):
             assert name in words, name
     assert MANIFEST in words
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The command lines of a page's blocks, in words."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    return [shlex.split(line, comments=True) for line in re.findall(r"^ {4}(unmask .*)$", text, re.MULTILINE)]
+
+
+@pytest.mark.parametrize(
+    "words", [pytest.param(words, id=f"{page.stem}-{' '.join(words)}") for page in PAGES for words in commands(page)]
+)
+def test_a_command_that_a_page_shows_is_one(words):
+    """It has a folder to write to, options that there are, and maskings that go with their objectives."""
+    name, of = words[1], words[2]
+    assert name in COMMANDS
+    if name not in ("train", "compare", "advise"):
+        return
+    assert "--out" in words, "needs a folder"
+    recipe = RECIPES[of]
+    arms, rest = take_option(words[3:], "--arms")
+    maskings, rest = take_option(rest, "--masking")
+    objectives, rest = take_option(rest, "--objective")
+    for text in [*(named_arm(arm)[1] for arm in arms), *maskings]:
+        run = masked_as(recipe, text)
+        (parse(objectives[0], Objective) if objectives else run.objective).check(run.masking)
 
 
 def test_citation():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import field, fields, make_dataclass, replace
 from functools import partial
@@ -177,7 +178,7 @@ def opened(command: str, words: list[str]) -> tuple[Callable[..., RunConfig], li
     names = [name for name in inspect.signature(recipe).parameters if name != "masking"]
     default, asks = recipe(), bool({"-h", "--help"} & set(words))
     if not names or (asks and not any(word.startswith("--data.source") for word in words)):
-        return recipe, take_option(words, "--pretrained")[1] if names else words, False
+        return recipe, _without(names, words), False
     modules, words = take_option(words, "--module")
     kinds: dict[str, Any] = {"data": type(default.data), "pretrained": str | None}
     options = [
@@ -197,7 +198,12 @@ def opened(command: str, words: list[str]) -> tuple[Callable[..., RunConfig], li
         explained = f"unmask {command} {default.recipe} --help explains"
         raise ValueError(f"{default.recipe} needs data: --data.source FILE ({explained})")
     given["data"] = recipe(**given).data  # settled once, and read once
-    return partial(recipe, **given), take_option(words, "--pretrained")[1], True
+    return partial(recipe, **given), _without(names, words), True
+
+
+def _without(names: list[str], words: list[str]) -> list[str]:
+    """The words less `--pretrained`, where the recipe has read it: it is no field of a config."""
+    return take_option(words, "--pretrained")[1] if "pretrained" in names else words
 
 
 def _chosen(config: RunConfig) -> str:
@@ -239,12 +245,12 @@ def named_recipe(command: str, words: list[str]) -> tuple[Callable[..., RunConfi
 
 def _advice(word: str) -> str | None:
     """The recipe and options for a file or folder, by its kind; None for what is neither."""
-    path, suffix = Path(word), Path(word).suffix.lower()
+    path, suffix, typed = Path(word), Path(word).suffix.lower(), shlex.quote(word)
     if is_fasta(word) or suffix == ".smi":
-        return f"sequences --data.source {word}"
+        return f"sequences --data.source {typed}"
     if is_table(path) or suffix == ".jsonl":
-        return f"sft --data.source {word} --data.prompt COLUMN --data.response COLUMN"
-    return f"text --data.source {word}" if path.exists() or suffix in TEXTS else None
+        return f"sft --data.source {typed} --data.prompt COLUMN --data.response COLUMN"
+    return f"text --data.source {typed}" if path.exists() or suffix in TEXTS else None
 
 
 def masked_as(recipe: Callable[..., RunConfig], text: str) -> RunConfig:
