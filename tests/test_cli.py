@@ -11,6 +11,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from unmask.cli import main
 from unmask.cli.options import masked_as
@@ -184,6 +185,20 @@ def test_a_file_in_place_of_out_is_named_before_anything_is_done(command, tmp_pa
     code, _, err = command(*words, "--out", str(tmp_path / "qa.csv" / below))
     assert code == 2
     assert err == f"unmask: {tmp_path / 'qa.csv'} is a file, and --out names a folder: choose another"
+
+
+def test_random_weights_that_are_measured_are_those_of_the_seed(command, tmp_path, monkeypatch):
+    measured = []
+
+    def remembered(model, *rest):
+        measured.append(next(model.parameters()).detach().clone())
+        raise ValueError("enough")
+
+    monkeypatch.setattr("unmask.cli.variance.compare_variance", remembered)
+    for seed in ("1", "1", "2"):
+        command("variance", "sudoku", "--arms", "standard", "--seed", seed, "--out", str(tmp_path))
+    assert torch.equal(measured[0], measured[1])
+    assert not torch.equal(measured[0], measured[2])
 
 
 def test_an_option_of_other_recipes_is_not_dropped(command, tmp_path):

@@ -50,6 +50,17 @@ def test_links_lead_to_files_and_headings(page):
         assert not heading or heading in anchors(target), link
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_rows_of_a_table_stand_below_its_head(page):
+    """Without head and rule, and a blank line before them, a row is shown as it is typed."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for table in re.findall(r"((?:^.*\n)?)((?:^\|.*\n?)+)", text, re.MULTILINE):
+        before, rows = table[0].strip(), table[1].splitlines()
+        assert not before or before.startswith("<!--"), before
+        assert len(rows) > 2, rows
+        assert re.fullmatch(r"[|: -]+", rows[1]), rows[:2]
+
+
 def test_every_page_is_in_the_menu():
     menu = re.findall(r": ([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     made = [name for name in menu if name.startswith("reference/")]  # by scripts/site.py

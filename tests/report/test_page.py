@@ -273,6 +273,9 @@ def test_advice_of_a_probe_comes_first(tmp_path):
     for last in ("all", "32"):  # the whole row, by name or as a radius that covers it
         nothing = (points[0], replace(points[1], label=last, loss=points[2].loss), points[2])
         assert advice_lines(replace(probe, locality=(Curve("visible within", nothing),)))[3:] == []
+    noisy = (points[0], replace(points[1], loss=Estimate(0.98, 0.98, 0.98)), points[2])  # below the loss by all
+    told = advice_lines(replace(probe, locality=(Curve("visible within", noisy),)))
+    assert told[3:] == ["Of what context tells of a masked token, 100% lies within 4 positions."]
     for one_seed in (True, False):
         advice = replace(probe.advice, seeds=1 if one_seed else 2)
         told = [row[3] for row in advice_grid(replace(probe, advice=advice)).rows]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 import tyro
 from rich.console import Console
 
@@ -47,7 +48,7 @@ class VarianceOptions:
     nested: Nested = field(default_factory=Nested)
     """Numbers of draws."""
     seed: int = 0
-    """Of rows, rates and masks."""
+    """Of rows, rates and masks; and of a recipe's random weights."""
     device: str = "auto"
     """Where the model runs: cpu, cuda, cuda:1, ... auto: the GPU where there is one."""
     rows: str | None = None
@@ -73,6 +74,7 @@ def variance(words: list[str]) -> None:
         if getattr(config.data, "source", options.run) in ("", ()):
             trained = f"unmask train {options.run} --data.source FILE --out DIR"
             raise ValueError(f"{options.run} has no data of its own: {trained}, then unmask variance DIR")
+        torch.manual_seed(options.seed)
         model, out = config.model.build(), options.out or Path("runs") / f"variance-{options.run}"
         tokenizer = config.data.tokenizer() if isinstance(config.data, Tokenized) else None
     else:

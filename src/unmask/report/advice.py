@@ -79,7 +79,7 @@ def _near(probe: Probe) -> list[str]:
     if near is None or near[0] == "all" or math.isclose(near[1], 1, rel_tol=1e-6):  # a radius of the whole row
         return []
     where = f"within {near[0]} position{'s' * (near[0] != '1')}"
-    return [f"Of what context tells of a masked token, {near[1]:.0%} lies {where}."]
+    return [f"Of what context tells of a masked token, {min(1.0, near[1]):.0%} lies {where}."]
 
 
 def _behind(gap: Gap) -> str:
