@@ -201,6 +201,18 @@ def test_a_budget_of_the_control_alone_has_no_table_of_costs():
     assert len(costs(Results.of([*records, *(record | {"arm": "puma"} for record in records)]))) == 1
 
 
+@pytest.mark.parametrize("rises", [False, True])
+def test_of_a_measure_of_one_s_own_it_is_said_what_is_better(rises):
+    """The library cannot know it: less, unless it is told; by the reader, or by the study in its records."""
+    found = [_record(r["arm"], r["seed"], *(p["solved"] for p in r["curve"]), key="accuracy") for r in FIVE]
+    carried = [r | {"report": {"measure": "accuracy", "title": "", "rises": rises}} for r in found]
+    for results in (Results.of(found, "accuracy", rises), Results.of(carried)):
+        first, differences = ends(results)
+        assert first.title.startswith(f"Accuracy ({'more' if rises else 'less'} is better) at the end")
+        assert _cells(differences)["puma"][-1] == ("better" if rises else "worse")
+    assert Results.of(found, "loss", rises=True).measure.rises is False  # what is known stays as it is
+
+
 def test_losses_are_better_where_they_are_lower():
     records = [
         _record(arm, seed, 3.5, *(nats + 0.01 * (seed % 3) for nats in end), key="nats_per_token")
@@ -331,6 +343,11 @@ def test_report_reads_records_alone(command, tmp_path):
         (None, [], "holds no records.jsonl"),
         ([], [], "no run is whole yet"),
         (ONE, ["--measure", "sloved"], "no evaluation has 'sloved'; did you mean 'solved'"),
+        (
+            [r | {"curve": [*r["curve"][:-1], r["curve"][-1] | {"infilled": 0.5}]} for r in ONE],
+            ["--measure", "infilled"],
+            "not every evaluation has 'infilled'",
+        ),
         ([{"arm": 1}], [], "holds no records of a study"),
     ],
 )

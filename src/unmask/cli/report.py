@@ -22,6 +22,8 @@ class ReportOptions:
     """Folders of studies, or folders of such folders."""
     measure: str | None = None
     """Compare by this number of the evaluations. None: solved, nats_per_token or loss, the first that is there."""
+    rises: tyro.conf.FlagCreatePairsOff[bool] = False
+    """More is better of a --measure that the library does not know; else less is."""
     title: str = ""
     """Of page and figure. Empty: the study's name."""
 
@@ -31,15 +33,15 @@ def report(words: list[str]) -> None:
     options = tyro.cli(ReportOptions, prog="unmask report", args=words, description=report.__doc__)
     require(len(options.folders) > 0, "report needs folders of studies: unmask report DIR ...")
     for folder in found_in(options.folders):
-        show(folder, options.measure, options.title)
+        show(folder, options.measure, options.title, options.rises)
 
 
-def show(folder: Path, measure: str | None = None, title: str = "") -> None:
+def show(folder: Path, measure: str | None = None, title: str = "", rises: bool = False) -> None:
     """Print the verdicts and tables of a study's folder; write its report.html, summary.md and curves.png."""
     console = Console()
     compared, chosen_by = read_records(folder, "compare"), read_records(folder, "screen")
-    results = Results.of(compared or chosen_by, measure)
-    screened = Results.of(chosen_by, measure) if compared and chosen_by else None
+    results = Results.of(compared or chosen_by, measure, rises)
+    screened = Results.of(chosen_by, measure, rises) if compared and chosen_by else None
     grids = write_report(results, folder, screened, title)
     console.print(*(grid.rich() for grid in grids))
     for line in verdicts(results):

@@ -56,10 +56,12 @@ class Report:
     Attributes:
         measure: number of the evaluations that runs are compared by. None: the first of `MEASURES` that is there.
         title: of page and figure. Empty: one made of the study's name and its data.
+        rises: whether more is better of a measure that is none of `MEASURES`.
     """
 
     measure: str | None = None
     title: str = ""
+    rises: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,13 +83,14 @@ class Results:
     title: str = ""
 
     @classmethod
-    def of(cls, records: Sequence[dict[str, Any]], measure: str | None = None) -> Results:
+    def of(cls, records: Sequence[dict[str, Any]], measure: str | None = None, rises: bool = False) -> Results:
         """From records of one study.
 
         Args:
             records: what `read_records` gave, those of one role.
             measure: name of a number in every evaluation. By default the one of the study's `Report`, or the first
                 of `MEASURES` that is there.
+            rises: whether more is better of that measure, where it is none of `MEASURES`.
 
         Raises:
             ValueError: for records of no study or of several, or without the measure.
@@ -116,18 +119,21 @@ class Results:
         empty = [run.arm for run in runs if not run.curve]
         require(not empty, f"runs of {', '.join(sorted(set(empty)))} have no evaluation: train with evaluate_every")
         runs = _on_one_grid(runs)
-        shared = set.intersection(*({k for k, v in run.curve[-1].items() if is_number(v)} for run in runs))
+        told = [{k for k, v in point.items() if is_number(v)} for run in runs for point in run.curve]
+        shared = set.intersection(*told)
         shared -= {"step", "epoch", *get_args(Cost)}
         known = [m for m in MEASURES if m.key in shared]
         report = Report(**next((record["report"] for record in records if "report" in record), {}))
-        measure = measure or report.measure
+        measure, rises = (measure, rises) if measure else (report.measure, report.rises)
         if measure is None:
             require(
                 len(known) > 0, f"the evaluations have none of {', '.join(m.key for m in MEASURES)}: name a measure"
             )
             return cls(name, control, runs, known[0], report.title)
-        require(measure in shared, f"no evaluation has '{measure}'{nearest(measure, sorted(shared))}")
-        found = next((m for m in known if m.key == measure), Measure(measure, measure))
+        some = "not every" if measure in set.union(*told) else "no"
+        require(measure in shared, f"{some} evaluation has '{measure}'{nearest(measure, sorted(shared))}")
+        own = Measure(measure, f"{measure} ({'more' if rises else 'less'} is better)", rises)
+        found = next((m for m in known if m.key == measure), own)
         return cls(name, control, runs, found, report.title)
 
     @property
