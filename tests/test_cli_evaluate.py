@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -146,12 +147,45 @@ def test_generation_comes_with_its_company(runs, command, tmp_path):
         (["{runs}/standard", "--samples", "0"], "samples must be an integer of at least 1"),
         (["{runs}/standard", "{runs}/standard"], "different names"),
         (["{runs}/standard", "--rows", "1"], "at least 2 rows"),
+        (["{runs}/standard", "--what"], "names nothing to measure"),
+        (["{runs}/standard", "--what", "likelihood", "generation", "--judge", "j"], "needs --tokenizer FOLDER"),
+        (["{runs}/standard", "--what", "likelihood", "generation", "--judge", "j", "--texts=1"], "at least 2, got 1"),
+        (["{runs}/standard", "--what", "likelihood", "locality", "--reference", "nan"], "finite number or a run"),
+        (["{runs}/standard", "--what", "likelihood", "locality", "--reference", "no"], "neither a run's folder"),
+        (
+            ["{runs}/standard", "--what", "likelihood", "generation", "--judge=package:no", "--tokenizer={letters}"],
+            "is not installed",
+        ),
     ],
 )
-def test_what_cannot_be_measured_is_said_in_one_line(runs, command, words, said):
-    code, _, err = command("evaluate", *(word.format(runs=runs) for word in words))
+def test_what_cannot_be_measured_is_said_in_one_line(runs, command, monkeypatch, tmp_path, words, said):
+    """Before anything is measured."""
+    monkeypatch.setattr("unmask.cli.evaluate.likelihood", lambda *_, **__: pytest.fail("measured"))
+    character_tokenizer(["abcdefgh"]).save(tmp_path)
+    code, _, err = command("evaluate", *(word.format(runs=runs, letters=tmp_path) for word in words))
     assert code == 2
     assert said in err
+    assert "%" not in err, "the bar of something that is measured"
+
+
+def test_a_run_without_a_task_is_named_before_anything_is_measured(runs, command, monkeypatch):
+    monkeypatch.setattr("unmask.cli.evaluate.likelihood", lambda *_, **__: pytest.fail("measured"))
+    monkeypatch.setattr("unmask.cli.evaluate.Task", str)
+    code, _, err = command("evaluate", str(runs / "standard"), "--what", "likelihood", "tasks")
+    assert code == 2
+    assert "has no task" in err
+
+
+def test_runs_of_a_study_are_told_apart_by_their_paths(runs, command, monkeypatch, tmp_path):
+    monkeypatch.setenv("COLUMNS", "200")
+    cells = [tmp_path / "study" / arm / "seed-0" / "steps-4" for arm in ("standard", "puma")]
+    for cell in cells:
+        shutil.copytree(runs / cell.parent.parent.name, cell)
+    code, out, err = command("evaluate", *map(str, cells), "--rows=4", "--samples=1")
+    assert code == 0, err
+    assert "puma/seed-0/steps-4" in out
+    assert "less those of standard/seed-0/steps-4" in out
+    assert "study" not in out.partition("Records and plots")[0]
 
 
 def test_without_a_run_it_explains_itself(command):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, make_dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from unmask.config import positive_int, require, to_json
 from unmask.data.streamed import at_hand
 from unmask.data.tokenizers import TextTokenizer
 from unmask.evaluation.estimate import Estimate
-from unmask.evaluation.generative import generative_perplexity
+from unmask.evaluation.generative import generative_perplexity, open_reader
 from unmask.evaluation.likelihood import LikelihoodConfig, RowNats, characters, likelihood
 from unmask.evaluation.locality import Curve, LocalityConfig, locality
 from unmask.evaluation.records import Protocol, Record, data_hash, save_records, weights_hash
@@ -74,8 +75,10 @@ class EvaluateOptions:
     """generation: how texts are decoded."""
 
     def __post_init__(self) -> None:
-        for name in ("rows", "samples", "batch_size", "texts"):
+        require(len(self.what) > 0, f"--what names nothing to measure: {', '.join(MEASURES)}")
+        for name in ("rows", "samples", "batch_size"):
             positive_int(name, getattr(self, name))
+        positive_int("texts", self.texts, least=2)  # an interval needs two
         if self.length is not None:
             positive_int("length", self.length)
         if "generation" in self.what:
@@ -127,9 +130,7 @@ def evaluate(words: list[str]) -> None:
         print(USAGE)
         raise SystemExit(0 if {"-h", "--help"} & set(words) else 2)
     modules, rest = take_option(words[count:], "--module")
-    subjects = [Subject.load(Path(word), tuple(modules)) for word in words[:count]]
-    names = [subject.name for subject in subjects]
-    require(len(set(names)) == len(names), f"the runs need different names, got {', '.join(names)}")
+    subjects = _told_apart([Subject.load(Path(word), tuple(modules)) for word in words[:count]])
     data = subjects[0].config.data
     kind = make_dataclass(
         "Options", [("data", type(data), field(default=data))], bases=(EvaluateOptions,), frozen=True
@@ -143,6 +144,7 @@ def evaluate(words: list[str]) -> None:
         options.data.check()
     dataset = options.data.held_out() if options.split == "held_out" else at_hand(options.data.load(), options.rows)
     dataset = dataset.select(range(min(options.rows, len(dataset))))
+    _check(subjects, dataset, options)
     console = Console()
     with Progress(console=standard_error()) as progress:
         found = {what: MEASURES[what](subjects, dataset, options, progress) for what in options.what}
@@ -150,6 +152,34 @@ def evaluate(words: list[str]) -> None:
         console.print(records_table(records, title=what))
     places = sorted({str(subject.run / "evaluation") for subject in subjects})
     print(f"Records and plots: {', '.join(places)}")
+
+
+def _told_apart(subjects: list[Subject]) -> list[Subject]:
+    """The subjects named by as much of their paths as tells them apart: all runs of a study end in steps-T."""
+    parts = [subject.run.resolve().parts for subject in subjects]
+    for depth in range(1, 1 + max(map(len, parts))):
+        names = [
+            "/".join(place[-depth:]) + (f", {subject.checkpoint.name}" if subject.single else "")
+            for subject, place in zip(subjects, parts, strict=True)
+        ]
+        if len(set(names)) == len(names):
+            return [replace(subject, name=name) for subject, name in zip(subjects, names, strict=True)]
+    raise ValueError(f"the runs need different names, got {', '.join(subject.name for subject in subjects)}")
+
+
+def _check(subjects: list[Subject], dataset: Dataset, options: Any) -> None:
+    """Raise ValueError for what one of the measures cannot do, before the first of them takes its time."""
+    for subject in subjects if "tasks" in options.what else ():
+        judged = isinstance(subject.config.evaluation, Task | Answering)
+        require(judged, f"the run in {subject.run} has no task with right and wrong answers")
+    if {"likelihood", "locality"} & set(options.what):
+        require(len(dataset) >= 2, f"an interval over rows needs at least 2 rows, got {len(dataset)}")
+    if "locality" in options.what and isinstance(_number(options.reference), str):
+        Subject.load(Path(options.reference))
+    if "generation" in options.what:
+        told = "generation needs --tokenizer FOLDER (the models' own): the run's data are no text"
+        require(_tokenizer(options, subjects) is not None, told)
+        open_reader(options.judge)
 
 
 def _likelihood(
@@ -183,9 +213,6 @@ def _likelihood(
 
 def _tasks(subjects: list[Subject], dataset: Dataset, options: EvaluateOptions, progress: Progress) -> list[Record]:
     """The run's own task, over all and per stratum. It brings its rows, or answers the prompts of the data set."""
-    for subject in subjects:
-        judged = isinstance(subject.config.evaluation, Task | Answering)
-        require(judged, f"the run in {subject.run} has no task with right and wrong answers")
     every, tokenizer = [], tokenizer_of(subjects[0].checkpoint)
     for subject, model in _models(subjects, options):
         task = subject.config.evaluation
@@ -239,10 +266,9 @@ def _generation(
     subjects: list[Subject], dataset: Dataset, options: EvaluateOptions, progress: Progress
 ) -> list[Record]:
     """Generative perplexity with its company; all figures and the texts go to generation-texts.json."""
-    assert options.judge is not None
     tokenizer, every = _tokenizer(options, subjects), []
-    if tokenizer is None:
-        raise ValueError("generation needs --tokenizer FOLDER (the models' own): the run's data are no text")
+    assert tokenizer is not None
+    assert options.judge is not None
     for subject, model in _models(subjects, options):
         advance = _bar(progress, f"generation {subject.name}", options.texts)
         found, texts = generative_perplexity(
@@ -300,12 +326,18 @@ def _tokenizer(options: Any, subjects: list[Subject]) -> TextTokenizer | None:
 
 
 def _reference(options: EvaluateOptions) -> MaskedDiffusionLM | float | None:
-    if options.reference is None:
-        return None
+    found = _number(options.reference)
+    return _models([Subject.load(Path(found))], options)[0][1] if isinstance(found, str) else found
+
+
+def _number(reference: str | None) -> float | str | None:
+    """A reference as the number that it is, or as the run's folder; ValueError for one that is not finite."""
     try:
-        return float(options.reference)
+        found = None if reference is None else float(reference)
     except ValueError:
-        return _models([Subject.load(Path(options.reference))], options)[0][1]
+        return reference
+    require(found is None or math.isfinite(found), f"--reference is a finite number or a run, got {reference}")
+    return found
 
 
 def _check_tokenizers(subjects: list[Subject]) -> None:

@@ -176,6 +176,12 @@ class Judge(NamedTuple):
     reader: Any
 
 
+def open_reader(judge: str | Path) -> Any:
+    """The judge's tokenizer, of a judge as for `open_judge`."""
+    place, options = located(str(judge))
+    return AutoTokenizer.from_pretrained(place, **options)
+
+
 def open_judge(judge: str | Path) -> Judge:
     """The judge on the hub, in a folder, or package:NAME (see `unmask.models.pretrained.located`).
 
@@ -183,7 +189,7 @@ def open_judge(judge: str | Path) -> Judge:
         ValueError: for one that is not there, or sees the tokens that it is to predict.
     """
     place, options = located(str(judge))
-    reader = AutoTokenizer.from_pretrained(place, **options)
+    reader = open_reader(judge)
     network = read_model(AutoModelForCausalLM, place, **unpacked(options)).eval()
     require(
         is_causal(network),
