@@ -9,7 +9,7 @@ import pytest
 
 from unmask import PPOTS, IndependentMasking
 from unmask.data.documents import split_of
-from unmask.recipes import CorpusData, PretrainedModel, TextData, TextModel, sotu
+from unmask.recipes import CorpusData, PretrainedModel, PromptData, SequenceData, TextData, TextModel, sotu
 
 
 @pytest.fixture
@@ -62,6 +62,30 @@ def test_a_file_that_is_trained_on_cannot_be_held_out(book, other, tmp_path, sou
     with pytest.raises(ValueError, match=r"other\.txt is in both source and held_out_source"):
         data.check()
     replace(data, source=str(book)).check()
+
+
+def test_names_on_the_hub_are_held_out_like_files(monkeypatch):
+    monkeypatch.setattr("unmask.parts.text.read_documents", lambda *_: iter([{"text": "a", "p": "b", "r": "c"}] * 2))
+    for data in (TextData("hub:a/b"), PromptData("hub:a/b", prompt="p", response="r")):
+        replace(data, held_out_source="hub:a/c").check()
+        with pytest.raises(ValueError, match=r"hub:a/b is in both source and held_out_source"):
+            replace(data, held_out_source=("hub:a/b", "hub:a/c")).check()
+
+
+def test_sequences_that_are_held_out_apart_are_checked_like_texts(tmp_path):
+    for name, count in (("many", 20), ("few", 1)):
+        (tmp_path / f"{name}.fasta").write_text("".join(f">{i}\nACGT{'AC' * i}\n" for i in range(count)))
+    many, few = (str(tmp_path / f"{name}.fasta") for name in ("many", "few"))
+    with pytest.raises(ValueError, match=r"many\.fasta is in both source and held_out_source"):
+        SequenceData(many, held_out_source=many).check()
+    with pytest.raises(ValueError, match=r"few\.fasta, which are held out, there is only one, and an interval needs"):
+        SequenceData(many, held_out_source=few).check()
+    prompts = PromptData(str(tmp_path / "many.jsonl"), str(tmp_path / "few.jsonl"))
+    for name, count in (("many", 20), ("few", 1)):
+        lines = (json.dumps({"prompt": f"{name} {i}", "response": "a"}) + "\n" for i in range(count))
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+    with pytest.raises(ValueError, match=r"few\.jsonl holds 1 document, and 2 must be held out"):
+        prompts.check()
 
 
 def test_a_corpus_holds_files_out_in_the_same_way(words, tmp_path):

@@ -55,7 +55,8 @@ class RowsOnDisk:
             "no held-out rows are named: name them with --data.held-out-source, or hold some out with --data.divided",
         )
         apart = at_hand(self._part("validation"), self.held_out_rows)
-        check_count(len(apart), str(self.held_out_source or self.source))
+        named = self.held_out_source
+        check_count(len(apart), str(self.source), None if named is None else str(named))
         return spread(apart, self.held_out_rows)
 
     def found_from(self, folder: Path) -> RowsOnDisk:

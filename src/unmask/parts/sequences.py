@@ -17,7 +17,7 @@ from unmask.data.endings import Ending
 from unmask.data.sequences import ALPHABETS, ENDINGS, found_alphabet, letters_of, read_sequences
 from unmask.data.tables import is_table, read_table
 from unmask.parts.sizes import fitting_length
-from unmask.parts.text import SAVED, Files, check_count, check_source, files_found_from, spread
+from unmask.parts.text import SAVED, Files, check_apart, check_count, check_source, files_found_from, spread
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,13 @@ class SequenceData:
         return replace(self, source=files_found_from(folder, self.source), held_out_source=apart)
 
     def check(self) -> None:
-        """Raise ValueError where too few sequences are held out, or one has a letter that is not in the alphabet."""
+        """Raise ValueError where too few sequences are held out, a file is trained on too, or a letter is unknown."""
         check_source(self.source)
-        if self.held_out_source is None:
-            check_count(len(self._part(self.source, "validation")), self.source)
+        apart = self.held_out_source
+        if apart is not None:
+            check_apart(*(files_of(files, ENDINGS) for files in (self.source, apart)))
+        part = self._part(self.source, "validation") if apart is None else self._part(apart, "all")
+        check_count(len(part), self.source, apart)
 
     def load(self) -> Dataset:
         """Rows of the sequences to train on: `tokens` and `maskable`."""

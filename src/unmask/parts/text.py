@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
@@ -188,13 +188,25 @@ def check_source(source: Files) -> None:
     require(len(source) > 0, "there are no data: name them as source (--data.source FILE)")
 
 
-def check_count(held_out: int, source: Files) -> None:
-    """Raise ValueError for fewer held-out texts than an interval needs."""
+def check_count(held_out: int, source: Files, apart: Files | None = None) -> None:
+    """Raise ValueError for fewer held-out texts, of a source or of what is held out apart, than an interval needs."""
+    count, needs = "none" if held_out == 0 else "only one", "and an interval needs two: give more"
     require(
         held_out >= 2,
-        f"{'none' if held_out == 0 else 'only one'} of the texts in {source} is held out (one in ten is, by its "
-        "content), and an interval needs two: give more, or name files as held_out_source (--data.held-out-source)",
+        f"of the texts in {apart}, which are held out, there is {count}, {needs}"
+        if apart is not None
+        else f"{count} of the texts in {source} is held out (one in ten is, by its content), {needs}, or name files "
+        "as held_out_source (--data.held-out-source)",
     )
+
+
+def check_apart(source: Sequence[str | Path], apart: Sequence[str | Path]) -> None:
+    """Raise ValueError where a file, or a name on the hub, is among those to train on and those to hold out."""
+    named, held_out = (
+        {place if isinstance(place, str) else place.resolve() for place in places} for places in (source, apart)
+    )
+    shared = sorted(map(str, named & held_out))
+    require(not shared, f"{', '.join(shared)} is in both source and held_out_source")
 
 
 def fitting_vocabulary(texts: Iterable[str]) -> str:
@@ -266,7 +278,7 @@ def check_parts(
         least: documents that must be held out.
 
     Raises:
-        ValueError: where fewer documents are held out by its content, or a held-out file is among those to train on.
+        ValueError: where fewer documents are held out, or a held-out file is among those to train on.
     """
     if held_out_source is None:
         held_out = (d for d in read_documents(source, "all", columns) if belongs(d, "validation", columns))
@@ -278,8 +290,9 @@ def check_parts(
             "documents: a .jsonl file with a paragraph a line",
         )
     else:
-        shared = set(map(Path.resolve, files_of(source))) & set(map(Path.resolve, files_of(held_out_source)))
-        require(not shared, f"{', '.join(map(str, sorted(shared)))} is in both source and held_out_source")
+        check_apart(files_of(source), files_of(held_out_source))
+        found = sum(1 for _ in islice(read_documents(held_out_source, "all", columns), least))
+        require(found >= least, f"{held_out_source} holds {found or 'no'} document, and {least} must be held out")
 
 
 def spread(rows: Dataset, count: int) -> Dataset:
