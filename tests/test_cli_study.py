@@ -52,6 +52,8 @@ def test_an_arm_may_be_of_one_study_alone(command, file):
     assert command(*words, "chain")[1] == "runs/apart-other/chain/seed-1/steps-5: to do"
     assert command(*words, "chain", "puma")[1].count("to do") == 2
     assert "chian" in command(*words, "puma", "chian")[2]
+    code, _, err = command(*words)
+    assert (code, err) == (2, "unmask: --only names no arm")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from rich.console import Console
 from unmask.evaluation.results import RECORDS, Results
 from unmask.report.curves import curve_figure, plot_results, ranking_figure
 from unmask.report.grid import Grid
-from unmask.report.study import caution, costs, ends, grids_of, matched, spread, verdicts, write_report
+from unmask.report.study import caution, costs, ends, grids_of, matched, numbers, spread, verdicts, write_report
 
 
 def _record(arm, seed, *values, key="solved", steps=300, role="compare", finals=None):
@@ -211,6 +211,21 @@ def test_of_a_measure_of_one_s_own_it_is_said_what_is_better(rises):
         assert first.title.startswith(f"Accuracy ({'more' if rises else 'less'} is better) at the end")
         assert _cells(differences)["puma"][-1] == ("better" if rises else "worse")
     assert Results.of(found, "loss", rises=True).measure.rises is False  # what is known stays as it is
+
+
+def test_little_is_not_nothing_and_what_an_arm_has_not_is_left_out():
+    """Seconds of a short run, and a number that only one arm's final evaluation gave."""
+    given = {"standard": {"other": 2.0}, "puma": {"other": 3.0, "entropy": 1.5}}
+    short = [r | {"curve": [p | {"seconds": p["seconds"] / 100} for p in r["curve"]]} for r in ONE]
+    found = Results.of([r | {"finals": {"t": {"result": given[r["arm"]]}}} for r in short])
+    (told,) = numbers(found, "t")
+    assert _cells(told) == {"standard": ["standard", "300", "1", "2", ""], "puma": ["puma", "300", "1", "3", "1.5"]}
+    (run_to_run,) = spread(found)
+    (time_to,) = costs(found)
+    for grid in (run_to_run, time_to):
+        column = list(grid.head).index("seconds")
+        assert "0" not in {row[column] for row in grid.rows}
+        assert any(float(row[column]) < 0.1 for row in grid.rows if row[column])
 
 
 def test_losses_are_better_where_they_are_lower():

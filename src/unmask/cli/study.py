@@ -46,6 +46,7 @@ class StudyOptions:
 def study(words: list[str]) -> None:
     """Run a study, or what is left of it: unmask study FILE.py [--jobs N] [--out DIR] [--only ARM ...]."""
     options = tyro.cli(StudyOptions, prog="unmask study", args=words, description=study.__doc__)
+    require(options.only != (), "--only names no arm")
     found = load_studies(options.file)
     problems = []
     for one, arms in _asked(found, options.only):

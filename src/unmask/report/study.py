@@ -173,7 +173,7 @@ def costs(results: Results) -> list[Grid]:
             row = [shown, speed.arm, f"{got} of {count}"]
             for cost in named:
                 mean, ratio = speed.mean(cost), None if speed.arm == results.control else speed.ratio(cost)
-                row += ["" if mean is None else f"{mean:.0f}", "" if ratio is None else _ratio(ratio)]
+                row += ["" if mean is None else _amount(mean), "" if ratio is None else _ratio(ratio)]
             rows.append([*row, "" if speed.arm == results.control else speed.verdict()])
         columns = [cell for name in named.values() for cell in (name, "ratio")]
         head = ["target", "arm", "reached", *columns, "verdict, in steps"]
@@ -186,6 +186,11 @@ def costs(results: Results) -> list[Grid]:
             note = "No run held any target that it did not begin with, so there is no time to compare."
         grids.append(Grid(f"Cost to reach a target, {steps} steps", head, rows, note))
     return grids
+
+
+def _amount(value: float) -> str:
+    """Steps, tokens or seconds; of a short run's not nothing."""
+    return f"{value:.0f}" if value >= 1 else f"{value:.2g}"
 
 
 def _of_its_own(speed: Speed, cost: Cost) -> bool:
@@ -233,7 +238,7 @@ def spread(results: Results) -> list[Grid]:
                     *(arm, str(steps), str(len(values))),
                     _interval(deviation_of(values), measure, signed=False) if len(values) > 1 else "",
                     "" if area is None else _difference(area, measure),
-                    f"{np.mean(seconds):.0f}",
+                    _amount(float(np.mean(seconds))),
                     f"{tokens / sum(seconds):,.0f}" if tokens and sum(seconds) else "",
                 ]
             )
@@ -253,8 +258,8 @@ def numbers(results: Results, final: str) -> list[Grid]:
     rows = []
     for arm, steps in dict.fromkeys((run.arm, run.steps) for run in runs):
         found = [run.last(final) for run in results.of_seed(arm, steps).values() if final in run.finals]
-        means = (np.mean([point[key] for point in found if key in point]) for key in keys)
-        rows.append([arm, str(steps), str(len(found)), *(f"{mean:.4g}" for mean in means)])
+        values = ([point[key] for point in found if key in point] for key in keys)
+        rows.append([arm, str(steps), str(len(found)), *(f"{np.mean(v):.4g}" if v else "" for v in values)])
     return [Grid(f"More of {final}, mean over seeds", ["arm", "steps", "seeds", *keys], rows)] if keys else []
 
 
