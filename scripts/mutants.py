@@ -249,7 +249,7 @@ def main() -> None:
     """Draw, try and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modules", nargs="*", metavar="MODULE", help=f"of {', '.join(TESTS)}")
-    parser.add_argument("--each", type=int, default=5, help="mutants of each module")
+    parser.add_argument("--each", type=int, default=12, help="mutants of each module")
     parser.add_argument("--seed", type=int, default=0, help="of the places")
     parser.add_argument(
         "--seconds", type=float, default=200, help="of a core, after which a mutant counts as noticed"
