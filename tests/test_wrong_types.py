@@ -24,6 +24,7 @@ from unmask import (
     ExactCount,
     IndependentMasking,
     LikelihoodConfig,
+    MaskedBatch,
     MaskedDiffusionLM,
     RowStream,
     Scores,
@@ -32,11 +33,12 @@ from unmask import (
     TrainingStep,
 )
 from unmask.config import to_json
-from unmask.evaluation import likelihood
+from unmask.evaluation import exact, generative, likelihood, locality, variance
 from unmask.integrations import MaskedDiffusionTrainer
 from unmask.kinds import KNOWN, check_kind, fits
-from unmask.processes import Masking
+from unmask.processes import Masking, guides
 from unmask.recipes import sudoku
+from unmask.sampling import Decoding
 
 PUBLIC = {
     name: getattr(unmask, name)
@@ -249,3 +251,41 @@ def test_a_masking_of_ones_own_needs_its_members_alone():
 
 def test_numbers_of_numpy_are_saved_as_numbers():
     assert to_json(TrainingConfig(learning_rate=np.float32(0.5)))["learning_rate"] == 0.5
+
+
+def sized():
+    """Every public function of the evaluations and guides that takes a batch size."""
+    for module in (exact, generative, likelihood, locality, variance, guides):
+        for name, function in vars(module).items():
+            own = inspect.isfunction(function) and function.__module__ == module.__name__
+            if own and not name.startswith("_") and "batch_size" in inspect.signature(function).parameters:
+                yield f"{module.__name__.rpartition('.')[2]}.{name}", function
+
+
+@pytest.mark.parametrize("function", [function for _, function in sized()], ids=[name for name, _ in sized()])
+def test_batches_of_nothing_are_refused_by_their_name(function, build, rows):
+    model, batch = build(), RowStream(rows).rows(torch.arange(2))
+    able = {
+        "model": model,
+        "dataset": rows,
+        "rows": rows,
+        "config": LikelihoodConfig(),
+        "masking": IndependentMasking(),
+        "arms": {"one": IndependentMasking()},
+        "nested": variance.Nested(),
+        "seed": 0,
+        "guide": lambda clean: clean.tokens,
+        "batch": MaskedBatch(batch, batch.maskable, None, None),
+        "tokenizer": None,
+        "judge": "nowhere",
+        "texts": ["a", "b"] if function is generative.judge_texts else 2,
+        "length": 4,
+        "decoding": Decoding(),
+    }
+    asked = {
+        name: able[name]
+        for name, about in inspect.signature(function).parameters.items()
+        if about.default is about.empty and name != "batch_size"
+    }
+    with pytest.raises(ValueError, match="batch_size must be"):
+        list(function(**asked, batch_size=0) or ())

@@ -288,6 +288,10 @@ def test_the_command_that_made_the_runs_is_shown(tmp_path):
     page = Page(write_page(Results.of(made), tmp_path).read_text())
     assert page.words.count(command) == 1
     assert page.words.index("Made again by") < page.words.index(command) < page.words.index("unmask report")
+    assert f"unmask report {tmp_path} --measure solved # this page" in " ".join(page.words.split())
+    own = [r | {"curve": [point | {"own": 1.0} for point in r["curve"]]} for r in BARE]
+    page = Page(write_page(Results.of(own, "own", rises=True), tmp_path).read_text())
+    assert "--measure own --rises" in page.words
 
 
 def test_commands_leave_the_page(command, tmp_path):

@@ -53,6 +53,14 @@ def test_the_end_of_one_seed_has_the_interval_of_its_evaluation():
     assert _cells(grid)["puma"] == ["puma", "1", "90.0 (85.0–95.0)", "45.0 (0.0–100.0)"]
 
 
+def test_a_difference_that_rounds_to_nothing_has_no_sign_of_less():
+    records = [
+        _record(arm, seed, 0.0, less) for seed in (1, 2) for arm, less in (("standard", 0.5), ("puma", 0.4999))
+    ]
+    (cell,) = {row[1] for row in ends(Results.of(records))[1].rows}
+    assert cell == "+0.0 (+0.0 to +0.0)"
+
+
 MEASURED = {"solved": 0.25, "nats_per_token": 2.448, "loss": 2.9, "own": 7.0}
 
 

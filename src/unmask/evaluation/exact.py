@@ -58,6 +58,7 @@ def exact_likelihood(model: MaskedDiffusionLM, dataset: Dataset, batch_size: int
     Raises:
         ValueError: for a row with more than `LONGEST` maskable positions.
     """
+    positive_int("batch_size", batch_size)
     elbo, mixture, tokens = [], [], []
     with evaluating(model):
         for clean in chunks(dataset, 1, model):
@@ -95,6 +96,7 @@ def order_likelihood(
     Returns:
         Exact values, L_eff forwards a row; with blocks as many as a block is long, for they are walked side by side.
     """
+    positive_int("batch_size", batch_size)
     if block_size is not None:
         positive_int("block_size", block_size)
     nats, tokens, order = [], [], resolve(policy)
@@ -127,6 +129,7 @@ def importance_weighted(
         One value a row, orders · L_eff forwards each.
     """
     positive_int("orders", orders)
+    positive_int("batch_size", batch_size)
     nats, tokens = [], []
     with evaluating(model):
         for clean in chunks(dataset, max(1, batch_size // orders), model):

@@ -95,6 +95,7 @@ def generative_perplexity(
         The figures and the texts.
     """
     positive_int("texts", texts, least=2)
+    positive_int("batch_size", batch_size)
     length = text_length(model, tokenizer) if length is None else length
     positive_int("length", length)
     decoding = decoding or Decoding(policy="random", temperature=1.0)
@@ -152,6 +153,7 @@ def sample_tokens(
         ValueError: for a tokenizer that does not belong to the model, or more tokens than it reads, or than are left
             to generate.
     """
+    positive_int("batch_size", batch_size)
     model.check_tokenizer(tokenizer)
     before = list(tokenizer.prefix) if prompt else beginning_of(model, tokenizer)
     given, width = torch.tensor([*before, *prompt], dtype=torch.int64), len(before) + length
@@ -212,6 +214,7 @@ def judge_texts(
         ValueError: for a text that is longer than the judge can read, where nothing of any text is scored, and as
             `open_judge` does.
     """
+    positive_int("batch_size", batch_size)
     network, reader = judge if isinstance(judge, Judge) else open_judge(judge)
     network.to(device)
     start = [] if reader.bos_token_id is None else [reader.bos_token_id]

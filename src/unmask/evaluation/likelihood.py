@@ -203,6 +203,7 @@ def losses(
 @torch.no_grad()
 def masked_nll(model: MaskedDiffusionLM, batch: MaskedBatch, batch_size: int) -> Tensor:
     """[B, L] float64 nats of the masked tokens, on the CPU; rows without a mask cost no forward."""
+    positive_int("batch_size", batch_size)
     device = model.device
     nll = torch.zeros(batch.masked.shape, dtype=torch.float64)
     run = batch.masked.any(1).nonzero()[:, 0]

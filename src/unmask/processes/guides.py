@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unmask import noise
 from unmask.batch import MaskedBatch, Scores, TokenBatch
-from unmask.config import require
+from unmask.config import positive_int, require
 from unmask.data.columns import check_dataset
 from unmask.data.stream import RowStream
 from unmask.kinds import kinds_checked
@@ -106,6 +106,7 @@ def _with_guide(
 ) -> Dataset:
     found = []
     MaskedDiffusionLM.check(model)
+    positive_int("batch_size", batch_size)
     check_dataset(rows)
     rows = rows.remove_columns([name for name in rows.column_names if name == "guide"])
     stream = RowStream(rows)

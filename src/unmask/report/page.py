@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from unmask import __version__
 from unmask.evaluation.advice import ADVICE, Probe
 from unmask.evaluation.results import RECORDS, WEIGHTS, Results
-from unmask.evaluation.speedup import Run
+from unmask.evaluation.speedup import MEASURES, Run
 from unmask.evaluation.variance import VARIANCE, load_variance
 from unmask.report.advice import advice_grid, advice_lines
 from unmask.report.curves import COSTS, costs_of, curve_figure, measures_of, ranking_figure, ratio_figure
@@ -307,7 +307,10 @@ class _Page:
             details.setdefault(f"Config of {run.arm}", text)
         largest = [run for run in self.results.runs if run.steps == self.largest]
         first = {run.arm: run for run in reversed(largest)}
-        commands = [*commands_of(self.results), f"unmask report {shlex.quote(str(self.out))}  # this page"]
+        measure = self.results.measure
+        words = ["unmask", "report", str(self.out), "--measure", measure.key]
+        words += ["--rises"] if measure.rises and measure not in MEASURES else []
+        commands = [*commands_of(self.results), f"{shlex.join(words)}  # this page"]
         commands += [
             f"unmask train {shlex.quote(str(self._folder([run]) / 'config.json'))} --out again"
             for run in first.values()

@@ -82,4 +82,4 @@ def _draw_locality(axis: Axes, curve: Curve, label: str, colour: Any) -> None:
 
 
 def _cell(record: Record | None) -> str:
-    return "" if record is None else f"{record.value:.4g} ({record.low:.4g}–{record.high:.4g}), n={record.n}"
+    return "" if record is None else f"{record.value:.4g} ({record.low:.4g} to {record.high:.4g}), n={record.n}"

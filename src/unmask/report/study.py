@@ -356,7 +356,7 @@ def _interval(estimate: Estimate, measure: Measure, *, signed: bool) -> str:
     if measure.is_share and not signed and math.isfinite(low):  # of few runs a t interval may leave what there is
         low, high = max(low, 0.0), min(high, 1.0)
     numbers = (estimate.value, low, high)
-    value, low, high = (format(scale * x, ("+" if signed else "") + form) for x in numbers)
+    value, low, high = (format(scale * x, f"{'+' if signed else ''}z{form}") for x in numbers)
     return f"{value} ({low}{' to ' if signed else '–'}{high})" if all(map(math.isfinite, numbers)) else value
 
 

@@ -39,4 +39,4 @@ def variance_table(arms: dict[str, dict[str, Decomposition]], of: str) -> Table:
 
 
 def _estimate(estimate: Estimate, unit: float) -> str:
-    return f"{estimate.value / unit:.3f}\n{estimate.low / unit:.2f}–{estimate.high / unit:.2f}"
+    return f"{estimate.value / unit:.3f}\n{estimate.low / unit:.2f} to {estimate.high / unit:.2f}"
