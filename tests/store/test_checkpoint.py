@@ -406,3 +406,40 @@ def test_all_that_a_checkpoint_holds_is_on_the_disk_before_it_has_its_name(tmp_p
     monkeypatch.setattr(Path, "rename", renamed)
     (last,) = _write(tmp_path, 3)
     assert synced[synced.index(last) + 1] == tmp_path
+
+
+def test_a_copy_beside_the_checkpoints_is_the_user_s_own(tmp_path):
+    """It has been taken for the newest one, and been deleted when there were newer ones."""
+    last = _write(tmp_path, 10, 20)[-1]
+    copies = [shutil.copytree(last, last.with_name(last.name + end)) for end in ("-backup", ".old")]
+    assert checkpoint.newest(tmp_path) == last
+    assert checkpoint.steps_of(tmp_path) == 20
+    _write(tmp_path, 30, 40, keep=1)
+    assert _names(tmp_path) == sorted([*(copy.name for copy in copies), "step-00000040"])
+
+
+def test_a_checkpoint_that_was_moved_away_does_not_end_the_run_that_prunes_it(tmp_path):
+    root, away = tmp_path / "checkpoints", tmp_path / "away"
+    (first,) = _write(root, 10)
+    first.rename(away)
+    first.symlink_to(away)
+    assert checkpoint.newest(root) == first
+    _write(root, 20, keep=1)
+    assert _names(root) == ["step-00000020"]
+    assert (away / checkpoint.MANIFEST).is_file()  # the link goes, what it names is the user's
+
+
+def test_a_checkpoint_that_cannot_be_deleted_is_told_of(tmp_path, monkeypatch):
+    """As on a network disk, while somebody reads it. The new one is saved all the same."""
+    _write(tmp_path, 10)
+
+    def busy(folder, **options):
+        raise OSError(39, "Directory not empty")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", busy)
+        with pytest.warns(UserWarning, match="step-00000010 stays.*not empty"):
+            _write(tmp_path, 20, keep=1)
+    assert checkpoint.newest(tmp_path) == tmp_path / "step-00000020"
+    _write(tmp_path, 30, keep=1)
+    assert _names(tmp_path) == ["step-00000030"]

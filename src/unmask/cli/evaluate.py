@@ -30,6 +30,7 @@ from unmask.recipes import RunConfig
 from unmask.report.records import plot_locality, records_table
 from unmask.runs.config import Answering, Tokenized, load_model, load_run, tokenizer_of
 from unmask.sampling import Decoding
+from unmask.store.checkpoint import saved
 from unmask.training.heard import standard_error
 
 What = Literal["likelihood", "tasks", "locality", "generation"]
@@ -116,7 +117,7 @@ class Subject:
     @property
     def checkpoints(self) -> list[Path]:
         """The checkpoint named, or all those of the run, in order of their steps."""
-        return [self.checkpoint] if self.single else sorted(self.checkpoint.parent.glob("step-*"))
+        return [self.checkpoint] if self.single else saved(self.checkpoint.parent)
 
     def path(self, what: str, suffix: str = ".json") -> Path:
         """Where its records or plots go."""

@@ -147,7 +147,7 @@ def order_over_training(
         if "data" not in saved["run"]:
             raise ValueError(f"the run in {run} does not say what its data are: give the rows by `dataset`")
         held_out: Dataset = from_json(saved["run"]["data"]).held_out()
-    folders = sorted((run / "checkpoints").glob("step-*"))
+    folders = checkpoint.saved(run / "checkpoints")
     require(len(folders) > 0, f"the run in {run} has no checkpoint yet")
     steps = [checkpoint.check(folder)["step"] for folder in folders]
     batch = RowStream(held_out).rows(torch.arange(min(rows, len(held_out))))

@@ -124,7 +124,7 @@ class Job:
                 replace_text(self.final_path(name), json.dumps(result, indent=2) + "\n")
         if self.reduce:
             checkpoint.reduce(self.last, ("model", "ema"))
-            checkpoint.delete(folder for folder in self.last.parent.glob("step-*") if folder != self.last)
+            checkpoint.delete(folder for folder in checkpoint.saved(self.last.parent) if folder != self.last)
 
     def _provenance(self) -> dict[str, Any]:
         made = {COMMAND: self.command} if self.command else {}

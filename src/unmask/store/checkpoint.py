@@ -14,6 +14,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import warnings
 from bisect import bisect_right
@@ -149,25 +150,37 @@ def _seal(root: Path, temporary: Path, step: int, version: str, keep: int, spare
     if _is_other(target):
         raise CheckpointError(f"{target} is a checkpoint of another version of unmask, which stays: move it away")
     if target.exists():
-        shutil.rmtree(target)
+        delete([target])
     temporary.rename(target)
     _sync(root)
-    folders = _folders(root)
+    folders = saved(root)
     here = bisect_right(folders, target)
     stays = {folder_of(root, other) for other in spared}
     delete(other for other in folders[: max(0, here - keep)] + folders[here:] if other not in stays)
 
 
+def saved(root: Path) -> list[Path]:
+    """The checkpoints by their steps; a copy that lies beside them, as step-00000080.old, is the user's own."""
+    return sorted(p for p in root.glob("step-*") if re.fullmatch(r"step-\d+", p.name) and p.is_dir())
+
+
 def others(root: Path) -> list[Path]:
     """Checkpoints of another version, which nobody deletes but the user."""
-    return [folder for folder in _folders(root) if _is_other(folder)]
+    return [folder for folder in saved(root) if _is_other(folder)]
 
 
 def delete(folders: Iterable[Path]) -> None:
-    """Delete checkpoints, whole or broken, but none of another version."""
+    """Delete checkpoints, whole or broken, but none of another version; of one that was moved away, the link alone.
+
+    One that cannot be deleted (on a network disk, where somebody reads it) is told of, and no reason to end a run.
+    """
     for folder in folders:
-        if not _is_other(folder):
-            shutil.rmtree(folder)
+        if _is_other(folder):
+            continue
+        try:
+            folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
+        except OSError as error:
+            warnings.warn(f"the checkpoint {folder} stays, it could not be deleted: {error}", stacklevel=2)
 
 
 def _is_other(folder: Path) -> bool:
@@ -252,7 +265,7 @@ def newest(root: Path) -> Path | None:
     Raises:
         OtherFormat: for one of another version, which is neither passed over nor, therefore, ever deleted.
     """
-    for folder in reversed(_folders(root)):
+    for folder in reversed(saved(root)):
         try:
             check(folder)
             return folder
@@ -265,7 +278,7 @@ def newest(root: Path) -> Path | None:
 
 def steps_of(root: Path) -> int:
     """Steps done at the newest checkpoint, 0 without one; its content is not looked at."""
-    folders = _folders(root)
+    folders = saved(root)
     return int(folders[-1].name.removeprefix("step-")) if folders else 0
 
 
@@ -308,10 +321,6 @@ def _signed(manifest: dict[str, Any]) -> str:
 def _is_full(error: Exception) -> bool:
     codes = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
     return getattr(error, "errno", None) in codes or any(f"os error {code})" in str(error) for code in codes)
-
-
-def _folders(root: Path) -> list[Path]:
-    return sorted(p for p in root.glob("step-*") if p.is_dir())
 
 
 def _sync(path: Path) -> None:
