@@ -7,13 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import Adafactor
 
 from unmask import PPOTS, Bernoulli, ExactCount, IndependentMasking, ProgressiveUnmasking
 from unmask.cli import main
+from unmask.data.importance import RowImportance
 from unmask.training import read_metrics
 from unmask.training.state import load_training
 
@@ -129,6 +132,40 @@ def test_saved_weights_and_average_come_back_bit_by_bit_whatever_the_configs_dty
         assert torch.equal(found, saved)
     for found, saved in zip(again.average.average, run.average.average, strict=True):
         assert torch.equal(found, saved)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        partial(torch.optim.NAdam, lr=1e-2),  # its product of momenta is a scalar in fp32
+        partial(Adafactor, lr=1e-2, scale_parameter=False, relative_step=False),  # its moments are
+    ],
+    ids=["NAdam", "Adafactor"],
+)
+def test_what_an_optimiser_keeps_in_fp32_of_bf16_weights_survives_a_resume(
+    trainer, build, state_of, stop_at, optimizer
+):
+    settings = {"optimizer": lambda groups: optimizer(groups), "checkpoint_every": 2, "evaluate_every": 2}
+    whole = trainer("whole", model=build().to(torch.bfloat16), evaluate=lambda *_: {}, **settings).train()
+    with pytest.raises(stop_at.error):
+        trainer("cut", model=build().to(torch.bfloat16), evaluate=stop_at(2), **settings).train()
+    again = trainer("cut", model=build().to(torch.bfloat16), evaluate=lambda *_: {}, **settings).train(resume=True)
+    assert state_of(again) == state_of(whole)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not tell what a process holds")
+@pytest.mark.parametrize(
+    "settings",
+    [{"masking": ProgressiveUnmasking(stages=3, pool=16)}, {"importance": RowImportance()}],
+    ids=["puma", "importance"],
+)
+def test_a_resumed_run_does_not_hold_on_to_the_checkpoint_that_it_came_from(trainer, settings):
+    """A file that is mapped takes its place on the disk also when it is deleted, and on a network disk it stays."""
+    settings |= {"schedule": "constant", "keep_checkpoints": 1}
+    trainer(steps=2, **settings).train()
+    again = trainer(steps=4, **settings)
+    again.train(resume=True)
+    assert "step-00000002" not in Path("/proc/self/maps").read_text()
 
 
 def test_dropout_is_at_work_in_these_runs(trainer, build, state_of):

@@ -71,6 +71,13 @@ def load_state(path: Path) -> dict[str, Any]:
     return restore(json.loads(path.with_suffix(".json").read_text()))
 
 
+def unmapped(state: Any) -> Any:
+    """A state with copies of its tensors: who keeps those of `load_state` keeps the file too, also a deleted one."""
+    if isinstance(state, dict):
+        return {key: unmapped(value) for key, value in state.items()}
+    return state.clone() if isinstance(state, Tensor) else state
+
+
 def folder_of(root: Path, step: int) -> Path:
     """Where the checkpoint of a step lies."""
     return root / f"step-{step:08d}"

@@ -161,7 +161,8 @@ def load_training(folder: Path, parts: Parts) -> Counters:
         callback.load_state_dict(callbacks[str(i)])
     dealt = [checkpoint.load_state(folder / f"rank-{rank}")["process"] for rank in range(saved["ranks"])]
     same = saved["ranks"] == parts.ranks
-    parts.process.load_state_dict(dealt[parts.rank] if same else dealt_anew(dealt, parts.rank, parts.ranks))
+    mine = dealt[parts.rank] if same else dealt_anew(dealt, parts.rank, parts.ranks)
+    parts.process.load_state_dict(checkpoint.unmapped(mine))
     if parts.loss_scale is not None and "loss_scale" in saved:
         parts.loss_scale.load_state_dict(saved["loss_scale"])
     return Counters(checkpoint.check(folder)["step"], saved["seconds"], saved["tokens"], saved.get("losses", []))
@@ -178,14 +179,19 @@ def load_moments(
     optimizer: torch.optim.Optimizer, names: dict[Tensor, str], moments: dict[str, dict[str, Any]]
 ) -> None:
     """Give the optimiser its state back; what it keeps where (AdamW its step count) is for itself to say."""
-    packed = optimizer.state_dict()
+    packed, given = optimizer.state_dict(), {}
     for group, numbered in zip(optimizer.param_groups, packed["param_groups"], strict=True):
         for parameter, number in zip(group["params"], numbered["params"], strict=True):
             if (state := moments.get(names[parameter])) is not None:
-                packed["state"][number] = {
+                packed["state"][number] = given[parameter] = {
                     k: placed(v, parameter) if isinstance(v, Tensor) and v.dim() else v for k, v in state.items()
                 }
     optimizer.load_state_dict(packed)
+    # torch has rounded it to the weights' dtype, which may be coarser; and on a CPU it is the file's mapping, which
+    # would keep a deleted checkpoint on the disk, or its folder from being deleted on one of a network.
+    for parameter, state in given.items():
+        own = optimizer.state[parameter]
+        own.update({k: v.to(own[k].device, copy=True) for k, v in state.items() if isinstance(v, Tensor)})
 
 
 def _placed_weights(parts: Parts, folder: Path, like: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
