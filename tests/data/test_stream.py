@@ -202,6 +202,12 @@ def test_check_rows_names_the_first_row_that_cannot_be_trained_on(dataset_of):
         "row 1 .* mask token 3": (good, {"mask_token_id": 3, "vocab_size": 10}),
         "row 0 .* vocabulary of 7": (good, {"mask_token_id": 6, "vocab_size": 7}),
         "row 1 .* no maskable": (columns([[1], [2, 3]], [[True], [False, False]]), {}),
+        "row 1 .* `maskable` of different length": (columns([[7, 1, 2], [7, 3]], [[False, True, True], [True]]), {}),
+        "row 0 .* `guide` of different length": (good.add_column("guide", [[0.5], [0.5, 0.5]]), {}),
+        "row 1 .* `document` of different length": (
+            good.add_column("document", [[0, 0, 0], [0, 0, 1]]),
+            {"shifted": True},
+        ),
         "row 1 .* first position": (columns([[7, 1], [2, 3]], [[False, True], [True, False]]), {"shifted": True}),
     }
     for message, (dataset, options) in cases.items():

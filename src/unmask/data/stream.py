@@ -332,21 +332,28 @@ def check_rows(
         The number of tokens of the shortest row and of the longest.
 
     Raises:
-        ValueError: for a data set without rows; naming the first row that has no maskable position, holds the mask
-            token, a token outside the vocabulary or one of `unused`, is longer than the model's positions, or, for a
-            shifted model, has a maskable first position.
+        ValueError: for a data set without rows; naming the first row whose columns differ in length, or that has no
+            maskable position, holds the mask token, a token outside the vocabulary or one of `unused`, is longer than
+            the model's positions, or, for a shifted model, has a maskable first position.
     """
     check_dataset(dataset)
     if len(dataset) == 0:
         raise ValueError(f"{of} is empty")
-    documents = ["document"] if shifted and "document" in dataset.column_names else []
-    view = dataset.select_columns(["tokens", "maskable", *documents]).with_format("numpy")
+    carried = [name for name in CARRIED if name in dataset.column_names]
+    view = dataset.select_columns(["tokens", "maskable", *carried]).with_format("numpy")
     lengths = []
     for start in range(0, len(view), chunk):
         columns = view[start : start + chunk]
         for name in ("tokens", "maskable"):
             check_whole(columns[name], name, first + start, of)
         tokens, real = _pad(columns["tokens"], np.int64)
+        for name in ("maskable", *carried):
+            counts = torch.tensor([0 if row is None else len(row) for row in columns[name]])
+            if (wrong := counts != real.sum(1)).any():
+                raise ValueError(
+                    f"row {first + start + int(wrong.nonzero()[0])} of {of} has `tokens` and `{name}` of different "
+                    "length"
+                )
         maskable, _ = _pad(columns["maskable"], np.bool_)
         problems = {
             "has no maskable position: drop such rows": ~maskable.any(1),
@@ -367,7 +374,7 @@ def check_rows(
             what = "has a maskable first position, which a shifted model cannot predict: "
             what += "prepend a BOS token, or --data.first-given"
             problems[what] = maskable[:, :1].any(1)
-            if documents:
+            if "document" in carried:
                 begins = _pad(columns["document"], np.int64)[0].diff(dim=1) != 0
                 what = "has a document whose first token is maskable, which a shifted model cannot predict: "
                 problems[what + "let the tokenizer begin texts with a BOS token"] = begins & maskable[:, 1:]
