@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 
 import pytest
 import torch
@@ -92,6 +93,30 @@ def test_when_a_run_is_saved_does_not_decide_where_it_ends(trainer, state_of, at
     last = [trainer(str(i), callbacks=[Ends()], **way).train() for i, way in enumerate(ways)]
     assert {folder.name for folder in last} == {f"step-{at + 1:08d}"}
     assert all(state_of(folder) == state_of(last[0]) for folder in last)
+
+
+@pytest.mark.parametrize("saved", [2, 3, 4])
+def test_a_run_ends_where_it_would_have_ended_had_it_not_been_resumed(trainer, state_of, saved):
+    """What a callback hears of a step while that is saved must not end the run a step earlier once it goes on."""
+
+    class Ends(Callback):
+        def step(self, step, metrics):
+            self.stop = "enough" if step >= 3 else None
+
+        def state_dict(self):
+            return {"stop": self.stop}
+
+        def load_state_dict(self, state):
+            self.stop = state["stop"]
+
+    settings = {"steps": 9, "checkpoint_every": 1, "keep_checkpoints": 9}
+    last = trainer(callbacks=[Ends()], **settings).train()
+    whole = state_of(last)
+    for step in range(saved + 1, 5):
+        shutil.rmtree(last.with_name(f"step-{step:08d}"))
+    again = trainer(callbacks=[Ends()], **settings).train(resume=True)
+    assert again == last
+    assert state_of(again) == whole
 
 
 def test_patience_survives_a_resume(trainer, stop_at):

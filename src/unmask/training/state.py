@@ -61,12 +61,14 @@ class Counters:
         seconds: spent training, evaluations and checkpoints excluded.
         tokens: real tokens seen, over all ranks.
         losses: of the steps since the last line of the log, which tells their mean.
+        ends: whether a callback ended the run at this step.
     """
 
     step: int = 0
     seconds: float = 0.0
     tokens: int = 0
     losses: list[float] = field(default_factory=list)
+    ends: bool = False
 
 
 def save_training(
@@ -165,7 +167,8 @@ def load_training(folder: Path, parts: Parts) -> Counters:
     parts.process.load_state_dict(checkpoint.unmapped(mine))
     if parts.loss_scale is not None and "loss_scale" in saved:
         parts.loss_scale.load_state_dict(saved["loss_scale"])
-    return Counters(checkpoint.check(folder)["step"], saved["seconds"], saved["tokens"], saved.get("losses", []))
+    step, ends = checkpoint.check(folder)["step"], saved.get("ends", True)
+    return Counters(step, saved["seconds"], saved["tokens"], saved.get("losses", []), ends)
 
 
 def read_weights(model: MaskedDiffusionLM, folder: Path) -> dict[str, Tensor]:

@@ -216,13 +216,15 @@ class Trainer:
             with Interrupts(progress.note) as interrupts:
                 if self.step == 0:
                     self._evaluate(log, progress)
-                stops = occasions.stops()
+                # What callbacks heard of a step while it was saved does not end it there, nor after a resume.
+                stops = occasions.stops() and (self.step == 0 or self.counters.ends)
                 while self.step < config.steps and not stops:
                     self._one_step(log, progress)
                     if occasions.evaluates(self.step):
                         self._report(log, progress)
                         self._evaluate(log, progress)
                     stops = occasions.stops()  # first: a save tells callbacks of this step, which it must not end
+                    self.counters.ends = stops
                     saves, number = occasions.saves(self.step, interrupts.signal)
                     if saves:
                         self._report(log, progress)  # what is not finite is not saved
