@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from unmask.evaluation.results import Report, Results
 from unmask.evaluation.tasks import SudokuTask
 from unmask.report.study import title_of
 from unmask.runs.config import load_model
+from unmask.runs.launch import _Child
 from unmask.runs.study import Arm, changed
 
 PUMA = ProgressiveUnmasking(stages=4)
@@ -281,3 +283,13 @@ study = Study("tiny", base, arms, control="standard", seeds=(1,), checkpoint=0.0
         weights = Path("model") / "model.safetensors"
         assert (killed.last / weights).read_bytes() == (alone.last / weights).read_bytes()
     assert len((tmp_path / "killed" / "records.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_run_that_fails_with_bytes_that_are_no_text_ends_no_other(tmp_path):
+    """What it has written was read as UTF-8, and the whole study ended by what is none."""
+    log = tmp_path / "seed-1.log"
+    log.write_bytes(b"terminate called: \xff\xfe\nBoom\n")
+    child = SimpleNamespace(log=log, job=SimpleNamespace(name="arm/seed-1"))
+    said = _Child.complaint(child, -6)  # type: ignore[arg-type]
+    assert said.startswith("the run 'arm/seed-1' failed (exit code -6): terminate called:")
+    assert "Boom" in said

@@ -188,5 +188,6 @@ class _Child:
 
     def complaint(self, code: int) -> str:
         """What its output ends with."""
-        last = [line for line in self.log.read_text().splitlines() if line.strip()][-3:]
+        said = self.log.read_text(errors="replace")  # whatever a library or the user's own code has written there
+        last = [line for line in said.splitlines() if line.strip()][-3:]
         return f"the run '{self.job.name}' failed (exit code {code}): {' '.join(last)} All of it: {self.log}"
