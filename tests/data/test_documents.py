@@ -110,6 +110,15 @@ def lines_file(path, *lines):
     return path
 
 
+def test_json_lines_of_either_name_are_no_prose(tmp_path):
+    """As prose the braces and names of an .ndjson file were trained on, and it was one document."""
+    found = []
+    for name in ("a.jsonl", "a.ndjson"):
+        (tmp_path / name).write_text('{"text": "one"}\n{"text": "two"}\n')
+        found.append(load_documents(tmp_path / name, "all")["text"])
+    assert found[0][:] == found[1][:] == ["one", "two"]
+
+
 def test_json_lines_keep_columns_file_and_line(tmp_path):
     path = lines_file(
         tmp_path / "a.jsonl", '\ufeff{"text": "a\\n", "n": 1}', "", '{"n": 2, "text": null, "more": 0}\r'

@@ -30,7 +30,7 @@ Source = PathLike | Sequence[PathLike]
 Columns = str | Sequence[str]
 
 _BUNDLED = {"sotu": Path(__file__).parent / "files" / "sotu.json.xz"}
-_JSON_LINES = ".jsonl"
+_JSON_LINES = (".jsonl", ".ndjson")  # one form by two names
 TEXTS = (".txt", ".md")
 """Endings of the files that are one text each."""
 
@@ -46,10 +46,10 @@ def load_documents(source: Source = "sotu", split: Split = "train", columns: Col
 
     Args:
         source: "sotu" (233 State of the Union addresses, 1790 to 2021, 10.8 million characters, in order of
-            year), or a path, or several: of a UTF-8 text file (one document), a ``.jsonl`` file (one JSON object a
-            line, each a document; blank lines are passed over), any other table that `unmask.data.tables.read_table`
-            reads (a row is a document), a folder (all ``.txt``, ``.md`` and ``.jsonl`` files in it and below, in
-            order of their paths) or a pattern such as "texts/*.txt".
+            year), or a path, or several: of a UTF-8 text file (one document), a ``.jsonl`` or ``.ndjson`` file (one
+            JSON object a line, each a document; blank lines are passed over), any other table that
+            `unmask.data.tables.read_table` reads (a row is a document), a folder (all ``.txt``, ``.md``, ``.jsonl``
+            and ``.ndjson`` files in it and below, in order of their paths) or a pattern such as "texts/*.txt".
         split: "train", "validation" or "test" (see `split_of`), or "all". A few files may leave a split empty.
         columns: what to take from JSON lines and tables, one name or several. The first one's content decides the
             split, so of questions and answers name the question first. Text files give ``text`` alone.
@@ -226,7 +226,7 @@ def _called(source: Source) -> str:
     return str(source) if isinstance(source, (str, os.PathLike)) else ", ".join(map(str, source))
 
 
-def files_of(source: Source, endings: tuple[str, ...] = (*TEXTS, _JSON_LINES)) -> list[Any]:
+def files_of(source: Source, endings: tuple[str, ...] = (*TEXTS, *_JSON_LINES)) -> list[Any]:
     """The files, and folders of saved data sets, that a source stands for; a name on the hub stands for itself.
 
     Args:
@@ -255,7 +255,7 @@ def files_of(source: Source, endings: tuple[str, ...] = (*TEXTS, _JSON_LINES)) -
 
 
 def _is_json_lines(path: Any) -> bool:
-    return on_hub(path) is None and path.suffix.lower() == _JSON_LINES
+    return on_hub(path) is None and path.suffix.lower() in _JSON_LINES
 
 
 def _decoded(data: bytes, where: str) -> str:
