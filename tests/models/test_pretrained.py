@@ -10,16 +10,21 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
     LlamaConfig,
     LlamaForCausalLM,
     ModernBertConfig,
     ModernBertForMaskedLM,
     PreTrainedTokenizerFast,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
 
-from unmask import MaskedDiffusionLM, from_pretrained, save_pretrained
+from unmask import LoRA, MaskedDiffusionLM, from_pretrained, save_pretrained
+from unmask.models.pretrained import load_adapted
 
 WORDS = ["<pad>", "<bos>", "<eos>", "<free>", *"abcdefghijklmnop"]
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -175,8 +180,40 @@ def test_the_read_out_can_be_chosen(folder):
 
 
 def test_a_tokenizer_of_another_model_is_refused(folder):
-    with pytest.raises(ValueError, match="tokenizer has 20 tokens, the model embeds 7: they do not belong together"):
+    told = "tokenizer has 20 tokens with ids up to 19, the model embeds 7: they do not belong together"
+    with pytest.raises(ValueError, match=told):
         from_pretrained(folder("llama", rows=7))
+
+
+def test_so_it_is_where_its_ids_leave_gaps(folder, monkeypatch):
+    """As many tokens as the model has rows, and one of them behind the last row."""
+    monkeypatch.setitem(globals(), "WORDS", [*WORDS[:-1], *["a"] * 5, "far"])  # the later of equal words counts
+    with pytest.raises(ValueError, match="tokenizer has 20 tokens with ids up to 24, the model embeds 20"):
+        from_pretrained(folder("llama", rows=20))
+
+
+def test_a_causal_model_that_only_its_architecture_names_predicts_the_next_position(folder, monkeypatch):
+    """Models with images are in no list of causal language models, and are none the less causal."""
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
+    text = {"vocab_size": 20, "num_key_value_heads": 2, "rope_parameters": rope, **SIZES}
+    vision = {"depth": 1, "embed_dim": 16, "hidden_size": 16, "num_heads": 2, "mlp_ratio": 1}
+    config = Qwen2VLConfig(text_config=text, vision_config=vision)
+    monkeypatch.setitem(BODIES, "qwen2_vl", lambda _: Qwen2VLForConditionalGeneration(config))
+    assert from_pretrained(folder("qwen2_vl")).model.shifted
+
+
+def test_adapters_open_again_on_a_model_whose_vocabulary_is_that_of_its_text_part(folder, monkeypatch, tmp_path):
+    pytest.importorskip("peft")
+    text = {"vocab_size": 20, "num_key_value_heads": 1, "head_dim": 8, **SIZES}
+    vision = {**SIZES, "image_size": 8, "patch_size": 4}
+    config = Gemma3Config(text_config=text, vision_config=vision, image_token_index=19, mm_tokens_per_image=4)
+    monkeypatch.setitem(BODIES, "gemma3", lambda _: Gemma3ForConditionalGeneration(config))
+    model, _ = from_pretrained(folder("gemma3"), lora=LoRA(rank=2))
+    model.save_pretrained(tmp_path / "adapters")
+    again = load_adapted(tmp_path / "adapters")
+    assert again.head.vocab_size == model.head.vocab_size == 21
+    rows = batch(model)
+    torch.testing.assert_close(again.eval().predict(*rows), model.eval().predict(*rows))
 
 
 def test_a_token_that_texts_hold_cannot_be_the_mask(folder):

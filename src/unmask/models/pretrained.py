@@ -32,7 +32,7 @@ from transformers import (
 from unmask.config import require
 from unmask.kinds import kinds_checked
 from unmask.models.denoiser import MaskedDiffusionLM
-from unmask.models.families import auto_class, check_no_run, unspanned
+from unmask.models.families import auto_class, check_no_run, text_config, unspanned
 from unmask.models.layouts import Layout, known_layout
 from unmask.models.lora import ADAPTER, LoRA, add_adapters, check_no_adapters, merge_adapters
 from unmask.models.lora import CONFIG_FILE as ADAPTERS_CONFIG
@@ -104,7 +104,7 @@ def from_pretrained(
         kind = auto_class(config)
         hf = read_model(kind, name, **(shared | unpacked(options)))
         saved_mask = getattr(config, "mask_token_id", None)
-        read_out = getattr(config, "unmask_shifted", kind.__name__ == "AutoModelForCausalLM")
+        read_out = getattr(config, "unmask_shifted", not kind.__name__.endswith("ForMaskedLM"))
     mask_token_id = _with_mask_token(hf, tokenizer, mask_token, saved_mask)
     if shifted == "auto":
         shifted = read_out
@@ -209,8 +209,9 @@ def load_adapted(folder: str | Path) -> MaskedDiffusionLM:
     config = AutoConfig.from_pretrained(folder)
     layout = _layout(base, {})
     hf: Any = layout.load(base, dtype="float32") if layout else read_model(auto_class(config), base, dtype="float32")
-    if hf.config.vocab_size != config.vocab_size:  # a mask token was added
-        hf.resize_token_embeddings(config.vocab_size)
+    rows = text_config(config).vocab_size
+    if text_config(hf.config).vocab_size != rows:  # a mask token was added
+        hf.resize_token_embeddings(rows)
     unused = unspanned(getattr(config, "unmask_unused", ()))
     model = MaskedDiffusionLM.from_hf(hf, config.mask_token_id, getattr(config, "unmask_shifted", False), unused)
     targets = settings["target_modules"]
@@ -327,11 +328,12 @@ def _with_mask_token(
 ) -> int:
     """Make sure that tokenizer and model have the mask token; return its id."""
     rows = cast(Tensor, model.get_input_embeddings().weight).shape[0]
-    if len(tokenizer) > rows:
-        raise ValueError(
-            f"the tokenizer has {len(tokenizer)} tokens, the model embeds {rows}: they do not belong together"
-        )
     named, known = tokenizer.mask_token, set(tokenizer.get_vocab().values())
+    if max(known) >= rows:  # ids may leave gaps, so the number of tokens does not tell
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer)} tokens with ids up to {max(known)}, the model embeds {rows}: they "
+            "do not belong together"
+        )
     if saved is not None and mask_token is None:
         require(
             saved in known or saved >= rows,
@@ -340,8 +342,8 @@ def _with_mask_token(
         )
         named = tokenizer.convert_ids_to_tokens(saved) if saved in known else named
     token = _name_mask_token(tokenizer, str(mask_token or named or DEFAULT_MASK_TOKEN))
-    if len(tokenizer) > rows:
-        model.resize_token_embeddings(len(tokenizer))
+    if token >= rows:
+        model.resize_token_embeddings(token + 1)
     elif token not in known and has_values(model):
         _embed_as_known(cast(Tensor, model.get_input_embeddings().weight), token, known)
     return token
