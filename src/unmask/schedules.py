@@ -42,8 +42,9 @@ class Ramp:
 
     def __call__(self, step: int) -> float:
         """The value at `step`."""
-        done = min(max(step - self.after, 0), self.steps)
-        return self.start + (self.end - self.start) * done / self.steps
+        done = max(step - self.after, 0)
+        # At the end itself the sum may be off by a rounding, and fall outside what was allowed.
+        return self.end if done >= self.steps else self.start + (self.end - self.start) * done / self.steps
 
 
 Schedule = int | float | tuple[tuple[int, float], ...] | Ramp

@@ -111,6 +111,18 @@ def test_positions_begin_anew_and_only_the_own_document_is_seen():
     assert DocumentLayout.of(document[1:], real[1:]) is None
 
 
+@pytest.mark.parametrize("filled", [3, 9])
+def test_padding_before_a_row_of_documents_changes_nothing(filled):
+    """Whether it bears the number of the first document or one of its own."""
+    model = _model("roberta", "sdpa").eval()
+    tokens, document = torch.arange(2, 8)[None], torch.tensor([[3, 3, 3, 5, 5, 5]])
+    before = torch.full((1, 2), filled)
+    padded = torch.cat([before, tokens], 1), torch.cat([before, document], 1)
+    real = padded[0].new_tensor([[0] * 2 + [1] * 6]).bool()
+    alone = model.hidden(tokens, real[:, 2:], document=document)
+    torch.testing.assert_close(model.hidden(padded[0], real, document=padded[1])[:, 2:], alone)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_flex_attention_keeps_documents_apart_as_the_dense_mask_does():

@@ -101,7 +101,8 @@ def test_temperature_limits_are_the_best_token_and_any_token():
     logits = torch.randn(500, 9)
     logits[:, -1] = -torch.inf
     u = torch.rand(500, dtype=torch.float64)
-    assert torch.equal(draw_tokens(logits, u, 1e-6), logits.argmax(-1))
+    for cold in (1e-6, 1e-308, 5e-324):
+        assert torch.equal(draw_tokens(logits, u, cold), logits.argmax(-1))
     assert torch.equal(draw_tokens(logits, u, 1e9), (u * 8).long())
 
 

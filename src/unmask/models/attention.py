@@ -166,7 +166,7 @@ class DocumentLayout(Layout):
     Attributes:
         document: [B, L] int64, of each position.
         real: [B, L] bool, no padding.
-        position: [B, L] int64, from the beginning of the document on.
+        position: [B, L] int64, how many real tokens of the document come before.
     """
 
     use: ClassVar[str] = "documents that are kept apart"
@@ -181,9 +181,9 @@ class DocumentLayout(Layout):
         begins = begins_of(document)
         if not bool((begins & real)[:, 1:].any()):
             return None
-        place = torch.arange(document.shape[1], device=document.device).expand_as(document)
-        first = torch.where(begins, place, 0).cummax(1).values
-        return cls(begins.cumsum(1), real, place - first)
+        before = real.cumsum(1) - real.long()  # padding, wherever it is, has no place in the count
+        first = torch.where(begins, before, 0).cummax(1).values
+        return cls(begins.cumsum(1), real, before - first)
 
     @property
     def run(self) -> Tensor:

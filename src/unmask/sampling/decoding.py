@@ -111,7 +111,9 @@ def draw_tokens(logits: Tensor, uniform: Tensor, temperature: float, top_p: floa
     The distribution is softmax(logits / temperature), cut to its nucleus of mass `top_p`, in float64 where the
     logits' device has it.
     """
-    cdf = nucleus((logits.to(widest(logits.device)) / temperature).softmax(-1), top_p).cumsum(-1)
+    logits = logits.to(widest(logits.device))
+    logits = logits - logits.amax(-1, keepdim=True)  # or a tiny temperature makes them infinite, then NaN
+    cdf = nucleus((logits / temperature).softmax(-1), top_p).cumsum(-1)
     total = cdf[:, -1:]
     # Below the total, so that the index is that of a token with some probability.
     value = torch.minimum(uniform[:, None].to(total) * total, torch.nextafter(total, torch.zeros_like(total)))
