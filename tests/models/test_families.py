@@ -7,6 +7,7 @@ found.
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -15,6 +16,7 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     EsmConfig,
+    EsmForMaskedLM,
     Gemma4Config,
     GPT2Config,
     GPT2LMHeadModel,
@@ -269,6 +271,19 @@ def test_so_it_is_where_only_some_of_its_masks_are_predicted(decoding, token_bat
     maskable[:, -1] = False
     made = generate(model, token_batch(tokens, maskable), decoding)
     assert made.confidence.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", [int, np.int64])
+def test_a_saved_model_reads_the_mask_token_that_it_was_wrapped_with(kind, tmp_path):
+    """ESM's embedding treats its own mask token by itself, and keeps which that is."""
+    torch.manual_seed(0)
+    hf = EsmForMaskedLM(EsmConfig(**ESM | {"mask_token_id": 3, "emb_layer_norm_before": False}))
+    model = MaskedDiffusionLM.from_hf(hf, kind(4), unused=[kind(7)]).eval()
+    model.save_pretrained(tmp_path)
+    again = MaskedDiffusionLM.from_pretrained(tmp_path).eval()
+    tokens = torch.tensor([[5, 4, 9, 6, 4, 8]])
+    asked = tokens, torch.ones_like(tokens).bool(), tokens == 4
+    torch.testing.assert_close(again.predict(*asked), model.predict(*asked))
 
 
 def test_weights_that_no_prediction_depends_on_are_frozen(masked_batch):

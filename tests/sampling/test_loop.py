@@ -2,7 +2,7 @@
 
 import random
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import combinations, pairwise
 
 import pytest
@@ -31,6 +31,14 @@ WAYS = {
         "random", steps=3, threshold=0.3, block_size=7, remasking=0.5, temperature=1.0, top_p=0.8
     ),
 }
+
+
+def test_padding_may_hold_any_number(model, ragged):
+    batch = ragged([12, 5, 9])
+    filled = replace(batch, tokens=batch.tokens.masked_fill(~batch.attention, -100))
+    made, wanted = generate(model, filled), generate(model, batch)
+    assert torch.equal(made.tokens[batch.attention], wanted.tokens[batch.attention])
+    assert (made.tokens[~batch.attention] == -100).all()
 
 
 @pytest.mark.parametrize("decoding", WAYS.values(), ids=WAYS)

@@ -26,7 +26,7 @@ from unmask.models.families import (
     auto_class,
     check_no_run,
     longest_row,
-    make_bidirectional,
+    make_denoiser,
     quiet,
     run_on_host,
     saved_weights,
@@ -71,7 +71,7 @@ class MaskedDiffusionLM(AnswersTrainers):
         self.head = head if isinstance(head, MaskedHead) else MaskedHead(head)
         if not 0 <= mask_token_id < self.head.vocab_size:
             raise ValueError(f"mask_token_id {mask_token_id} is outside the vocabulary of {self.head.vocab_size}")
-        self.mask_token_id, self.shifted = mask_token_id, shifted
+        self.mask_token_id, self.shifted = int(mask_token_id), shifted  # a config.json takes no numpy integer
         # To the backbone: router logits, where the config wants experts to be used evenly.
         self._options: dict[str, Any] = {}
         # Whether a row may be masked as a whole; ESM's rescaling of what is seen has nothing to rescale then.
@@ -114,7 +114,7 @@ class MaskedDiffusionLM(AnswersTrainers):
             )
         if not 0 <= mask_token_id < len(output.weight):
             raise ValueError(f"mask_token_id {mask_token_id} is outside the vocabulary of {len(output.weight)}")
-        make_bidirectional(model)
+        make_denoiser(model, int(mask_token_id))
         with run_on_host(model):
             backbone, example = find_backbone(model, {mask_token_id, *unused})
             denoiser = cls(backbone, MaskedHead(output, ReadOut(model, backbone, example)), mask_token_id, shifted)
@@ -125,7 +125,6 @@ class MaskedDiffusionLM(AnswersTrainers):
             verify(denoiser)
             denoiser.unfit = unfit_layouts(denoiser)
             freeze_unreached(denoiser)
-        model.config.mask_token_id = mask_token_id
         model.config.unmask_shifted = shifted
         return denoiser
 
@@ -184,7 +183,7 @@ class MaskedDiffusionLM(AnswersTrainers):
             ValueError: for an id outside the vocabulary, or the mask token's.
         """
         known = [] if self.head.unused is None else self.head.unused.tolist()
-        every = sorted({*known, *unused})
+        every = sorted({*known, *map(int, unused)})
         wrong = [i for i in every if not 0 <= i < self.head.vocab_size or i == self.mask_token_id]
         if wrong:
             raise ValueError(

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -100,8 +100,8 @@ def first_position(model: nn.Module) -> int:
     return 0
 
 
-def make_bidirectional(model: PreTrainedModel) -> None:
-    """Drop the causal mask of a Hugging Face model through its config, which is saved with it.
+def make_denoiser(model: PreTrainedModel, mask_token_id: int) -> None:
+    """Drop the causal mask of a Hugging Face model, and name its mask token, through its config, which is saved.
 
     Encoders are left as they are. Layers that are causal by themselves would be so again in a saved folder that
     transformers opens alone: they are not touched, and `unmask.models.verify` refuses the model.
@@ -110,6 +110,9 @@ def make_bidirectional(model: PreTrainedModel) -> None:
         if isinstance(module, PreTrainedModel):
             module.config.is_causal = False
             module.config.use_cache = False
+        if hasattr(module, "mask_token_id"):  # ESM's embedding keeps its own, and would read another when loaded
+            cast(Any, module).mask_token_id = mask_token_id
+    model.config.mask_token_id = mask_token_id
 
 
 ON_GPU = ("flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4")

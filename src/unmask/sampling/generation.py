@@ -232,7 +232,7 @@ class _Loop:
     def _reveal(self, rows: Tensor, here: TokenBatch, hidden: Tensor, count: Tensor, step: int) -> None:
         """Reveal `count` [R] and more positions of `hidden` [R, W] in the rows, cut to W columns in `here`."""
         decoding, width = self.decoding, here.length
-        tokens = self.tokens[rows, :width]
+        tokens = self.tokens[rows, :width].masked_fill(~here.attention, 0)  # padding may be of any number, as -100
         draws = self._uniforms(here, noise.Purpose.SAMPLE, 2 * step)
         reveal = None
         if decoding.threshold is None and not needs_of(self.policy):  # the order is known without the model
