@@ -192,6 +192,19 @@ def test_so_it_is_where_its_ids_leave_gaps(folder, monkeypatch):
         from_pretrained(folder("llama", rows=20))
 
 
+@pytest.mark.parametrize("known", [False, True], ids=["new mask", "mask known"])
+def test_added_tokens_behind_the_last_row_get_rows_too(folder, known):
+    """The tokenizer of Gemma 3 1B has a token for images that its model does not embed."""
+    place = folder("llama", mask_token="<free>" if known else None)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(place)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    tokenizer.save_pretrained(place)
+    model, read = from_pretrained(place)
+    assert read.convert_tokens_to_ids("<image>") == 20
+    assert model.head.vocab_size == (21 if known else 22)
+    assert model.mask_token_id == (3 if known else 21)
+
+
 def test_a_causal_model_that_only_its_architecture_names_predicts_the_next_position(folder, monkeypatch):
     """Models with images are in no list of causal language models, and are none the less causal."""
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}

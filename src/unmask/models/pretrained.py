@@ -329,7 +329,9 @@ def _with_mask_token(
     """Make sure that tokenizer and model have the mask token; return its id."""
     rows = cast(Tensor, model.get_input_embeddings().weight).shape[0]
     named, known = tokenizer.mask_token, set(tokenizer.get_vocab().values())
-    if max(known) >= rows:  # ids may leave gaps, so the number of tokens does not tell
+    # Ids may leave gaps, so the number of tokens does not tell. Tokens that were added may lie behind the last row (of
+    # Gemma 3 1B the one for images): they get rows with the mask token.
+    if max(known - set(tokenizer.added_tokens_decoder), default=0) >= rows:
         raise ValueError(
             f"the tokenizer has {len(tokenizer)} tokens with ids up to {max(known)}, the model embeds {rows}: they "
             "do not belong together"
@@ -342,8 +344,8 @@ def _with_mask_token(
         )
         named = tokenizer.convert_ids_to_tokens(saved) if saved in known else named
     token = _name_mask_token(tokenizer, str(mask_token or named or DEFAULT_MASK_TOKEN))
-    if token >= rows:
-        model.resize_token_embeddings(token + 1)
+    if (last := max(token, *known)) >= rows:
+        model.resize_token_embeddings(last + 1)
     elif token not in known and has_values(model):
         _embed_as_known(cast(Tensor, model.get_input_embeddings().weight), token, known)
     return token
