@@ -329,8 +329,8 @@ def _with_mask_token(
     """Make sure that tokenizer and model have the mask token; return its id."""
     rows = cast(Tensor, model.get_input_embeddings().weight).shape[0]
     named, known = tokenizer.mask_token, set(tokenizer.get_vocab().values())
-    # Ids may leave gaps, so the number of tokens does not tell. Tokens that were added may lie behind the last row (of
-    # Gemma 3 1B the one for images): they get rows with the mask token.
+    # Ids may leave gaps, so the number of tokens does not tell. Added tokens may lie behind the last row, as that for
+    # images of Gemma 3 1B: they get rows with the mask token.
     if max(known - set(tokenizer.added_tokens_decoder), default=0) >= rows:
         raise ValueError(
             f"the tokenizer has {len(tokenizer)} tokens with ids up to {max(known)}, the model embeds {rows}: they "
