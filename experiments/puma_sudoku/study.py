@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from unmask import Beta, Clipped, ExactCount, IndependentMasking, MaskedMean, ProgressiveUnmasking, Ramp
+from unmask.evaluation.results import Report
 from unmask.evaluation.tasks import SudokuTask
 from unmask.parts import SudokuData, SudokuModel, named_masking
 from unmask.parts.sudoku import CELLS, CLUES
@@ -14,7 +15,7 @@ recipe = sudoku()
 COUNTED = IndependentMasking(mask=ExactCount())
 HALF = ProgressiveUnmasking(stages=8, threshold=0.8, time=Clipped(0.5, 1.0))
 WHOLE = ProgressiveUnmasking(stages=8, threshold=0.9)
-base = replace(recipe, masking=COUNTED, training=replace(recipe.training, batch_size=16, threads=1))
+base = changed(recipe, {"masking": COUNTED, "training.batch_size": 16, "training.threads": 1})
 often = {"control": "uniform-count", "warmup": 0.04, "evaluate": 0.1}
 
 
@@ -61,12 +62,12 @@ confirming = Study(
     "confirming",
     judged_by(1),
     {
-        "uniform-count": Arm(budgets=(1500,)),
+        "uniform-count": Arm(budgets=(1500, 3000)),
         "clipped": Arm(named_masking("clipped"), budgets=(1500,)),
         "beta": Arm({"masking": screened["beta"]}, budgets=(1500,)),
         "high-rates": Arm({"masking": screened["high-rates"]}, budgets=(750, 1500)),
         "higher-rates": Arm({"masking": replace(COUNTED, time=Clipped(0.7, 1.0))}, budgets=(1500,)),
-        "puma": Arm({"masking": HALF}, budgets=(750, 1500)),
+        "puma": Arm({"masking": HALF}, budgets=(750, 900, 1500)),
         "puma-16": Arm({"masking": screened["half-16"]}, budgets=(750,)),
         "puma-whole": Arm({"masking": WHOLE}, budgets=(1500,)),
     },
@@ -77,6 +78,9 @@ confirming = Study(
     },
     **often,
 )
+half = {name: replace(confirming.arm(name), budgets=(500,)) for name in ("higher-rates", "puma")}
+arms = {"uniform-count": Arm(budgets=(1000,))} | half
+horizons = replace(confirming, name="horizons", arms=arms, seeds=(41, 42, 43, 44, 45), finals={})
 pairs = {
     "data": SudokuData(form="pair"),
     "model": SudokuModel(layers=8, width=256, heads=8, positions=2 * CELLS),
@@ -94,7 +98,8 @@ paper = Study(
         "puma": {"masking": ProgressiveUnmasking(stages=8)},
     },
     seeds=(1,),
-    budgets=(3000,),
+    budgets=(1000,),
+    report=Report("loss"),
     checkpoint=0.05,
     **often,
 )

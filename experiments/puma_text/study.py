@@ -50,6 +50,7 @@ study = Study(
         "clipped": named_masking("clipped"),
         "beta": {"masking": IndependentMasking(Beta(2, 1), ExactCount())},
         "puma": Arm({"masking": puma}, budgets=(1067, 1600)),
+        "puma-margin": {"masking": screened["puma-margin"]},
         "puma-batch": Arm({"masking": replace(puma, pool="batch")}, seeds=(21,)),
     },
     seeds=(21, 22, 23, 24, 25),

@@ -12,17 +12,7 @@ from dataclasses import replace
 
 from experiments.puma_text.study import base as scratch
 from experiments.puma_text.study import tokenizer
-from unmask import (
-    ELBO,
-    Blockwise,
-    Delimiters,
-    ExactCount,
-    IndependentMasking,
-    InverseRate,
-    ProgressiveUnmasking,
-    RowMean,
-    SyRM,
-)
+from unmask import ELBO, Blockwise, Delimiters, IndependentMasking, InverseRate, ProgressiveUnmasking, SyRM
 from unmask.parts import TextLikelihood, named_masking
 from unmask.recipes import sotu
 from unmask.runs.config import RunConfig
@@ -77,7 +67,7 @@ def pretraining(run: RunConfig) -> RunConfig:
 def blocks(size: int, **settings: float) -> dict[str, object]:
     """Blocks of exact counts with MDLM's weight, read from left to right and decoded so."""
     return {
-        "masking": Blockwise(IndependentMasking(mask=ExactCount()), size, **settings),
+        "masking": Blockwise(named_masking("uniform-count")["masking"], size, **settings),
         "objective": ELBO(),
         "evaluation.decoding": Decoding(tokens_per_step=min(size, 2), block_size=size, causal_blocks=True),
     }
@@ -89,7 +79,7 @@ tuned = methods | {
     "gift": named_masking("gift"),
     "delimiters": {"masking": delimiters, "objective": InverseRate()},
     "syrm": {"masking": IndependentMasking(coupling="stratified"), "objective": syrm},
-    "puma-left-to-right": {"masking": ProgressiveUnmasking(policy="left_to_right"), "objective": RowMean()},
+    "puma-left-to-right": methods["puma"] | {"masking": ProgressiveUnmasking(policy="left_to_right")},
     "causal": blocks(1),
     "blocks-4": blocks(4),
     "blocks-4-causal": blocks(4, causal=0.25),

@@ -102,7 +102,7 @@ def ranking() -> dict[str, str]:
 
 def puma() -> dict[str, str]:
     """PUMA on its three tasks, and what its settings on Sudoku were chosen by."""
-    eight = saved("addition/eight")
+    eight, horizons, paper = (saved(f) for f in ("addition/eight", "puma_sudoku/horizons", "puma_sudoku/paper"))
     parts = {
         part: study(saved(folder))
         for part, folder in (
@@ -115,6 +115,8 @@ def puma() -> dict[str, str]:
     told = {
         "screening": shown(ends(saved("puma_sudoku/screening"))),
         "short": shown(ends(saved("puma_sudoku/short"))),
+        "sudoku-horizons": tables(horizons, [*ends(horizons), *matched(horizons)]),
+        "sudoku-paper": tables(paper, ends(paper)),
         "sums-screening": shown(ends(saved("puma_text/screening"))),
         "letters": shown(ends(saved("letters"), "test")),
         "eight": tables(eight, [ends(eight, of)[0] for of in (None, *ORDERS)]),
