@@ -282,7 +282,7 @@ def test_the_measure_is_what_all_evaluations_have():
         record["curve"] = [point | {"loss": 2.0, "own": 1.0} for point in record["curve"]]
     assert Results.of(both).measure == SOLVED
     assert Results.of(both, "loss").measure == LOSS
-    assert Results.of(both, "own").measure == Measure("own", "own")
+    assert Results.of(both, "own").measure == Measure("own", "own (less is better)")
     with pytest.raises(ValueError, match=r"no evaluation has 'owm'; did you mean 'own'.*Known: loss, own, solved$"):
         Results.of(both, "owm")
     with pytest.raises(ValueError, match="have none of solved, nats_per_token, loss"):
