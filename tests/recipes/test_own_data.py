@@ -11,12 +11,14 @@ from dataclasses import replace
 import pytest
 from datasets import Dataset
 
+from unmask.cli.options import named_recipe
 from unmask.config import from_json, to_json
 from unmask.data import load_documents
-from unmask.data.documents import belongs
+from unmask.data.documents import JSON_LINES, belongs
 from unmask.data.passages import passages
 from unmask.data.sequences import found_alphabet, read_sequences
 from unmask.evaluation.tasks import same_answer
+from unmask.evaluation.tasks.text import read_rows
 from unmask.parts.sizes import fitting_length, fitting_model, fitting_steps
 from unmask.recipes import PromptData, RowsOnDisk, SequenceData, TextData, TextModel, rows, sequences, sft, text
 
@@ -49,6 +51,20 @@ SPLITS = "train", "validation"
 
 def prompts(path, **fields):
     return PromptData(str(path), prompt="question", response="answer", **fields)
+
+
+@pytest.mark.parametrize("ending", JSON_LINES)
+def test_json_lines_are_read_by_either_name_everywhere(ending, tmp_path, monkeypatch):
+    """As texts, as rows and as questions, and the advice for a file is that for questions."""
+    monkeypatch.chdir(tmp_path)
+    name = f"a{ending}"
+    lines = [{"text": f"t{i}", "tokens": [i, 1], "maskable": [False, True]} for i in range(6)]
+    (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert len(load_documents(name, "all")) == 6
+    assert RowsOnDisk(name, divided=True).load()[0]["maskable"] == [False, True]
+    assert read_rows(name, None, "test", ("text",), 2)["text"][:] == ["t0", "t1"]
+    with pytest.raises(ValueError, match=f"sft --data.source {name}"):
+        named_recipe("train", [name])
 
 
 # --- what is chosen ---

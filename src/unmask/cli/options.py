@@ -18,7 +18,7 @@ from datasets import Dataset
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from unmask.config import from_json, nearest, parse, to_json
-from unmask.data.documents import TEXTS
+from unmask.data.documents import JSON_LINES, TEXTS
 from unmask.data.importance import RowImportance
 from unmask.data.sequences import is_fasta
 from unmask.data.tables import is_table
@@ -248,7 +248,7 @@ def _advice(word: str) -> str | None:
     path, suffix, typed = Path(word), Path(word).suffix.lower(), shlex.quote(word)
     if is_fasta(word) or suffix == ".smi":
         return f"sequences --data.source {typed}"
-    if is_table(path) or suffix == ".jsonl":
+    if is_table(path) or suffix in JSON_LINES:
         return f"sft --data.source {typed} --data.prompt COLUMN --data.response COLUMN"
     return f"text --data.source {typed}" if path.exists() or suffix in TEXTS else None
 

@@ -30,7 +30,8 @@ Source = PathLike | Sequence[PathLike]
 Columns = str | Sequence[str]
 
 _BUNDLED = {"sotu": Path(__file__).parent / "files" / "sotu.json.xz"}
-_JSON_LINES = (".jsonl", ".ndjson")  # one form by two names
+JSON_LINES = (".jsonl", ".ndjson")
+"""Endings of files of JSON lines: one form by two names."""
 TEXTS = (".txt", ".md")
 """Endings of the files that are one text each."""
 
@@ -226,7 +227,7 @@ def _called(source: Source) -> str:
     return str(source) if isinstance(source, (str, os.PathLike)) else ", ".join(map(str, source))
 
 
-def files_of(source: Source, endings: tuple[str, ...] = (*TEXTS, *_JSON_LINES)) -> list[Any]:
+def files_of(source: Source, endings: tuple[str, ...] = (*TEXTS, *JSON_LINES)) -> list[Any]:
     """The files, and folders of saved data sets, that a source stands for; a name on the hub stands for itself.
 
     Args:
@@ -255,7 +256,7 @@ def files_of(source: Source, endings: tuple[str, ...] = (*TEXTS, *_JSON_LINES)) 
 
 
 def _is_json_lines(path: Any) -> bool:
-    return on_hub(path) is None and path.suffix.lower() in _JSON_LINES
+    return on_hub(path) is None and path.suffix.lower() in JSON_LINES
 
 
 def _decoded(data: bytes, where: str) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unmask.batch import TokenBatch
 from unmask.config import positive_int, require
-from unmask.data.documents import json_lines
+from unmask.data.documents import JSON_LINES, json_lines
 from unmask.data.tokenizers import TextTokenizer
 from unmask.evaluation.tasks.base import DecodingTask
 from unmask.evaluation.trace import Example
@@ -96,7 +96,7 @@ def read_rows(source: str, subset: str | None, split: str, columns: tuple[str, .
         ValueError: for a file that does not exist; with file and line for what `unmask.data.load_documents` refuses
             in a file; or for a data set without one of the columns.
     """
-    if source.endswith(".jsonl"):
+    if source.endswith(JSON_LINES):
         require(Path(source).is_file(), f"cannot read questions from {source}: there is no such file")
         return Dataset.from_list(list(islice(json_lines(Path(source), columns), limit)))
     rows: Any = load_dataset(source, subset, split=split)
