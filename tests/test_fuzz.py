@@ -23,7 +23,7 @@ from unmask import (
 )
 from unmask.cli import main
 from unmask.config import from_json, to_json
-from unmask.data.stream import check_rows
+from unmask.data.checks import check_rows
 from unmask.data.streamed import StreamedRows
 from unmask.store import checkpoint
 from unmask.store.checkpoint import CheckpointError

@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset, IterableDataset
 
 from unmask import Blockwise, IndependentMasking, MaskedMean, ProgressiveUnmasking, RowImportance, RowStream
-from unmask.data.stream import check_rows
+from unmask.data.checks import check_rows
 from unmask.data.streamed import StreamedRows, rows_of
 
 ROWS = 50

@@ -24,7 +24,7 @@ from unmask import (
     RowStream,
     generate,
 )
-from unmask.data.stream import check_rows
+from unmask.data.checks import check_rows
 from unmask.models.attention import DocumentLayout
 
 MASK, V = 19, 20

@@ -1,11 +1,12 @@
 """Rows, as Hugging Face data sets, and the stream that deals them."""
 
 from unmask.data.arithmetic import load_addition
+from unmask.data.checks import check_rows
 from unmask.data.corpora import GSM8K, LM1B, OPENWEBTEXT, TINYGSM, PromptCorpus, TextCorpus
 from unmask.data.documents import load_documents, stream_documents
 from unmask.data.endings import Rainbow
 from unmask.data.importance import RowImportance
-from unmask.data.stream import RowStream, check_rows
+from unmask.data.stream import RowStream
 from unmask.data.streamed import rows_of
 from unmask.data.sudoku import load_sudoku
 from unmask.data.supervised import chat_rows, prompt_rows

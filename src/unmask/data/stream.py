@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import datasets
@@ -18,6 +20,9 @@ from unmask.data.columns import check_dataset
 from unmask.data.importance import RowImportance, RowScales
 from unmask.distributed import gather_rows
 from unmask.kinds import kinds_checked
+
+SAMPLED = 64
+"""Rows of a data set that its fingerprint is of."""
 
 
 class RowStream:
@@ -145,7 +150,7 @@ class RowStream:
 
     def state_dict(self) -> dict[str, Any]:
         """The position, with what must agree for it to mean the same rows, and the rows' estimated losses."""
-        state = {"position": self.position, "seed": self.seed, "size": len(self.dataset)}
+        state = {"position": self.position, "seed": self.seed, "size": len(self.dataset), "sample": self._sample}
         return state | ({"scales": self._scales.state_dict()} if self._scales else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -156,17 +161,28 @@ class RowStream:
         """
         if "place" in state:
             raise ValueError("the saved run read its rows from a stream: give it the same streamed data set again")
-        check_state(state, ("position", "seed", "size"))
+        check_state(state, ("position", "seed", "size"), ("sample",))
         own = self.state_dict()
         for name in ("seed", "size"):
             if state[name] != own[name]:
                 what = "seed" if name == "seed" else "number of rows"
                 raise ValueError(f"the saved stream had {what} {state[name]}, this one has {own[name]}")
+        if state["sample"] != own["sample"]:
+            raise ValueError(
+                "the data set has as many rows as that of the saved run, but they are others or in another order: "
+                "give it the same one again"
+            )
         if ("scales" in state) != (self._scales is not None):
             raise ValueError("the saved stream and this one differ in whether rows are drawn by importance")
         self.position = int(state["position"])
         if self._scales is not None:
             self._scales.load_state_dict(state["scales"])
+
+    @cached_property
+    def _sample(self) -> str:
+        """A fingerprint of some rows from all over the data set: two of one size are told apart by it."""
+        some = np.unique(np.linspace(0, len(self.dataset) - 1, SAMPLED, dtype=np.int64))
+        return fingerprint(self.dataset[int(row)] for row in some)
 
     def _epoch_order(self, epoch: int) -> Tensor:
         if epoch != self._epoch:
@@ -206,6 +222,16 @@ def check_state(state: Mapping[str, Any], numbers: Sequence[str], texts: Sequenc
             )
 
 
+def fingerprint(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Of the tokens that rows hold and where they can be masked, as hex digits."""
+    digest = hashlib.sha256()
+    for row in rows:
+        for name in ("tokens", "maskable"):
+            values = np.asarray(row[name], dtype=np.int64)
+            digest.update(len(values).to_bytes(8, "little") + values.tobytes())
+    return digest.hexdigest()
+
+
 def batch_of(columns: Mapping[str, Any], row: Tensor, draw: Tensor) -> TokenBatch:
     """Rows of any length as a batch, padded on the right.
 
@@ -217,14 +243,14 @@ def batch_of(columns: Mapping[str, Any], row: Tensor, draw: Tensor) -> TokenBatc
     Raises:
         ValueError: for columns of different length in a row, or a row without a maskable position.
     """
-    tokens, attention = _pad(columns["tokens"], np.int64)
-    maskable, flagged = _pad(columns["maskable"], np.bool_)
+    tokens, attention = pad(columns["tokens"], np.int64)
+    maskable, flagged = pad(columns["maskable"], np.bool_)
     if not torch.equal(attention, flagged):
         raise ValueError(f"`tokens` and `maskable` differ in length in a row among {row.tolist()[:8]}")
     maskable &= attention
     carried = {}
     for name in CARRIED.keys() & columns.keys():
-        carried[name], flagged = _pad(columns[name], CARRIED[name])
+        carried[name], flagged = pad(columns[name], CARRIED[name])
         if not torch.equal(attention, flagged):
             raise ValueError(f"`tokens` and `{name}` differ in length in a row among {row.tolist()[:8]}")
     empty = ~maskable.any(1)
@@ -248,11 +274,11 @@ def _mean_effective_length(dataset: datasets.Dataset, chunk: int = 10_000) -> fl
     """Mean number of maskable positions of a row of the whole data set."""
     total = 0
     for start in range(0, len(dataset), chunk):
-        total += int(_pad(dataset[start : start + chunk]["maskable"], np.bool_)[0].sum())
+        total += int(pad(dataset[start : start + chunk]["maskable"], np.bool_)[0].sum())
     return total / len(dataset)
 
 
-def _pad(rows: Any, dtype: Any) -> tuple[Tensor, Tensor]:
+def pad(rows: Any, dtype: Any) -> tuple[Tensor, Tensor]:
     """Stack rows of any length to [B, L], zeros on the right, and say which positions are real."""
     if isinstance(rows, np.ndarray) and rows.ndim == 2:  # equal lengths arrive stacked
         values = torch.from_numpy(rows.astype(dtype))
@@ -263,124 +289,3 @@ def _pad(rows: Any, dtype: Any) -> tuple[Tensor, Tensor]:
     if len(lengths):
         values[real] = np.concatenate([np.asarray(row, dtype=dtype) for row in rows])
     return torch.from_numpy(values), torch.from_numpy(real)
-
-
-def shared_rows(held_out: datasets.Dataset, rows: datasets.Dataset, chunk: int = 10_000) -> int:
-    """How many rows of one data set occur in another too, token for token."""
-
-    def keys(of: datasets.Dataset) -> Iterator[bytes]:
-        view = of.select_columns(["tokens"]).with_format("numpy")
-        for start in range(0, len(view), chunk):
-            yield from (np.asarray(row, dtype=np.int64).tobytes() for row in view[start : start + chunk]["tokens"])
-
-    wanted = list(keys(held_out))
-    found = set(wanted).intersection(keys(rows))
-    return sum(key in found for key in wanted)
-
-
-def check_whole(rows: Any, name: str, first: int, of: str) -> None:
-    """Raise ValueError for a null or a fraction, naming the row; numpy would make another number or a flag of it.
-
-    Args:
-        rows: of a column, as numpy has them.
-        name: of the column.
-        first: number of the first row.
-        of: what messages call the data set.
-    """
-    if isinstance(rows, np.ndarray) and rows.dtype.kind in "iub":
-        return
-    for number, row in enumerate(rows, first):
-        if not _is_whole(row):
-            raise ValueError(f"row {number} of {of} holds a null, or no whole number, in `{name}`")
-
-
-def _is_whole(row: Any) -> bool:
-    """Whether a row has a whole number or a flag in each place. Beside nulls, numpy has numbers as floats."""
-    if row is None:
-        return False
-    values = np.asarray(row)
-    if values.dtype.kind == "f":
-        return bool((values == np.trunc(values)).all())
-    return values.dtype.kind != "O" or all(value is not None for value in values)
-
-
-def check_rows(
-    dataset: datasets.Dataset,
-    mask_token_id: int,
-    vocab_size: int,
-    shifted: bool = False,
-    longest: int | None = None,
-    unused: Tensor | None = None,
-    chunk: int = 10_000,
-    first: int = 0,
-    of: str = "the data set",
-) -> tuple[int, int]:
-    """Look through a whole data set before training: every row must be trainable.
-
-    Args:
-        dataset: with `tokens` and `maskable`.
-        mask_token_id: of the model.
-        vocab_size: of the model.
-        shifted: the model's first position cannot be predicted.
-        longest: the model's positions, if it has so many.
-        unused: ids that no token has.
-        chunk: rows looked at together.
-        first: number of the data set's first row, where it is a part of another.
-        of: what messages call the data set.
-
-    Returns:
-        The number of tokens of the shortest row and of the longest.
-
-    Raises:
-        ValueError: for a data set without rows; naming the first row whose columns differ in length, or that has no
-            maskable position, holds the mask token, a token outside the vocabulary or one of `unused`, is longer than
-            the model's positions, or, for a shifted model, has a maskable first position.
-    """
-    check_dataset(dataset)
-    if len(dataset) == 0:
-        raise ValueError(f"{of} is empty")
-    carried = [name for name in CARRIED if name in dataset.column_names]
-    view = dataset.select_columns(["tokens", "maskable", *carried]).with_format("numpy")
-    lengths = []
-    for start in range(0, len(view), chunk):
-        columns = view[start : start + chunk]
-        for name in ("tokens", "maskable"):
-            check_whole(columns[name], name, first + start, of)
-        tokens, real = _pad(columns["tokens"], np.int64)
-        for name in ("maskable", *carried):
-            counts = torch.tensor([0 if row is None else len(row) for row in columns[name]])
-            if (wrong := counts != real.sum(1)).any():
-                raise ValueError(
-                    f"row {first + start + int(wrong.nonzero()[0])} of {of} has `tokens` and `{name}` of different "
-                    "length"
-                )
-        maskable, _ = _pad(columns["maskable"], np.bool_)
-        problems = {
-            "has no maskable position: drop such rows": ~maskable.any(1),
-            f"already holds the mask token {mask_token_id}: choose a free token": (tokens == mask_token_id) & real,
-            "holds a token below 0": tokens < 0,
-            f"holds a token outside the vocabulary of {vocab_size}: another tokenizer than the model's made it": (
-                tokens >= vocab_size
-            ),
-        }
-        if unused is not None:
-            what = "holds an id that no token has, and the model gives no probability"
-            problems[what] = torch.isin(tokens, unused.cpu()) & real
-        if longest is not None:
-            problems[f"is longer than the model's {longest} positions (--data.length, --model.positions)"] = (
-                real.sum(1) > longest
-            )
-        if shifted:
-            what = "has a maskable first position, which a shifted model cannot predict: "
-            what += "prepend a BOS token, or --data.first-given"
-            problems[what] = maskable[:, :1].any(1)
-            if "document" in carried:
-                begins = _pad(columns["document"], np.int64)[0].diff(dim=1) != 0
-                what = "has a document whose first token is maskable, which a shifted model cannot predict: "
-                problems[what + "let the tokenizer begin texts with a BOS token"] = begins & maskable[:, 1:]
-        for what, where in problems.items():
-            where = where.any(1) if where.dim() == 2 else where
-            if where.any():
-                raise ValueError(f"row {first + start + int(where.nonzero()[0])} of {of} {what}")
-        lengths += [int(real.sum(1).min()), tokens.shape[1]]
-    return min(lengths), max(lengths)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
 from torch import Tensor
@@ -19,7 +17,7 @@ from unmask.batch import TokenBatch
 from unmask.config import require
 from unmask.data.ahead import Ahead
 from unmask.data.importance import RowImportance
-from unmask.data.stream import RowStream, batch_of, check_rank, check_state, columns_of
+from unmask.data.stream import RowStream, batch_of, check_rank, check_state, columns_of, fingerprint
 
 BLOCK = 1024
 """Rows read together, and dealt in an order of their own."""
@@ -107,7 +105,7 @@ class StreamedRows(RowStream):
             "first": self._first,
             "place": self._place,
             "at": json.dumps(self._at),
-            "block": _fingerprint(self._block),
+            "block": fingerprint(self._block),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -125,9 +123,9 @@ class StreamedRows(RowStream):
         # Where its own state is of no use to the stream, however that shows, the epoch is read from its beginning.
         with suppress(Exception):
             self._find(state, json.loads(state["at"]), 0)
-        if _fingerprint(self._block) != state["block"]:
+        if fingerprint(self._block) != state["block"]:
             self._find(state, {}, state["first"])
-        if _fingerprint(self._block) != state["block"] or place > len(self._block):
+        if fingerprint(self._block) != state["block"] or place > len(self._block):
             raise ValueError(
                 "the streamed data set gives other rows than it gave to the saved run: its files have changed, or "
                 "its order is another each time (shuffle it with a seed)"
@@ -221,13 +219,3 @@ def rows_of(
 def at_hand(dataset: Dataset | IterableDataset, most: int = 10_000) -> Dataset:
     """For what needs rows in any order: the data set itself, or of a streamed one at most so many first rows."""
     return dataset if isinstance(dataset, Dataset) else Dataset.from_list(list(dataset.take(most)))
-
-
-def _fingerprint(rows: list[dict[str, Any]]) -> str:
-    """Of what rows hold, as hex digits."""
-    digest = hashlib.sha256()
-    for row in rows:
-        for name in ("tokens", "maskable"):
-            values = np.asarray(row[name], dtype=np.int64)
-            digest.update(len(values).to_bytes(8, "little") + values.tobytes())
-    return digest.hexdigest()

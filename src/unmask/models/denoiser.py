@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from unmask.batch import MaskedBatch, Scores
-from unmask.data.stream import check_rows, columns_of
+from unmask.data.checks import check_rows
+from unmask.data.stream import columns_of
 from unmask.data.streamed import at_hand
 from unmask.data.tokenizers import TextTokenizer
 from unmask.kinds import kinds_checked
@@ -203,7 +204,7 @@ class MaskedDiffusionLM(AnswersTrainers):
     def check_rows(
         self, dataset: Dataset | IterableDataset, first: int = 0, of: str = "the data set"
     ) -> tuple[int, int]:
-        """Look through a whole data set before training; see `unmask.data.stream.check_rows`.
+        """Look through a whole data set before training; see `unmask.data.checks.check_rows`.
 
         Of one that is streamed the beginning is looked at, and rows may be as short as one token.
         """

@@ -12,8 +12,8 @@ import numpy as np
 from datasets import Dataset, IterableDataset, load_dataset, load_from_disk
 
 from unmask.config import positive_int, require
+from unmask.data.checks import check_whole
 from unmask.data.documents import JSON_LINES, belongs
-from unmask.data.stream import check_whole
 from unmask.data.streamed import at_hand
 from unmask.data.tables import on_hub, the_one
 from unmask.parts.places import found_from

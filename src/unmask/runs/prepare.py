@@ -15,7 +15,7 @@ import torch
 from datasets import Dataset, IterableDataset
 
 from unmask.data import with_syntax
-from unmask.data.stream import shared_rows
+from unmask.data.checks import shared_rows
 from unmask.data.tokenizers import TextTokenizer
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.objectives import Objective
