@@ -53,6 +53,8 @@ def read_table(source: str | Path, columns: Sequence[str] | None = None) -> Iter
         for row in _rows(source):
             for column in columns or ():
                 check_column(source, column, row)
+            if str(source).lower().endswith(".tsv"):
+                _check_apart(row)
             yield row if columns is None else {column: row[column] for column in columns}
     except ValueError as error:  # those of pandas and pyarrow among them
         if str(source) in str(error):
@@ -85,6 +87,16 @@ def _rows(source: str | Path) -> Any:
         )
         options |= {"features": Features({name: Value("string") for name in names}), "keep_default_na": False}
     return load_dataset(form, data_files=str(path), split="train", streaming=True, **options)
+
+
+def _check_apart(row: dict[str, str]) -> None:
+    """Refuse rows that a quotation mark has joined: as text, where tabs part the cells, a lone one is common."""
+    for column, cell in row.items():
+        require(
+            cell is None or not {"\t", "\n"} <= set(cell),
+            f"a cell of {column!r} holds both tabs and line breaks, as where a quotation mark is not closed and rows "
+            f"were taken for one: {cell[:40] if cell else cell!r}. Put the cell in quotes and double the marks in it",
+        )
 
 
 def _check_utf8(path: Path) -> None:
