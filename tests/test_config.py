@@ -165,6 +165,7 @@ def test_typed_configs(text, base, config):
         ("Beta(**{'a': 1})", "Beta"),
         ("Beta(a=1", "write it as Name or Name"),
         ("3 + (4)", "neither a literal|no TimeDistribution"),
+        ("Beta(a={[]: 1})", "neither a literal"),
         ("(3)", "is no TimeDistribution"),
         ("", "is no TimeDistribution"),
     ],

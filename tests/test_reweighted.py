@@ -146,6 +146,9 @@ def test_papl_and_lift_by_hand(masked_batch):
     p = torch.tensor([[0.5, 0.25, 0.25, 0.9]], dtype=torch.float64)
     scores = Scores(torch.zeros(1, 4), nll=-p.log())
     assert PAPL().reweight(batch, scores)[0, :3].tolist() == pytest.approx([1.5, 1.25, 1.25])
+    for temperature in (1e-3, 1e-40, 1e-300):  # in the limit the likeliest has it all
+        factors = PAPL(temperature=temperature).reweight(batch, Scores(torch.zeros(1, 4), nll=-p.log().float()))
+        assert factors[0, :3].tolist() == [2, 1, 1]
     easy, *_, last = LIFT(strength=1.0).reweight(batch, scores)[0].tolist()
     assert easy == pytest.approx(1.5)  # rate 3/4, the easiest of three
     assert last == 1.0

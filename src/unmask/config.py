@@ -234,7 +234,7 @@ def require(condition: bool, message: str) -> None:
 
 def positive_int(name: str, value: Any, least: int = 1) -> None:
     """Raise ValueError unless value is an integer of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
 
 
@@ -271,7 +271,7 @@ def parse(text: str, base: type | tuple[type, ...], kind_name: str | None = None
                 raise ValueError(f"{text}: {error}") from None
         try:
             return ast.literal_eval(node)
-        except ValueError:
+        except (ValueError, TypeError):  # the latter of a dictionary whose keys cannot be any
             raise ValueError(f"{text}: {ast.unparse(node)} is neither a literal nor a config of unmask") from None
 
     try:

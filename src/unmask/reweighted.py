@@ -81,9 +81,9 @@ class PAPL(Reweighted):
     def reweight(self, batch: MaskedBatch, scores: Scores) -> Tensor:
         """1 + alpha · softmax(log p / temperature)."""
         block = block_of(batch)
-        logit = (_log_p(scores, self.of) / self.temperature).masked_fill(~batch.masked, -torch.inf)
+        logit = _log_p(scores, self.of).masked_fill(~batch.masked, -torch.inf)
         largest = torch.full_like(logit, -torch.inf).scatter_reduce(1, block, logit, "amax").gather(1, block)
-        each = torch.where(batch.masked, (logit - largest).exp(), 0.0)
+        each = torch.where(batch.masked, ((logit - largest).double() / self.temperature).exp(), 0.0).to(logit)
         whole = torch.zeros_like(each).scatter_add(1, block, each).gather(1, block)
         return 1 + self.alpha * torch.where(batch.masked, each / whole, 0.0)
 

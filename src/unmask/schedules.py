@@ -94,7 +94,7 @@ def parse_schedule(text: str) -> Schedule:
         if isinstance(value, (int, float, tuple, Ramp)):
             return value
         why = f"it is a {type(value).__name__}"
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, TypeError) as error:
         why = str(error)
     raise ValueError(
         f"cannot read {text!r} as a schedule: {why}; write a number, ((step, value), ...) or Ramp(start, end, steps)"

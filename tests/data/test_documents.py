@@ -168,6 +168,9 @@ def test_folders_and_patterns(tmp_path):
         (tmp_path / name).write_text(name)
     lines_file(tmp_path / "d.jsonl", '{"text": "d1"}', '{"text": "d2"}')
     (tmp_path / "notes.html").write_text("not read")
+    for name in (".ipynb_checkpoints/a.txt", "._a.txt"):  # as editors and file systems leave them
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"\xff")
     assert load_documents(tmp_path, "all")["text"] == ["a.txt", "b.txt", "below/c.txt", "d1", "d2"]
     assert load_documents(tmp_path / "*.txt", "all")["text"] == ["a.txt", "b.txt"]
     assert load_documents(str(tmp_path / "**/*.txt"), "all")["text"] == ["a.txt", "b.txt", "below/c.txt"]

@@ -304,7 +304,8 @@ def test_records_are_read_by_role(tmp_path):
     (tmp_path / RECORDS).write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert read_records(tmp_path) == lines
     assert read_records(tmp_path / RECORDS, "screen") == lines[1:]
-    for text in ("nope", '{"arm": 1}', "[1]"):
+    lacking = json.dumps({key: value for key, value in lines[0].items() if key != "study"})
+    for text in ("nope", '{"arm": 1}', "[1]", lacking):
         (tmp_path / RECORDS).write_text(text)
         with pytest.raises(ValueError, match="holds no records of a study"):
             read_records(tmp_path)

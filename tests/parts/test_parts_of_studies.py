@@ -72,6 +72,13 @@ def test_without_reasoning_gym_it_is_said_what_to_install(monkeypatch):
         WorkedSums(1, 31).load()
 
 
+@pytest.mark.parametrize("questions", [1, 2, 3])
+def test_so_few_questions_that_a_part_has_none_are_refused(questions):
+    data = WorkedSums(3, questions)
+    with pytest.raises(ValueError, match=f"of {questions} questions none is for"):
+        (data.load(), data.held_out())
+
+
 def test_the_adding_model_knows_where_digits_stand():
     torch.manual_seed(0)
     model, rows = AdditionModel(3, width=32).build(), AdditionData(3, rows=20).held_out()

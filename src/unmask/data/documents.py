@@ -50,7 +50,8 @@ def load_documents(source: Source = "sotu", split: Split = "train", columns: Col
             year), or a path, or several: of a UTF-8 text file (one document), a ``.jsonl`` or ``.ndjson`` file (one
             JSON object a line, each a document; blank lines are passed over), any other table that
             `unmask.data.tables.read_table` reads (a row is a document), a folder (all ``.txt``, ``.md``, ``.jsonl``
-            and ``.ndjson`` files in it and below, in order of their paths) or a pattern such as "texts/*.txt".
+            and ``.ndjson`` files in it and below, in order of their paths; hidden files and folders are passed
+            over) or a pattern such as "texts/*.txt".
         split: "train", "validation" or "test" (see `split_of`), or "all". A few files may leave a split empty.
         columns: what to take from JSON lines and tables, one name or several. The first one's content decides the
             split, so of questions and answers name the question first. Text files give ``text`` alone.
@@ -242,7 +243,9 @@ def files_of(source: Source, endings: tuple[str, ...] = (*TEXTS, *JSON_LINES)) -
         return [path for one in source for path in files_of(one, endings)]
     path = Path(source)
     if path.is_dir() and not is_table(path):
-        found = sorted(p for p in path.rglob("*") if p.is_file() and p.name.lower().endswith(endings))
+        found = sorted(p for p in path.rglob("*") if p.name.lower().endswith(endings) and p.is_file())
+        # As patterns do: copies that editors and version control keep are no texts.
+        found = [p for p in found if not any(part.startswith(".") for part in p.relative_to(path).parts)]
         require(len(found) > 0, f"the folder {str(path)!r} holds no {' or '.join(endings)} file")
         return found
     found = (

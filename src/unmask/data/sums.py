@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from datasets import Dataset
 
-from unmask.config import positive_int
+from unmask.config import positive_int, require
 from unmask.data.documents import Split, split_of
 from unmask.data.supervised import prompt_rows
 from unmask.data.tokenizers import TextTokenizer, character_tokenizer
@@ -63,6 +63,7 @@ def _worked(question: str, width: int) -> dict[str, str]:
 def sums_rows(terms: int, split: Split, count: int = MADE) -> Dataset:
     """Rows of the questions of a part, whose worked answer is learnt."""
     made = [example for example in worked_sums(terms, count) if split_of(example["question"]) == split]
+    require(len(made) > 0, f"of {count} questions none is for {split!r}: a tenth is, so ask for more of them")
     return prompt_rows(
         Dataset.from_list(made),
         sums_tokenizer(),

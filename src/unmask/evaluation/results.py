@@ -29,6 +29,8 @@ from unmask.evaluation.speedup import (
 RECORDS = "records.jsonl"
 COMMAND, WEIGHTS = "command", "weights"
 """Keys of a record's provenance that tell of one run alone: the command line, and the hash of the last weights."""
+NEEDED = ("study", "control", "arm", "seed", "steps", "role", "curve", "finals")
+"""What every record has."""
 CURVE = 6
 """Fewest evaluations of a run whose time to its end is compared."""
 TARGETS = (0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
@@ -44,9 +46,12 @@ def read_records(path: str | Path, role: Role | None = None) -> list[dict[str, A
     path = path / RECORDS if path.is_dir() else path
     try:
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return [record for record in records if role in (None, record["role"])]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} holds no records of a study: {error!r}") from None
+    for number, record in enumerate(records, 1):
+        lacking = [key for key in NEEDED if not isinstance(record, dict) or key not in record]
+        require(not lacking, f"{path} holds no records of a study: line {number} lacks {', '.join(lacking)}")
+    return [record for record in records if role in (None, record["role"])]
 
 
 @dataclass(frozen=True)
