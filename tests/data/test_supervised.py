@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from unmask import IndependentMasking, SyRM
 from unmask.data import Rainbow, RowStream, TextTokenizer, character_tokenizer, chat_rows, prompt_rows, with_syntax
-from unmask.data.supervised import as_prompt
+from unmask.data.supervised import as_prompt, on_one_day
 
 CHATML = "chatml"  # what `chat_tokenizer` has by default
 # No token of its own ends a reply.
@@ -304,7 +304,34 @@ def test_rows_go_through_the_stream(chat_tokenizer):
     assert not (batch.maskable & ~batch.attention).any()
 
 
-@pytest.mark.parametrize("change", ["template", "messages", "replies"])
+# As Llama's has it, and gpt-oss's.
+DATED = [
+    "{%- if not day is defined -%}{%- if strftime_now is defined -%}{%- set day = strftime_now('%d %b %Y') -%}"
+    "{%- else -%}{%- set day = '26 Jul 2024' -%}{%- endif -%}{%- endif -%}{{ day + '\\n' }}",
+    '{{ strftime_now("%Y-%m-%d") }}',
+]
+
+
+@pytest.mark.parametrize(("beginning", "written"), list(zip(DATED, ("26 Jul 2024", "2024-07-26"), strict=True)))
+def test_rows_and_questions_are_the_same_on_another_day(chat_tokenizer, beginning, written):
+    """A run that was resumed the next day, and a cache that was read then, had rows of another date."""
+    tokenizer = chat_tokenizer(beginning + PLAIN)
+    (row,) = chat_rows(chats(TWO_TURNS), tokenizer, length=300)
+    assert tokenizer.decode(row["tokens"]).startswith(written)
+    today = tokenizer.apply_chat_template(TWO_TURNS[:2], tokenize=False, add_generation_prompt=True)
+    assert (
+        on_one_day(today)
+        == today
+        != tokenizer.apply_chat_template(
+            TWO_TURNS[:2],
+            tokenize=False,
+            add_generation_prompt=True,
+            chat_template=on_one_day(tokenizer.chat_template),
+        )
+    )
+
+
+@pytest.mark.parametrize("change", ["template", "messages", "replies", "bos"])
 def test_the_cache_knows_template_and_settings(chat_tokenizer, tmp_path, change):
     options = {"length": 300, "cache": tmp_path}
     chat_rows(chats(TWO_TURNS), chat_tokenizer(), **options)
@@ -312,6 +339,8 @@ def test_the_cache_knows_template_and_settings(chat_tokenizer, tmp_path, change)
     chat_rows(chats(TWO_TURNS), chat_tokenizer(), **options)
     assert len(list(tmp_path.glob("*/rows.arrow"))) == 1
     tokenizer = chat_tokenizer(PLAIN if change == "template" else CHATML)
+    if change == "bos":  # a special token that templates write, though this one does not
+        tokenizer.bos_token = "<|im_start|>"
     data = chats(TWO_TURNS[:3] if change == "messages" else TWO_TURNS)
     chat_rows(data, tokenizer, replies="separate" if change == "replies" else "together", **options)
     assert len(list(tmp_path.glob("*/rows.arrow"))) == 2

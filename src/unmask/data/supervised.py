@@ -11,8 +11,10 @@ a row of each reply, with nothing behind it, as it is when the model is used.
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Iterator
+from datetime import date
 from itertools import pairwise
 from string import Formatter
 from typing import Any, Literal, NamedTuple, cast, get_args
@@ -32,6 +34,8 @@ from unmask.data.tokenizers import TextTokenizer
 
 TooLong = Literal["drop", "cut", "refuse"]
 Replies = Literal["together", "separate"]
+DAY = date(2024, 7, 26)
+"""The day of all conversations; Llama's template takes it where it knows none."""
 
 
 def prompt_rows(
@@ -126,7 +130,8 @@ def chat_rows(
 
     A reply is what the template renders of an assistant's message, the mark of its end included. The prompt is the
     rendering up to and with the words that ask for a reply (`add_generation_prompt`). What comes after the last reply
-    is left out. Special tokens that a message spells out are read as such: a template cannot tell them apart.
+    is left out. Where a template writes today's date, `DAY` stands. Special tokens that a message spells out are read
+    as such: a template cannot tell them apart.
 
     Args:
         dataset: any Hugging Face data set, also one that is streamed.
@@ -188,7 +193,8 @@ def chat_rows(
                     yield _Example(place, tokens, maskable, ended=len(segments) > 0 and eos in segments[-1])
 
     rows = _rows(examples(), plain, length, ending, too_long)
-    settings = {"columns": columns, "template": template, "replies": replies}
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}  # templates write them
+    settings = {"columns": columns, "template": on_one_day(template), "special": special, "replies": replies}
     settings |= {"length": length, "ending": check_ending(ending), "too_long": too_long}
     return as_dataset(rows, plain, cache, settings, lambda: data_key(dataset, columns, version))
 
@@ -273,6 +279,11 @@ def as_prompt(question: str, template: str) -> str:
     return question if whole else f"{before}{question}{after}"
 
 
+def on_one_day(template: str) -> str:
+    """A chat template that writes `DAY` where it would write today's date: what it renders is the same tomorrow."""
+    return re.sub(r"""strftime_now\((["'])(.*?)\1\)""", lambda call: repr(DAY.strftime(call[2])), template)
+
+
 def template_columns(template: str) -> list[str]:
     """The columns that a template names."""
     found = []
@@ -335,12 +346,17 @@ def _segments(
     def rendered(count: int, ask: bool) -> str:
         try:
             text = tokenizer.apply_chat_template(
-                turns[:count], cast(Any, tools), tokenize=False, add_generation_prompt=ask
+                turns[:count],
+                cast(Any, tools),
+                chat_template=template,
+                tokenize=False,
+                add_generation_prompt=ask,
             )
         except (TemplateError, ValueError) as error:
             raise ValueError(f"{place}: the chat template refuses the first {count} messages: {error}") from None
         return cast(str, text)
 
+    template = on_one_day(cast(str, tokenizer.chat_template))
     whole, cuts = rendered(answers[-1] + 1, False), []
     for i in answers:
         for part in (rendered(i, True), rendered(i + 1, False)):

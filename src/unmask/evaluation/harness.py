@@ -30,6 +30,7 @@ from transformers import PreTrainedTokenizerBase
 from unmask.batch import TokenBatch
 from unmask.config import positive_int, require
 from unmask.data.stream import RowStream
+from unmask.data.supervised import on_one_day
 from unmask.data.tokenizers import TextTokenizer
 from unmask.evaluation.generative import beginning_of
 from unmask.evaluation.likelihood import LikelihoodConfig, likelihood
@@ -166,10 +167,12 @@ class HarnessModel:
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """A conversation as the template writes it; without `add_generation_prompt` its last message goes on.
 
-        Special tokens that the template writes are read as such. ValueError without a tokenizer that has one.
+        Its date is that of `unmask.data.supervised.DAY`. Special tokens that the template writes are read as such.
+        ValueError without a tokenizer that has one.
         """
         return self._chat.apply_chat_template(
             chat_history,
+            chat_template=on_one_day(self._chat.get_chat_template()),
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=not add_generation_prompt,
