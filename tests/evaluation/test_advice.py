@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from unmask.evaluation.advice import advise_by
 
 
-def _drawn(seed, means, seeds=2, rows=30, noise=1.0) -> dict[str, np.ndarray]:
-    """Scores with noise that arms share by row, and noise of their own."""
+def _drawn(seed, means, seeds=2, rows=30, noise=1.0, training=0.0) -> dict[str, np.ndarray]:
+    """Scores with noise that arms share by row, noise of their own, and what all rows of one run share."""
     random = np.random.default_rng(seed)
     shared = random.normal(size=(1, rows))
-    return {f"arm-{i}": mean + shared + noise * random.normal(size=(seeds, rows)) for i, mean in enumerate(means)}
+    found = {f"arm-{i}": mean + shared + noise * random.normal(size=(seeds, rows)) for i, mean in enumerate(means)}
+    runs = training * np.random.default_rng([seed, 1]).normal(size=(len(means), seeds, 1))
+    return {name: values + run for (name, values), run in zip(found.items(), runs, strict=True)}
 
 
 @settings(deadline=None, max_examples=50)
@@ -49,10 +51,10 @@ def test_a_clear_difference_is_told_and_a_small_one_is_not():
 
 
 def test_seeds_that_disagree_make_nobody_sure():
-    """Rows alone would tell: in one seed the arm is far ahead in every row, in the other a little behind."""
+    """The interval would tell: in five seeds the arm is far ahead in every row, in the sixth a little behind."""
     rows = np.zeros(50)
     other = np.random.default_rng(0).normal(scale=0.01, size=50)
-    scores = {"a": [rows, rows], "b": [rows + 1.0 + other, rows - 0.1 + other]}
+    scores = {"a": [rows] * 6, "b": [rows + 1.0 + other] * 5 + [rows - 0.1 + other]}
     found = advise_by(scores)
     assert found.gaps[0].behind.low > 0
     assert not found.sure
@@ -72,9 +74,19 @@ def test_one_seed_makes_nobody_sure():
     assert not advise_by({name: [[score]] for name, score in (("a", 1.0), ("b", 9.0))}).sure
 
 
-def test_a_winner_among_equals_is_rare():
-    """The level is of all differences together: of arms that differ by noise alone one wins in few of the cases."""
-    assert sum(advise_by(_drawn(seed, [0.0] * 5)).sure for seed in range(400)) <= 20
+@pytest.mark.parametrize("training", [0.0, 0.3, 3.0])
+@pytest.mark.parametrize(("arms", "seeds"), [(2, 2), (2, 3), (5, 2)])
+def test_a_winner_among_equals_is_rare(arms, seeds, training):
+    """The level is of all differences together, over rows and runs: of arms that differ by noise alone one is told
+    from another in few of the cases, whatever part of the noise all rows of a run share."""
+    drawn = (_drawn(seed, [0.0] * arms, seeds, training=training) for seed in range(400))
+    assert sum(len(found.tied) < arms - 1 for found in map(advise_by, drawn)) <= 28  # 20 and two deviations
+
+
+def test_the_interval_covers_the_difference_of_arms_whose_runs_vary():
+    """Of two arms each interval is of 95%."""
+    drawn = (advise_by(_drawn(seed, [0.0, 5.0], 3, training=0.3)).gaps[0].behind for seed in range(400))
+    assert 0.93 * 400 < sum(gap.low < 5 < gap.high for gap in drawn) <= 400
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@
 The rule. Every arm has a score on the same held-out rows, less is better, after equally many steps from the same
 weights on the same data, for each seed. First is the arm with the least mean. It is told from another arm where
 
-- the interval of the paired difference lies on one side of zero. Pairs are the rows (a row's scores are averaged over
-  the seeds), or the seeds where only one number of each is known. It is a t interval of 95% for all differences
-  together: of k arms each has the level 1 - .05 / (k (k - 1) / 2) (Bonferroni), as the first was chosen by looking;
-- and it lies on the same side for every seed by itself, of two at least: rows tell nothing of how training varies.
+- the interval of the paired difference lies on one side of zero. It is of 95% for all differences together: of k arms
+  each has the level 1 - .05 / (k (k - 1) / 2) (Bonferroni), as the first was chosen by looking. It covers the rows,
+  by the t interval over them of scores averaged over the seeds, and how training varies, by that of the seeds' means:
+  the squares of the two add up. What varies from seed to seed is pooled over all arms, as two seeds of one pair know
+  next to nothing of it. Where only one number of each seed is known, pairs are the seeds alone;
+- and the difference lies on the same side for every seed by itself, of two at least.
 
 The advice is sure where the first is told from all others; where it is not, those that it is not told from are named.
 The rule knows no control, and the order of the arms changes nothing.
@@ -15,11 +17,13 @@ The rule knows no control, and the order of the arms changes nothing.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import scipy.special
 from numpy.typing import ArrayLike
 
 from unmask.config import from_json, ours, require, to_json
@@ -38,7 +42,7 @@ class Gap:
 
     Attributes:
         arm: its name.
-        behind: its mean score less the first's, with the interval of the rule.
+        behind: its mean score less the first's, with the interval of the rule; of one seed over the rows alone.
         told: whether the rule tells it from the first; never by one seed.
     """
 
@@ -143,7 +147,8 @@ def advise_by(scores: Mapping[str, ArrayLike]) -> Advice:
     require(not wrong, f"scores of {', '.join(wrong)} are not finite")
     first = min(found, key=lambda name: (found[name].mean(), name))
     share = 1 - (1 - LEVEL) / (len(found) * (len(found) - 1) / 2)
-    gaps = [_gap(name, values - found[first], share) for name, values in found.items() if name != first]
+    varies = _reach_over_seeds(np.stack([found[name].mean(1) for name in sorted(found)]), share)
+    gaps = [_gap(name, values - found[first], share, varies) for name, values in found.items() if name != first]
     seeds, rows = found[first].shape
     return Advice(
         first,
@@ -154,8 +159,31 @@ def advise_by(scores: Mapping[str, ArrayLike]) -> Advice:
     )
 
 
-def _gap(arm: str, difference: np.ndarray, share: float) -> Gap:
-    """By the differences [seeds, rows] from the first."""
+def _reach_over_seeds(means: np.ndarray, share: float) -> float:
+    """How far the interval of a difference of two arms reaches for how training varies; 0 for one seed, which tells
+    nothing of it.
+
+    Args:
+        means: [arms, seeds]. What they leave beside the means of arms and of seeds is how an arm varies; of two arms
+            it makes the t interval of the paired difference.
+        share: coverage of the interval.
+    """
+    arms, seeds = means.shape
+    if seeds == 1:
+        return 0.0
+    left = means - means.mean(0) - means.mean(1, keepdims=True) + means.mean()
+    free = (arms - 1) * (seeds - 1)
+    error = math.sqrt(2 * float(np.square(left).sum()) / free / seeds)
+    return float(scipy.special.stdtrit(free, (1 + share) / 2)) * error
+
+
+def _gap(arm: str, difference: np.ndarray, share: float, varies: float) -> Gap:
+    """By the differences [seeds, rows] from the first, and how far training varies (`_reach_over_seeds`)."""
     of_seeds = difference.mean(1)
-    behind = mean_of(difference.mean(0) if difference.shape[1] > 1 else of_seeds, share)
+    if difference.shape[1] > 1:
+        over = mean_of(difference.mean(0), share)
+        reach = math.hypot(over.high - over.value, varies)
+        behind = Estimate(over.value, over.value - reach, over.value + reach)
+    else:
+        behind = mean_of(of_seeds, share)
     return Gap(arm, behind, bool(len(of_seeds) > 1 and behind.low > 0 and (of_seeds > 0).all()))

@@ -27,8 +27,8 @@ def advice_lines(probe: Probe, variances: Variances | None = None) -> list[str]:
         "One seed does not tell how training varies, so that no arm is told from another."
         if advice.seeds == 1
         else f"{'Sure for the length of the probe' if advice.sure else 'Not sure'}: an arm is told from the first "
-        f"where the interval of the difference over {advice.pairs} held-out rows is clear of zero, and in {every} "
-        "seeds its loss is higher."
+        f"where the interval of the difference, over {advice.pairs} held-out rows and {advice.seeds} seeds, is clear "
+        f"of zero, and in {every} seeds its loss is higher."
     )
     return [
         advice.verdict,
