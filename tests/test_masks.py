@@ -69,7 +69,17 @@ def test_a_bernoulli_row_may_stay_without_a_mask():
 def test_exact_count_masks_the_rounded_up_share_of_each_row(t, seed):
     maskable = some_maskable(6, 12, seed)
     masked = choose(ExactCount(), field(6, 12, seed), t, maskable)
-    assert masked.sum(1).tolist() == [math.ceil(t * n) for n in maskable.sum(1).tolist()]
+    assert masked.sum(1).tolist() == [math.ceil(t * n * (1 - 2**-51)) for n in maskable.sum(1).tolist()]
+
+
+@pytest.mark.parametrize("grid", [20, 30, 70])
+def test_exact_count_of_a_rate_of_a_grid_is_the_whole_share(grid):
+    """23/30 of 150 tokens are 115, whatever 23/30 is rounded to."""
+    for length in range(1, 401):
+        rows = rows_with(torch.ones(grid, length, dtype=torch.bool))
+        place = torch.arange(1, grid + 1)
+        rate, _ = ExactCount().rate_and_density(place.double() / grid, rows, Uniform())
+        assert torch.equal((rate[:, 0] * length).round().long(), -(-place * length // grid))
 
 
 @pytest.mark.parametrize("mirrored", [False, True])

@@ -100,7 +100,8 @@ class ExactCount(MaskRule):
     def rate_and_density(self, t: Tensor, clean: TokenBatch, time: TimeDistribution) -> tuple[Tensor, Tensor]:
         """rate = n / L_eff, density = L_eff · P(n), P(n) = F(n/L_eff) - F((n-1)/L_eff)."""
         length = _lengths(clean, t)
-        count = (t[:, None] * length).ceil().clamp(min=1)
+        # A rate of a grid, as 23/30, times a length may be rounded to just above a whole count.
+        count = (t[:, None] * length * (1 - 2**-51)).ceil().clamp(min=1)
         return count / length, length * _probability(count, length, time)
 
     def choose(self, uniform: Tensor, rate: Tensor, maskable: Tensor) -> Tensor:

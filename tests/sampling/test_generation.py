@@ -250,3 +250,13 @@ def test_the_model_is_evaluated_without_dropout_and_left_in_its_mode(rows):
 def test_an_end_and_suppressed_tokens_must_be_tokens_and_leave_some(rows, decoding, options, told):
     with pytest.raises(ValueError, match=told):
         generate(model(), rows([3]), decoding, **options)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("policy", ["random", "left_to_right", "confidence"])
+def test_no_token_is_drawn_from_scores_that_are_not_finite(rows, policy, temperature):
+    """In an order that asks for no scores too, where nothing else would notice."""
+    denoiser = model()
+    denoiser.backbone.table[L - 1, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"not finite for rows among \[0, 1\]"):
+        generate(denoiser, rows([L, L]), Decoding(policy, temperature=temperature))

@@ -95,7 +95,8 @@ def generate(
 
     Raises:
         ValueError: for a maskable position in the padding, one that the model cannot predict, a row that is longer
-            than it reads or holds what is no token of it, or an end or suppressed tokens that are none or leave none.
+            than it reads or holds what is no token of it, an end or suppressed tokens that are none or leave none, or
+            scores that are not finite.
     """
     began = time.perf_counter()
     MaskedDiffusionLM.check(model)
@@ -244,6 +245,8 @@ class _Loop:
         seen = (x.to(self.device) for x in (tokens, here.attention, hidden))
         logits = self.model.predict(*seen, **limits).index_fill(-1, self.suppressed, -math.inf)
         found = Scores.from_logits(logits, needs=needs_of(self.policy)).to("cpu")
+        if found.log_confidence.isnan().any():  # or, in an order that is known without them, any token would be drawn
+            raise ValueError(f"the model's scores are not finite for rows among {here.row.tolist()[:8]}")
         scores = found.map(lambda v: v.new_zeros(hidden.shape).masked_scatter(hidden, v))
         if reveal is None:
             reveal = top(self.policy(scores, draws), hidden, count)
