@@ -134,7 +134,7 @@ class RowNats:
 
         Rows are the sampling unit. The standard error of the ratio is the delta method's, from the residuals
         nats - ratio · units of the rows, with Student's t on N - 1 degrees of freedom. It holds the noise of
-        the masks too.
+        the masks too, but not that rows cut from one document are alike (docs/evaluation.md).
         """
         return ratio(self.nats, units)
 

@@ -36,7 +36,8 @@ class Decoding:
         causal_blocks: a block sees itself and earlier blocks alone, as in a model trained block by block. Otherwise
             later positions are visible, prompt or mask.
         remasking: η of ReMDM (arXiv 2503.00307): each token revealed in the current block is masked again with
-            probability σ at each step, and as many more are revealed in the same step. 0 for none. Given
+            probability σ at each step, and as many more are revealed in the same step. 0 for none. Where more would
+            be than the schedule leaves masked, the rest stay: late steps mask somewhat fewer than σ says. Given
             tokens are never masked.
         remasking_rule: with α the revealed share before the step, α' after it and σ_max = min(1, (1 - α') / α):
             "cap", σ = min(η, σ_max), or "rescale", σ = η · σ_max. These are the paper's ReMDM-cap and
