@@ -26,7 +26,7 @@ from unmask import (
     Uniform,
 )
 from unmask.data.text import load_text
-from unmask.data.tokenizers import character_tokenizer
+from unmask.data.tokenizers import bpe_tokenizer, character_tokenizer
 from unmask.evaluation.estimate import ratio
 from unmask.evaluation.likelihood import LikelihoodConfig, RowNats, characters, likelihood, losses
 from unmask.testing import TabularWorld, exact_elbo, tabular_model
@@ -351,6 +351,19 @@ def test_samples_that_do_not_divide_are_refused_by_their_name(small, coupling, p
     with pytest.raises(ValueError, match=f"samples={together + 1} does not divide into the {together} that"):
         LikelihoodConfig(masking, samples=together + 1)
     LikelihoodConfig(masking, samples=2 * together)
+
+
+@pytest.mark.parametrize("length", [5, 16, 64])
+def test_rows_that_cut_characters_make_them_no_more(length):
+    """Else bits per byte would flatter short rows of text that is not Latin."""
+    text = "語言模型的困惑度與字節數有關，ὅτι καλῶς ἔχει. naïve café — 𝄞 ein Süß. " * 12
+    tokenizer = bpe_tokenizer([text[:16]], vocab_size=270)
+    tokens = tokenizer.encode(text).tolist()
+    rows = [tokens[i : i + length] for i in range(0, len(tokens), length)]
+    dataset = Dataset.from_dict({"tokens": rows, "maskable": [[True] * len(row) for row in rows]})
+    assert int(characters(dataset, tokenizer).sum()) == len(text)
+    octets, cuts = int(characters(dataset, tokenizer, "bytes").sum()), len(rows) - 1
+    assert len(text.encode()) - 2 * cuts <= octets <= len(text.encode())
 
 
 def test_end_of_text_tokens_are_no_characters():

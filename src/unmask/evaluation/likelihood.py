@@ -39,6 +39,8 @@ LEAST_EFFECTIVE = 0.4
 cases (50 rows, 8 Bernoulli samples; tests/evaluation/test_coverage.py measures, slowly, what is accepted). Of each
 token too, where a mask rule has rates by token."""
 
+_CUT = "\ufffd"
+"""What is decoded of bytes that are no whole character."""
 _NODES = 64
 _LAST = 53 * math.log(2)  # uniforms of 53 bits leave of 1 - t at least exp of minus this
 
@@ -237,8 +239,9 @@ def effective_sample_sizes(masking: IndependentMasking, rows: TokenBatch) -> Ten
 def characters(dataset: Dataset, tokenizer: TextTokenizer, of: str = "characters") -> Tensor:
     """[N] int64 number of characters (or UTF-8 bytes) of the maskable tokens of each row.
 
-    A character whose bytes lie in two rows counts in both. End-of-text tokens are no characters (a space that ends
-    texts is one).
+    A character whose bytes lie in two rows counts where it begins. Of its bytes each row counts its own or fewer, as
+    what is cut is decoded as � for each byte, or once for its first ones. End-of-text tokens are no characters (a
+    space that ends texts is one).
     """
     require(of in ("characters", "bytes"), f"count 'characters' or 'bytes', not {of!r}")
     counts, end = [], tokenizer.eos_token_id
@@ -246,7 +249,10 @@ def characters(dataset: Dataset, tokenizer: TextTokenizer, of: str = "characters
     for clean in chunks(dataset, 1000):
         for tokens, maskable in zip(clean.tokens, clean.maskable, strict=True):
             text = tokenizer.decode(tokens[maskable & (written | (tokens != end))].tolist())
-            counts.append(len(text if of == "characters" else text.encode()))
+            if of == "characters":
+                counts.append(len(text.strip(_CUT)) + text.endswith(_CUT))
+            else:
+                counts.append(len(text.encode()) - (len(_CUT.encode()) - 1) * text.count(_CUT))
     return torch.tensor(counts)
 
 
