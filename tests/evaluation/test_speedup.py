@@ -12,7 +12,7 @@ import scipy.stats
 
 from unmask.evaluation.estimate import deviation_of, mean_of
 from unmask.evaluation.results import RECORDS, Results, read_records
-from unmask.evaluation.speedup import MEASURES, Measure, Paired, Run
+from unmask.evaluation.speedup import MEASURES, NOT_FINITE, Measure, Paired, Run
 
 SOLVED, NATS, LOSS = MEASURES
 
@@ -52,6 +52,17 @@ def test_a_target_counts_where_two_evaluations_hold_it_and_is_never_extrapolated
     assert run.reached(SOLVED, target, "tokens") == (None if step is None else step * 8)
     fallen = _run(*(1 - value for value in values), key="nats_per_token")
     assert fallen.reached(NATS, 1 - target, "step") == (step if step is None else pytest.approx(step))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_not_finite_is_never_good(bad):
+    """Neither does a line lead up from it, nor is an arm that ends so as good as the control."""
+    rising = [5.0, bad, 3.0, 2.0, 1.0]
+    assert _run(*rising, key="nats_per_token").reached(NATS, 4.0, "step") == 20
+    results = _study([[5.0, 4.0, 3.0, 2.0, 1.0]] * 3, [[5.0, 4.0, 3.0, 2.0, bad]] * 3, key="nats_per_token")
+    end = results.difference(results.values("b", 40), results.values("a", 40))
+    assert end is not None
+    assert end.verdict("better", "worse") == NOT_FINITE
 
 
 def _study(control, arm, **settings) -> Results:

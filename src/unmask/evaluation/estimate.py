@@ -38,7 +38,8 @@ def mean_of(values: Sequence[float] | np.ndarray, share: float = 0.95) -> Estima
     middle = float(np.mean(values))
     if len(values) == 1:
         return Estimate(middle, -math.inf, math.inf)
-    error = float(np.std(values, ddof=1) / math.sqrt(len(values)))
+    with np.errstate(invalid="ignore"):  # infinite values have no deviation: NaN, and verdicts say so
+        error = float(np.std(values, ddof=1) / math.sqrt(len(values)))
     reach = float(scipy.special.stdtrit(len(values) - 1, (1 + share) / 2)) * error
     return Estimate(middle, middle - reach, middle + reach)
 

@@ -24,6 +24,9 @@ CLAIM = 5
 ONE_SEED = "no verdict from one seed"
 """What stands for a verdict where nothing tells how training varies."""
 
+NOT_FINITE = "not finite"
+"""What stands for a verdict where a run ended in no finite number."""
+
 Cost = Literal["step", "tokens", "seconds"]
 Costs = Mapping[Cost, Mapping[int, float | None]]
 Role = Literal["start", "screen", "compare"]
@@ -51,7 +54,9 @@ class Measure:
         return self.form.endswith("%")
 
     def good(self, value: float) -> float:
-        """The value, its sign turned where less is better."""
+        """The value, its sign turned where less is better; what is no number is worse than any."""
+        if math.isnan(value):
+            return -math.inf
         return value if self.rises else -value
 
 
@@ -117,7 +122,8 @@ class Run:
             if good[i] >= 0 and good[i + 1] >= 0:
                 if i == 0:
                     return float(self.curve[0][of])
-                share = -good[i - 1] / (good[i] - good[i - 1])
+                # From an infinitely bad evaluation no line leads up.
+                share = 1.0 if math.isinf(good[i - 1]) else -good[i - 1] / (good[i] - good[i - 1])
                 before, after = (float(point[of]) for point in self.curve[i - 1 : i + 1])
                 return before + share * (after - before)
         return None
@@ -164,9 +170,13 @@ class Paired:
         return self.pairs >= CLAIM
 
     def verdict(self, better: str, worse: str) -> str:
-        """In words, with a mark where there are too few pairs for a claim; one pair says nothing."""
+        """In words, with a mark where there are too few pairs for a claim; one pair says nothing, nor does what is no
+        finite number.
+        """
         if self.pairs == 1:
             return ONE_SEED
+        if not math.isfinite(self.estimate.value):
+            return NOT_FINITE
         word = {1: better, -1: worse, 0: "not distinguishable"}[self.sign]
         return word if self.is_claim else f"{word} (indication)"
 
