@@ -6,6 +6,7 @@ import gzip
 import json
 
 import pytest
+from datasets import Dataset
 
 from unmask.data.sequences import read_sequences
 from unmask.data.supervised import template_columns
@@ -13,6 +14,8 @@ from unmask.data.tables import read_table
 from unmask.models import pretrained
 from unmask.parts.prompts import PromptData
 from unmask.parts.rows import RowsOnDisk
+from unmask.parts.sequences import SequenceData
+from unmask.parts.text import TextData
 
 
 def test_fastq_is_no_list_of_sequences(tmp_path):
@@ -80,6 +83,55 @@ def test_cells_that_hold_several_values_are_no_text(tmp_path):
     file.write_text("".join(json.dumps({"q": [f"q {i}"], "a": "yes"}) + "\n" for i in range(60)))
     with pytest.raises(ValueError, match=r"column 'q' holds lists, not text: \['q "):
         PromptData(str(file), prompt="q", response="a").load()
+
+
+PARTS = {
+    "text": lambda path: TextData(path, column="a"),
+    "sft": lambda path: PromptData(path, prompt="q", response="a"),
+    "sequences": lambda path: SequenceData(path, column="a"),
+}
+
+
+@pytest.mark.parametrize("part", sorted(PARTS))
+@pytest.mark.parametrize("name", ["t.csv.gz", "t.TSV.GZ", "t.jsonl.gz", "t.ndjson.bz2", "t.json.zst", "t.parquet.xz"])
+def test_a_packed_table_is_no_text_and_no_list_of_sequences(tmp_path, name, part):
+    """Its lines were taken for sequences, commas and header included."""
+    (tmp_path / name).write_bytes(gzip.compress(b"q,a\n" + b"".join(b"%d,A\n" % i for i in range(99))))
+    with pytest.raises(ValueError, match=rf"{name} is a packed table: unpack it first"):
+        PARTS[part](str(tmp_path / name)).fitted().load()
+
+
+@pytest.mark.parametrize("part", sorted(PARTS))
+def test_bytes_are_no_text(tmp_path, part):
+    """Their Python spelling, b'...', was learnt."""
+    file = str(tmp_path / "t.parquet")
+    Dataset.from_dict({"q": [f"q {i}" for i in range(60)], "a": [b"ACDE"] * 60}).to_parquet(file)
+    with pytest.raises(ValueError, match=r"column 'a' of .*t\.parquet holds bytes, not text: b'ACDE'; write"):
+        PARTS[part](file).fitted().load()
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_what_is_not_a_number_is_an_empty_cell_and_no_answer(tmp_path, form):
+    answers = [float("nan") if i % 2 else float(i) for i in range(120)]
+    rows = Dataset.from_dict({"q": [f"q {i}" for i in range(120)], "a": answers})
+    if form == "jsonl":
+        lines = (json.dumps({"q": q, "a": a}) + "\n" for q, a in zip(rows["q"], answers, strict=True))
+        (tmp_path / "t.jsonl").write_text("".join(lines))
+    else:
+        rows.to_parquet(str(tmp_path / "t.parquet"))
+    data = PromptData(str(tmp_path / f"t.{form}"), prompt="q", response="a", vocabulary="characters", length=32)
+    with pytest.warns(UserWarning, match=r"rows that have no reply"):
+        learnt = [data.tokenizer().decode(row) for row in data.load()["tokens"]]
+    assert len(learnt) > 0
+    assert not any("nan" in row for row in learnt)
+
+
+@pytest.mark.parametrize("cell", [7, 0, 1.5, True, ["ACDE"]])
+def test_a_sequence_is_text(tmp_path, cell):
+    file = tmp_path / "t.jsonl"
+    file.write_text("".join(json.dumps({"a": cell}) + "\n" for _ in range(60)))
+    with pytest.raises(ValueError, match=r"column 'a' of .*which is no sequence of letters.*--data\.column"):
+        SequenceData(str(file), column="a").fitted()
 
 
 def test_a_brace_that_is_not_closed_is_named():

@@ -155,6 +155,23 @@ def test_alphabets_are_found(letters, name):
     assert found_alphabet(strings(letters, 50)) == name
 
 
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".json", ".parquet", *JSON_LINES])
+def test_sequences_of_a_table_are_one_column_whatever_its_form(ending, tmp_path):
+    """JSON lines were read as lines of letters, braces and names included."""
+    written = strings(PROTEIN, 80)
+    table = Dataset.from_dict({"sequence": written, "y": list(range(80))}).to_pandas()
+    path = tmp_path / f"p{ending}"
+    if ending in (".csv", ".tsv"):
+        table.to_csv(path, index=False, sep="," if ending == ".csv" else "\t")
+    elif ending == ".parquet":
+        table.to_parquet(path)
+    else:  # as pandas writes it: no blank between name and value
+        table.to_json(path, orient="records", lines=ending != ".json")
+    data = SequenceData(str(path)).fitted()
+    assert data.alphabet == "protein"
+    assert {data.tokenizer().first_text(row) for row in data.load()["tokens"]} <= set(written)
+
+
 def test_headers_never_become_data(fasta, tmp_path):
     written = strings(PROTEIN, 80)
     assert list(read_sequences(fasta)) == written

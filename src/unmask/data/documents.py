@@ -11,6 +11,7 @@ import glob
 import hashlib
 import json
 import lzma
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ JSON_LINES = (".jsonl", ".ndjson")
 """Endings of files of JSON lines: one form by two names."""
 TEXTS = (".txt", ".md")
 """Endings of the files that are one text each."""
+_PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 
 
 def split_of(text: str) -> Literal["train", "validation", "test"]:
@@ -144,11 +146,8 @@ def _documents(source: Source, columns: Columns) -> Iterator[dict[str, Any]]:
     columns = [columns] if isinstance(columns, str) else list(columns)
     require(len(columns) > 0, "name at least one column")
     for path in files_of(source):
-        if _is_json_lines(path):
-            yield from json_lines(path, columns)
-            continue
-        if on_hub(path) or is_table(path):
-            yield from ({"file": str(path)} | row for row in read_table(path, columns))
+        if has_columns(path):
+            yield from rows_of_table(path, columns)
             continue
         require(
             columns == ["text"],
@@ -162,6 +161,33 @@ def _documents(source: Source, columns: Columns) -> Iterator[dict[str, Any]]:
             text = _decoded(path.read_bytes(), str(path)).replace("\r\n", "\n").replace("\r", "\n")
             require(not is_fasta(path, text[:10_000]), advice)
             yield {"text": text, "file": str(path)}
+
+
+def has_columns(path: Any) -> bool:
+    """Whether one of `files_of` holds rows with columns: JSON lines, another table, or a data set on the hub."""
+    return on_hub(path) is not None or _is_json_lines(path) or is_table(path)
+
+
+def rows_of_table(path: Any, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Read what `has_columns`, one row at a time: the columns, ``file`` and, of JSON lines, ``line``.
+
+    A cell that is not a number (NaN) is an empty one, None: it must not become the word "nan".
+
+    Raises:
+        ValueError: for what `json_lines` and `read_table` refuse, or a cell of bytes, whose text nobody knows.
+    """
+    lines = _is_json_lines(path)
+    rows = json_lines(path, columns) if lines else ({"file": str(path)} | row for row in read_table(path, columns))
+    for row in rows:
+        for column in columns:
+            cell = row[column]
+            require(
+                not isinstance(cell, bytes),
+                f"column {column!r} of {path} holds bytes, not text: {str(cell)[:60]}; write it as strings",
+            )
+            if isinstance(cell, float) and math.isnan(cell):
+                row[column] = None
+        yield row
 
 
 def json_lines(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -251,6 +277,11 @@ def files_of(source: Source, endings: tuple[str, ...] = (*TEXTS, *JSON_LINES)) -
     found = (
         [path] if path.exists() else sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file())
     )
+    for one in found:
+        require(
+            one.suffix.lower() not in _PACKED or not has_columns(one.with_suffix("")),
+            f"{one} is a packed table: unpack it first",
+        )
     if not found:
         is_name = path.name == str(source) and not path.suffix
         bundled = f"; the bundled texts are: {', '.join(_BUNDLED)}" if is_name else ""

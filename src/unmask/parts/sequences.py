@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from datasets import Dataset
 
 from unmask.config import positive_int, require
 from unmask.data import TextTokenizer, character_tokenizer, tokenize
 from unmask.data.columns import columns_named_by
-from unmask.data.documents import Split, belongs, files_of
+from unmask.data.documents import Split, belongs, files_of, has_columns, rows_of_table
 from unmask.data.endings import Ending
 from unmask.data.sequences import ALPHABETS, ENDINGS, found_alphabet, letters_of, read_sequences
-from unmask.data.tables import is_table, read_table
 from unmask.parts.sizes import fitting_length
 from unmask.parts.text import SAVED, Files, check_apart, check_count, check_source, files_found_from, spread
 
@@ -25,7 +24,7 @@ class SequenceData:
     """A row of each sequence, a token of each letter."""
 
     source: Files = ()
-    """FASTA files, or text files with one sequence a line (.gz or not); or tables (.csv, .parquet, ...)."""
+    """FASTA files, or text files with one sequence a line (.gz or not); or tables (.csv, .parquet, .jsonl, ...)."""
     held_out_source: Files | None = None
     """The same, to hold out. None: one in ten sequences of `source`, by their letters, and one in ten more is left
     for tests, neither trained on nor evaluated along the way."""
@@ -123,14 +122,24 @@ class SequenceData:
         """The sequences as the files have them."""
         found = []
         for path in files_of(source, ENDINGS):
-            if isinstance(path, str) or is_table(path):
+            if has_columns(path):
                 with columns_named_by("column"):
-                    found += [row[self.column] or "" for row in read_table(path, [self.column])]
+                    found += [self._letters(row) for row in rows_of_table(path, [self.column])]
             else:
                 found += read_sequences(path)
         found = [sequence for sequence in found if sequence]
         require(len(found) > 0, f"there is no sequence in {source}: it is empty")
         return found
+
+    def _letters(self, row: dict[str, Any]) -> str:
+        """A row's sequence; "" where it has none, ValueError where that is no text."""
+        cell = row[self.column]
+        require(
+            isinstance(cell, str | None),
+            f"column {self.column!r} of {row['file']} holds {cell!r}, which is no sequence of letters. Name another "
+            "by column (--data.column)",
+        )
+        return cell or ""
 
     def _spelt(self, written: list[str], source: Files) -> list[str]:
         """Sequences of a source in letters of the alphabet; ValueError for other letters."""
