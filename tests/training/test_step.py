@@ -238,6 +238,19 @@ def test_two_ranks_share_a_step(how, build, rows, forked_ranks, tmp_path):
     torch.testing.assert_close(two, dict(inside.state_dict()), rtol=1e-5, atol=1e-6)
 
 
+def test_a_step_that_was_made_before_its_ranks_are_known_is_refused(build, rows, forked_ranks, tmp_path):
+    """Each rank would train on all rows, the same ones, and sum their gradients."""
+
+    def work(rank):
+        step, model = TrainingStep(IndependentMasking(), rows, 8), build()
+        torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+        with pytest.raises(ValueError, match=rf"made as rank 0 of 1, and is called as rank {rank} of 2: start"):
+            step(model)
+        torch.distributed.destroy_process_group()
+
+    assert forked_ranks(work) == [0, 0]
+
+
 @pytest.mark.parametrize("policy", ["confidence", "random"])
 def test_a_loss_that_is_not_finite_moves_no_chain_and_the_rows_are_named(policy, build, rows):
     step, model = TrainingStep(ProgressiveUnmasking(stages=4, policy=policy, pool="batch"), rows, 8), build()

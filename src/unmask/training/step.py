@@ -77,8 +77,7 @@ class TrainingStep:
             f"micro_batch_size must be at least 1, got {micro_batch_size}",
         )
         self.micro_batch_size = micro_batch_size
-        joined = dist.is_available() and dist.is_initialized()
-        self.rank, self.ranks = (dist.get_rank(), dist.get_world_size()) if joined else (0, 1)
+        self.rank, self.ranks = _place_among_ranks()
         self._dataset = dataset
         self._model: MaskedDiffusionLM | None = None  # known from the first call on
         self._unchecked: list[tuple[Dataset, int]] = []
@@ -94,13 +93,16 @@ class TrainingStep:
             model: a `MaskedDiffusionLM`, or one inside DistributedDataParallel, or sharded by FSDP2. On several ranks
                 without either, the gradients are to be summed over the ranks.
             backward: called with the loss of each micro-batch: `accelerator.backward`, say, or one that scales it.
+                accelerate divides the loss by its `gradient_accumulation_steps`, which are 1 for this: the step
+                accumulates by `micro_batch_size`.
 
         Returns:
             The loss of this rank's rows, detached; summed over the ranks it is the step's.
 
         Raises:
             TypeError: for another model.
-            ValueError: for one that cannot train on the rows: at the first call, of a stream where a row is read.
+            ValueError: for one that cannot train on the rows: at the first call, of a stream where a row is read; or
+                where torch.distributed was started after the step was made.
             FloatingPointError: where a process that learns from losses or scores met a loss that is not finite; names
                 the rows. Under any other the loss is returned as it is: nothing here waits for it.
         """
@@ -133,6 +135,12 @@ class TrainingStep:
         inside = getattr(model, "module", model)
         MaskedDiffusionLM.check(inside)
         if self._model is None:
+            there = _place_among_ranks()
+            require(  # else each rank would train on all rows, the same ones
+                there == (self.rank, self.ranks),
+                f"this step was made as rank {self.rank} of {self.ranks}, and is called as rank {there[0]} of "
+                f"{there[1]}: start torch.distributed (init_process_group, Accelerator()) before the step is made",
+            )
             inside.check_rows(self._dataset)
             for block, first in self._unchecked:
                 inside.check_rows(block, first)
@@ -154,3 +162,9 @@ class TrainingStep:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken, on as many ranks."""
         self.process.load_state_dict(state)
+
+
+def _place_among_ranks() -> tuple[int, int]:
+    """This process's rank and how many there are: 0 of 1 without torch.distributed."""
+    joined = dist.is_available() and dist.is_initialized()
+    return (dist.get_rank(), dist.get_world_size()) if joined else (0, 1)
