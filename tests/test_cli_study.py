@@ -74,6 +74,14 @@ def test_mistakes_are_explained(command, file, name, text, words, message):
     assert name != "json" or sys.path == before  # else the runs of the next study would import it
 
 
+def test_a_study_that_is_refused_tells_of_no_records(command, file):
+    """It named records that are not there, and a system's error as the reason for no report."""
+    text = GOOD.replace("import Study", "import Arm, Study").replace("{{}}", 'Arm(start="nowhere")')
+    code, out, err = command("study", file("refused", text), "--out", "mine", "--jobs", "1")
+    assert (code, out) == (2, "")
+    assert "starts from 'nowhere'" in err
+
+
 def test_files_that_are_no_python_are_refused(command, tmp_path):
     assert "is no Python file" in command("study", str(tmp_path / "nowhere.py"))[2]
     assert "is no Python file" in command("study", str(tmp_path))[2]

@@ -67,6 +67,8 @@ def study(words: list[str]) -> None:
             )
         except ValueError as error:  # the other studies of the file go on
             problems.append(f"{one.name}: {error}")
+        if not (out / RECORDS).is_file():  # it was refused, and nothing was ever gathered
+            continue
         print(f"Records: {out / RECORDS}")
         try:
             show(out)
