@@ -215,6 +215,23 @@ def test_evaluations_are_at_the_start_every_so_often_and_at_the_end(trainer, tmp
     assert [(line["step"], line["last"]) for line in lines] == [(0, False), (4, False), (6, True)]
 
 
+@pytest.mark.parametrize(
+    ("results", "message"),
+    [
+        (None, r'must return a dict of figures, as \{"loss": 1\.5\}, got None'),
+        (1.5, "must return a dict of figures.*got 1.5"),
+        ({"loss": torch.tensor(1.5)}, r"figure 'loss' cannot be logged, give float\(\.\.\.\) of it: .*Tensor"),
+        ({"by rate": {"low": torch.ones(2)}}, "figure 'by rate' cannot be logged"),
+        ({"loss": 1.5, "tokens": 3, "kind": 1}, "evaluate gives kind, tokens, as the run's own figures are called"),
+    ],
+    ids=["none", "number", "tensor", "nested", "taken"],
+)
+def test_what_an_evaluation_of_ones_own_gives_is_looked_at(trainer, results, message):
+    """Each ended in an error of the log's own code."""
+    with pytest.raises((TypeError, ValueError), match=message):
+        trainer(evaluate=lambda model, last: results).train()
+
+
 def test_a_line_tells_the_mean_loss_since_the_last_one(trainer):
     each, some = trainer("each", steps=6), trainer("some", steps=6, log_every=3)
     each.train()

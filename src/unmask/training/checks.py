@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -64,6 +66,28 @@ def too_short_for_pool(process: ForwardProcess, steps: int) -> str | None:
         f"a chain of PUMA moves on every {turns} steps, so {stages} stages take {stages * turns} steps, and the run "
         f"has {steps}: give a smaller pool (pool={smaller}), fewer stages or more steps"
     )
+
+
+def check_results(results: Any, place: Collection[str]) -> None:
+    """Refuse what an evaluation of the user's own gives and the log cannot hold.
+
+    Args:
+        results: what it gave.
+        place: names that the log's lines have already.
+
+    Raises:
+        TypeError: for anything but a dict, or a figure that JSON does not know, such as a tensor.
+        ValueError: for a figure under a name that is taken.
+    """
+    if not isinstance(results, dict):
+        raise TypeError(f'evaluate must return a dict of figures, as {{"loss": 1.5}}, got {results!r}')
+    taken = sorted({"kind", *place} & set(results))
+    require(not taken, f"evaluate gives {', '.join(taken)}, as the run's own figures are called: use other names")
+    for name, value in results.items():
+        try:
+            json.dumps({name: value})
+        except TypeError as error:
+            raise TypeError(f"evaluate's figure {name!r} cannot be logged, give float(...) of it: {error}") from None
 
 
 def check_unused(trained: bool, resume: bool, checkpoints: Path) -> None:

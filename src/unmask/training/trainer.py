@@ -36,7 +36,7 @@ from unmask.store import checkpoint
 from unmask.store.metrics import MetricsLog
 from unmask.training import platform
 from unmask.training.callbacks import Callback
-from unmask.training.checks import check_measured, check_start, check_unused, not_finite, notes
+from unmask.training.checks import check_measured, check_results, check_start, check_unused, not_finite, notes
 from unmask.training.claim import Description, claimed_folder
 from unmask.training.config import TrainingConfig
 from unmask.training.diagnostics import Diagnostics
@@ -375,7 +375,8 @@ class Trainer:
             self.wrapped.eval()
             results = self.evaluate(self.model, self.step == self.config.steps)
             self.wrapped.train()
-        log.write("evaluation", self._place(), results)
+        check_results(results, place := self._place())
+        log.write("evaluation", place, results)
         progress.evaluated(self.step, **shown_of(results))
         for callback in self.callbacks:
             callback.evaluation(self.step, results)
