@@ -213,7 +213,10 @@ class TextTokenizer:
         """
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if not isinstance(backend, Tokenizer):
-            raise ValueError(f"{type(tokenizer).__name__} is not a fast tokenizer: it has no tokenizer.json")
+            raise ValueError(
+                f"{type(tokenizer).__name__} is not a fast tokenizer: it has no tokenizer.json. Make rows of its ids "
+                "yourself (columns tokens and maskable), or give a fast one"
+            )
         mask, eos = tokenizer.mask_token_id, tokenizer.eos_token_id
         if not isinstance(mask, int):
             raise ValueError(
