@@ -10,10 +10,11 @@ from dataclasses import replace
 
 import pytest
 from datasets import Dataset
+from transformers import PreTrainedTokenizerFast
 
 from unmask.cli.options import named_recipe
 from unmask.config import from_json, to_json
-from unmask.data import load_documents
+from unmask.data import character_tokenizer, load_documents
 from unmask.data.documents import JSON_LINES, belongs
 from unmask.data.passages import passages
 from unmask.data.sequences import found_alphabet, read_sequences
@@ -170,6 +171,24 @@ def test_sequences_of_a_table_are_one_column_whatever_its_form(ending, tmp_path)
     data = SequenceData(str(path)).fitted()
     assert data.alphabet == "protein"
     assert {data.tokenizer().first_text(row) for row in data.load()["tokens"]} <= set(written)
+
+
+@pytest.mark.parametrize("kind", [PromptData, TextData])
+def test_an_end_of_text_that_the_tokenizer_does_not_name_is_an_option(kind, qa, tmp_path):
+    """BERT has [SEP] alone: no recipe of one's own data could start from it."""
+    letters = character_tokenizer([qa.read_text()])
+    fast = PreTrainedTokenizerFast(tokenizer_object=letters.tokenizer, mask_token="<|mask|>", sep_token="9")
+    fast.save_pretrained(tmp_path / "named")
+    columns = {"column": "question"} if kind is TextData else {"prompt": "question", "response": "answer"}
+    data = kind(str(qa), vocabulary=str(tmp_path / "named"), length=32, **columns)
+    with pytest.raises(ValueError, match=r"no end-of-text token: .*--data\.end-token"):
+        data.tokenizer()
+    with pytest.raises(ValueError, match=r"has no token '\[SEP\]'"):
+        replace(data, end_token="[SEP]").tokenizer()
+    data = replace(data, end_token="9")
+    assert data.tokenizer().eos_token_id == letters.tokenizer.token_to_id("9")
+    data.tokenizer().save(tmp_path / "saved")
+    assert data.with_tokenizer(tmp_path / "saved").tokenizer().eos_token_id == data.tokenizer().eos_token_id
 
 
 def test_headers_never_become_data(fasta, tmp_path):

@@ -226,7 +226,7 @@ class TextTokenizer:
         if not isinstance(eos, int):
             raise ValueError(
                 "the tokenizer has no end-of-text token: name one of its tokens, as in "
-                "tokenizer.eos_token = tokenizer.sep_token"
+                "tokenizer.eos_token = tokenizer.sep_token, or --data.end-token '[SEP]'"
             )
         copy = Tokenizer.from_str(backend.to_str())  # ours reads special tokens as text, theirs must not
         copy = with_beginning(copy, beginning, tokenizer.bos_token)

@@ -53,6 +53,8 @@ class PromptData:
     """Tokens of bpe."""
     mask_token: str | None = None
     """Of a pretrained tokenizer: its mask token, added where it has none; as the model's."""
+    end_token: str | None = None
+    """Of a pretrained tokenizer that names none, such as BERT's: which of its tokens ends a text, [SEP] say."""
     length: int | None = None
     """Most tokens of a row; longer ones are left out. None: chosen from the rows, at most 512."""
     beginning: Beginning = "tokenizer"
@@ -108,7 +110,7 @@ class PromptData:
 
     def with_tokenizer(self, folder: Path) -> PromptData:
         """The same rows by a tokenizer that a run has saved."""
-        return replace(self, vocabulary=f"{SAVED}{folder}", mask_token=None)
+        return replace(self, vocabulary=f"{SAVED}{folder}", mask_token=None, end_token=None)
 
     def found_from(self, folder: Path) -> PromptData:
         """The same rows, with files and tokenizer looked for in a folder too."""
@@ -140,7 +142,7 @@ class PromptData:
     @cached_property
     def _tokenizer(self) -> TextTokenizer:
         if self.vocabulary not in LEARNT:
-            return pretrained_tokenizer(self.vocabulary, self.mask_token, beginning=self.beginning)
+            return pretrained_tokenizer(self.vocabulary, self.mask_token, self.end_token, self.beginning)
         vocabulary = fitting_vocabulary(self._texts) if self.vocabulary == "auto" else self.vocabulary
         return learnt_tokenizer(vocabulary, self._texts, self.vocab_size)
 

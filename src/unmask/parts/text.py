@@ -61,6 +61,8 @@ class TextData:
     """Tokens of bpe."""
     mask_token: str | None = None
     """Of a pretrained tokenizer: its mask token, added where it has none; as the model's."""
+    end_token: str | None = None
+    """Of a pretrained tokenizer that names none, such as BERT's: which of its tokens ends a text, [SEP] say."""
     length: int = 128
     """Tokens of a row."""
     packing: Packing = "packed"
@@ -108,7 +110,7 @@ class TextData:
 
     def with_tokenizer(self, folder: Path) -> TextData:
         """The same texts by a tokenizer that a run has saved."""
-        return replace(self, vocabulary=f"{SAVED}{folder}", mask_token=None)
+        return replace(self, vocabulary=f"{SAVED}{folder}", mask_token=None, end_token=None)
 
     def found_from(self, folder: Path) -> TextData:
         """The same texts, with files and tokenizer looked for in a folder too."""
@@ -154,7 +156,7 @@ class TextData:
         if self.vocabulary == "letters":
             return character_tokenizer(alphabet="27")
         if self.vocabulary not in ("characters", "bpe"):
-            return pretrained_tokenizer(self.vocabulary, self.mask_token, beginning=self.beginning)
+            return pretrained_tokenizer(self.vocabulary, self.mask_token, self.end_token, self.beginning)
         return learnt_tokenizer(self.vocabulary, self._texts(self.source, self._training), self.vocab_size)
 
     def _texts(self, source: Files, split: Split) -> Iterator[str]:
