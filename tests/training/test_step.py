@@ -238,6 +238,13 @@ def test_two_ranks_share_a_step(how, build, rows, forked_ranks, tmp_path):
     torch.testing.assert_close(two, dict(inside.state_dict()), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(("saved", "now"), [("independent", "puma"), ("puma", "independent")])
+def test_a_state_of_another_kind_of_masking_is_refused(saved, now, rows):
+    state = TrainingStep(MASKINGS[saved], rows, 8).state_dict()
+    with pytest.raises(ValueError, match="the saved state is of another kind of masking"):
+        TrainingStep(MASKINGS[now], rows, 8).load_state_dict(state)
+
+
 def test_a_step_that_was_made_before_its_ranks_are_known_is_refused(build, rows, forked_ranks, tmp_path):
     """Each rank would train on all rows, the same ones, and sum their gradients."""
 

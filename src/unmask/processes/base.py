@@ -81,6 +81,14 @@ def local_size(batch_size: int, world_size: int, unit: int = 1) -> int:
     return batch_size // world_size
 
 
+def check_kind(state: dict[str, Any], *names: str) -> None:
+    """Raise ValueError where a saved state lacks one of the names that such a process saves."""
+    if not set(names) <= set(state):
+        raise ValueError(
+            "the saved state is of another kind of masking, or altered: go on with the masking it was saved under"
+        )
+
+
 def dealt_anew(states: list[dict[str, Any]], rank: int, world_size: int) -> dict[str, Any]:
     """The state of one of `world_size` ranks, from the states that the ranks of another run saved.
 

@@ -18,7 +18,7 @@ from unmask.batch import MaskedBatch, Scores, TokenBatch
 from unmask.data.stream import RowStream
 from unmask.fitted_times import RunningTime, is_fitted, learning, started
 from unmask.masks import Bernoulli, MaskRule
-from unmask.processes.base import local_size
+from unmask.processes.base import check_kind, local_size
 from unmask.times import TimeDistribution, Uniform
 from unmask.token_rates import TokenRates
 
@@ -248,6 +248,7 @@ class IndependentProcess:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
+        check_kind(state, "rows", "time", "step")
         self.rows.load_state_dict(state["rows"])
         if isinstance(self.time, RunningTime):
             self.time.load_state_dict(state["time"])

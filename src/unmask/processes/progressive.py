@@ -30,7 +30,7 @@ from unmask.data.stream import RowStream
 from unmask.distributed import gather_counts
 from unmask.fitted_times import is_fitted
 from unmask.policies import Policy, needs_of, resolve, stored
-from unmask.processes.base import local_size
+from unmask.processes.base import check_kind, local_size
 from unmask.processes.blocks import Blocks
 from unmask.processes.chains import Chain
 from unmask.processes.kept import check_same_pool, kept_of, rows_kept
@@ -315,6 +315,7 @@ class ProgressiveProcess:
             ValueError: where the state is of other chains, pool, batch or seed, holds the rows of another rank or of
                 another number of them, or rows that have other tokens now.
         """
+        check_kind(state, "rows", "pool", "step")
         pool = state["pool"]
         check_same_pool(state, self._made_by, self._place)
         self.rows.load_state_dict(state["rows"])
