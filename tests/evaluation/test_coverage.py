@@ -134,6 +134,36 @@ def test_intervals_of_rates_by_position_cover_where_they_are_accepted(half_life,
     assert least <= covered / sets <= most
 
 
+def _rows_of_documents(length: int, share: float, generator: torch.Generator, rows: int = 256) -> torch.Tensor:
+    """Values of rows, of variance 1: a share of it comes from documents of so many rows."""
+    of_documents, own = (torch.randn(n, generator=generator, dtype=torch.float64) for n in (rows, rows))
+    shift = int(torch.randint(length, (1,), generator=generator))
+    return share**0.5 * of_documents[(torch.arange(rows) + shift) // length] + (1 - share) ** 0.5 * own
+
+
+@pytest.mark.parametrize(
+    ("length", "share", "shuffled", "least", "most"),
+    [
+        (1, 0.0, False, 0.92, 0.98),
+        (4, 0.3, False, 0.9, 0.98),
+        (12, 0.3, False, 0.85, 0.98),
+        (12, 0.3, True, 0.4, 0.7),
+    ],
+    ids=["independent", "short documents", "long documents", "control: long documents, rows shuffled"],
+)
+def test_intervals_cover_where_neighbours_are_of_one_document(length, share, shuffled, least, most):
+    """Rows taken one by one, as shuffled ones are, promise too much (docs/decisions/0020-neighbours.md)."""
+    sets, generator = 600, torch.Generator().manual_seed(0)
+    covered = 0
+    for _ in range(sets):
+        nats = _rows_of_documents(length, share, generator)
+        if shuffled:
+            nats = nats[torch.randperm(len(nats), generator=generator)]
+        part = RowNats("", nats, torch.ones(len(nats), dtype=torch.int64)).nats_per_token
+        covered += part.low <= 0 <= part.high
+    assert least <= covered / sets <= most
+
+
 def test_a_part_of_the_bound_is_labelled_as_such():
     masking = IndependentMasking(Clipped(0.4, 1.0))
     with pytest.raises(ValueError, match=r"say so: ELBO\(low=0.4\)"):

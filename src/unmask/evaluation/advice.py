@@ -5,7 +5,7 @@ weights on the same data, for each seed. First is the arm with the least mean. I
 
 - the interval of the paired difference lies on one side of zero. It is of 95% for all differences together: of k arms
   each has the level 1 - .05 / (k (k - 1) / 2) (Bonferroni), as the first was chosen by looking. It covers the rows,
-  by the t interval over them of scores averaged over the seeds, and how training varies, by that of the seeds' means:
+  by the interval of scores averaged over the seeds (`unmask.evaluation.estimate.ratio`), and how training varies, by that of the seeds' means:
   the squares of the two add up. What varies from seed to seed is pooled over all arms, as two seeds of one pair know
   next to nothing of it. Where only one number of each seed is known, pairs are the seeds alone;
 - and the difference lies on the same side for every seed by itself, of two at least.
@@ -24,10 +24,11 @@ from pathlib import Path
 
 import numpy as np
 import scipy.special
+import torch
 from numpy.typing import ArrayLike
 
 from unmask.config import from_json, ours, require, to_json
-from unmask.evaluation.estimate import Estimate, mean_of
+from unmask.evaluation.estimate import Estimate, mean_of, ratio
 from unmask.evaluation.locality import Curve, Point
 from unmask.store.folder import replace_text
 
@@ -181,7 +182,8 @@ def _gap(arm: str, difference: np.ndarray, share: float, varies: float) -> Gap:
     """By the differences [seeds, rows] from the first, and how far training varies (`_reach_over_seeds`)."""
     of_seeds = difference.mean(1)
     if difference.shape[1] > 1:
-        over = mean_of(difference.mean(0), share)
+        rows = torch.from_numpy(difference.mean(0))
+        over = ratio(rows, torch.ones_like(rows), share)
         reach = math.hypot(over.high - over.value, varies)
         behind = Estimate(over.value, over.value - reach, over.value + reach)
     else:

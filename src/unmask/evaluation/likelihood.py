@@ -134,9 +134,8 @@ class RowNats:
     def per(self, units: Tensor) -> Estimate:
         """Nats for each unit: the ratio of sums Σ nats / Σ units, with its 95% interval.
 
-        Rows are the sampling unit. The standard error of the ratio is the delta method's, from the residuals
-        nats - ratio · units of the rows, with Student's t on N - 1 degrees of freedom. It holds the noise of
-        the masks too, but not that rows cut from one document are alike (docs/evaluation.md).
+        The standard error of the ratio is the delta method's, over groups of neighbouring rows, as those cut from one
+        document are alike (`unmask.evaluation.estimate.ratio`). It holds the noise of the masks too.
         """
         return ratio(self.nats, units)
 

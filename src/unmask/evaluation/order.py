@@ -6,6 +6,7 @@ final model decodes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch import Tensor
 from unmask.batch import MaskedBatch, TokenBatch
 from unmask.config import from_json, require
 from unmask.data.stream import RowStream
+from unmask.evaluation.estimate import ratio
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.models.families import evaluating
 from unmask.processes import ProgressiveUnmasking
@@ -34,7 +36,7 @@ class Agreement:
 
     Attributes:
         tau: mean of the rows' Kendall tau-b: 1 for the same order, 0 for none in common, -1 for the reverse.
-        low: lower end of the 95% t interval of the mean over rows; NaN for a single row.
+        low: lower end of the 95% interval of the mean over rows (`unmask.evaluation.estimate.ratio`); NaN for a single row.
         high: upper end.
         rows: rows that count: at least two positions, not all revealed at once in either order.
     """
@@ -100,11 +102,10 @@ def agreement(first: Tensor, second: Tensor) -> Agreement:
             found: Any = scipy.stats.kendalltau(a, b, variant="b")  # its type is private
             taus.append(float(found.statistic))
     require(len(taus) > 0, "the orders cannot be compared: no row has two positions revealed one after the other")
-    low = high = float("nan")
-    if len(taus) > 1:
-        error = max(scipy.stats.sem(taus), 1e-12)  # all rows alike: an interval of no width
-        low, high = scipy.stats.t.interval(0.95, len(taus) - 1, np.mean(taus), error)
-    return Agreement(float(np.mean(taus)), float(low), float(high), len(taus))
+    if len(taus) == 1:
+        return Agreement(taus[0], math.nan, math.nan, 1)
+    found = ratio(torch.tensor(taus, dtype=torch.float64), torch.ones(len(taus)))
+    return Agreement(found.value, found.low, found.high, len(taus))
 
 
 def order_over_training(
