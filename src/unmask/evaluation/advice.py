@@ -5,9 +5,9 @@ weights on the same data, for each seed. First is the arm with the least mean. I
 
 - the interval of the paired difference lies on one side of zero. It is of 95% for all differences together: of k arms
   each has the level 1 - .05 / (k (k - 1) / 2) (Bonferroni), as the first was chosen by looking. It covers the rows,
-  by the interval of scores averaged over the seeds (`unmask.evaluation.estimate.ratio`), and how training varies, by that of the seeds' means:
-  the squares of the two add up. What varies from seed to seed is pooled over all arms, as two seeds of one pair know
-  next to nothing of it. Where only one number of each seed is known, pairs are the seeds alone;
+  by the interval (`estimate.ratio`) of scores averaged over the seeds, and how training varies, by the t interval of
+  the seeds' means: the squares of the two add up. What varies from seed to seed is pooled over all arms, as two seeds
+  of one pair know next to nothing of it. Where only one number of each seed is known, pairs are the seeds alone;
 - and the difference lies on the same side for every seed by itself, of two at least.
 
 The advice is sure where the first is told from all others; where it is not, those that it is not told from are named.

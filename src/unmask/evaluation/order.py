@@ -36,7 +36,7 @@ class Agreement:
 
     Attributes:
         tau: mean of the rows' Kendall tau-b: 1 for the same order, 0 for none in common, -1 for the reverse.
-        low: lower end of the 95% interval of the mean over rows (`unmask.evaluation.estimate.ratio`); NaN for a single row.
+        low: lower end of the 95% interval of the mean over rows (`estimate.ratio`); NaN for a single row.
         high: upper end.
         rows: rows that count: at least two positions, not all revealed at once in either order.
     """
