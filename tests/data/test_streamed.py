@@ -168,6 +168,43 @@ def test_a_resumed_stream_raises_what_the_check_of_its_block_says(stream, same, 
     assert same(again.take(30), whole.take(30))
 
 
+@pytest.mark.parametrize("shuffled", [False, True])
+@pytest.mark.parametrize("at", [0, 10, 60])
+def test_readers_of_one_data_set_do_not_move_one_another(stream, shuffled, at):
+    """As two arms of one process, or a resume beside the run that was saved: a data set keeps its place itself."""
+    alone = stream(shuffled)
+    expected = _numbers([alone.take(5) for _ in range(30)])
+    first, second = (StreamedRows(alone.stream, block=16) for _ in range(2))
+    for _ in range(at // 5):
+        first.take(5)
+    second.load_state_dict(first.state_dict())
+    drawn = [[reader.take(5) for reader in (first, second)] for _ in range(30 - at // 5)]
+    for batches in zip(*drawn, strict=True):
+        assert _numbers(batches) == expected[at:]
+
+
+def test_a_reader_begins_at_the_beginning_while_another_comes_to_the_end(monkeypatch):
+    """What counted the rows of the one, in its thread, counted those of the other, which found none."""
+    reading, end, prepare = threading.Event(), threading.Event(), IterableDataset._prepare_ex_iterable_for_iteration
+
+    def generate():
+        yield {"tokens": [1, 2], "maskable": [True, True]}
+        reading.set()
+        end.wait(10)
+
+    def prepared(dataset):
+        made = prepare(dataset)
+        end.set()
+        first._reading.wait()
+        return made
+
+    dataset = IterableDataset.from_generator(generate)
+    first = StreamedRows(dataset)
+    reading.wait(10)
+    monkeypatch.setattr(IterableDataset, "_prepare_ex_iterable_for_iteration", prepared)
+    assert StreamedRows(dataset).take(1).tokens.tolist() == [[1, 2]]
+
+
 @pytest.mark.parametrize(
     "error", [KeyError("shard_idx"), IndexError(), TypeError(), RuntimeError("of another version")]
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from copy import deepcopy
 from itertools import islice
 from typing import Any
 
@@ -62,7 +63,7 @@ class StreamedRows(RowStream):
         block: int = BLOCK,
     ) -> None:
         check_rank(rank, world_size)
-        self.stream, self.seed, self.rank, self.world_size = dataset, seed, rank, world_size
+        self.stream, self.seed, self.rank, self.world_size = _own(dataset), seed, rank, world_size
         self.position = 0
         self._check, self._size, self._columns = check, block, ["tokens", "maskable"]
         self._reading: Ahead[list[dict[str, Any]]] | None = None
@@ -183,6 +184,14 @@ class StreamedRows(RowStream):
         place = self._order[self._place]
         self._place += 1
         return self._first + place, self._epoch, self._block[place]
+
+
+def _own(dataset: IterableDataset) -> IterableDataset:
+    """A copy for one reader: a data set keeps its place itself, and others may read it while a thread does here."""
+    try:
+        return deepcopy(dataset)
+    except Exception:  # whatever its generator holds that cannot be copied; with one reader it is none the worse
+        return dataset
 
 
 def rows_of(
