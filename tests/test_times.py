@@ -1,11 +1,15 @@
+from dataclasses import dataclass
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 
-from unmask import PPOTS, Bell, Beta, Clipped, Uniform
+from unmask import PPOTS, Bell, Beta, Clipped, IndependentMasking, ProgressiveUnmasking, Uniform
 from unmask.fitted_times import RunningTime, is_fitted, started
+from unmask.processes.ppots import Tabulated
+from unmask.times import TimeDistribution, check_law
 
 TIMES = [
     Uniform(),
@@ -133,3 +137,50 @@ def test_a_law_runs_as_it_is_and_one_to_be_fitted_is_started(time):
     assert is_fitted(running)
     assert is_fitted(PPOTS())
     assert not is_fitted(time)
+
+
+@dataclass(frozen=True)
+class Own(TimeDistribution):
+    """Rates u², of the density 1 / (2 √t), unless one function is said to be another's."""
+
+    wrong: str = ""
+
+    def cdf(self, t):
+        return t if self.wrong == "cdf" else t.sqrt()
+
+    def quantile(self, u):
+        return {"rate": 1.2 * u**2, "shape": u[:3], "nan": (u - 0.5).sqrt()}.get(self.wrong, u**2)
+
+    def density(self, t):
+        wrong = {"density": 0.4 / t.sqrt(), "tilted": 3 * t**2, "infinite": 1 / (t - t)}
+        return wrong.get(self.wrong, 0.5 / t.sqrt())
+
+
+@pytest.mark.parametrize("process", [IndependentMasking, ProgressiveUnmasking])
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("rate", r"quantile\(0\.998\) is 1\.2, which is no rate in \[0, 1\]"),
+        ("nan", r"is nan, which is no rate in \[0, 1\]"),
+        ("shape", r"quantile makes \(3,\) rates of \(256,\) levels"),
+        ("cdf", r"quantile\(0\.\d+\) is (0\.\d+), and cdf of that is \1: they are not of one law"),
+        ("density", r"mass of 0\.747 and the cdf one of 0\.934.*weights would be of another law"),
+        ("tilted", "weights would be of another law"),
+        ("infinite", "weights would be of another law"),
+    ],
+)
+def test_a_law_whose_functions_contradict_one_another_is_refused_when_it_is_given(process, wrong, said):
+    process(time=Own())
+    with pytest.raises(ValueError, match=said):
+        process(time=Own(wrong))
+
+
+@each
+def test_the_laws_of_the_library_are_of_one_law(time):
+    check_law(time)
+
+
+@given(mass=st.lists(st.floats(1e-4, 1.0), min_size=1, max_size=300))
+@settings(max_examples=50, deadline=None)
+def test_tabulated_laws_are_of_one_law(mass):
+    check_law(Tabulated(torch.tensor(mass)))

@@ -7,13 +7,14 @@ float64 tensors of any shape, on the CPU (a step has one rate per row or block: 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import scipy.special
 import torch
 from torch import Tensor
 
-from unmask.config import ours
+from unmask.config import ours, require
 
 
 class TimeDistribution:
@@ -54,6 +55,40 @@ class TimeDistribution:
     def breakpoints(self) -> tuple[float, ...]:
         """Rates inside (0, 1) at which the density is not smooth; quadrature splits there."""
         return ()
+
+
+def check_law(time: TimeDistribution, levels: int = 256, nodes: int = 8) -> None:
+    """Look whether the three functions of a law are of one law, before it trains anything.
+
+    Args:
+        time: the law.
+        levels: at so many quantiles.
+        nodes: points between two of them at which the density is summed up.
+
+    Raises:
+        ValueError: where `quantile` gives rates outside [0, 1], or fewer than levels; where `cdf` does not lead back,
+            or `density` does not sum up to it (away from the ends, where densities may have no bound).
+    """
+    u = (torch.arange(levels, dtype=torch.float64) + 0.5) / levels
+    t = time.quantile(u)
+    require(t.shape == u.shape, f"{time}: quantile makes {tuple(t.shape)} rates of {tuple(u.shape)} levels")
+    at = int((t - 0.5).abs().nan_to_num(math.inf).argmax())
+    told = f"{time}: quantile({float(u[at]):.3g}) is {float(t[at]):.3g}"
+    require(0 <= float(t[at]) <= 1, f"{told}, which is no rate in [0, 1]")
+    back = time.cdf(t)
+    at = int((back - u).abs().nan_to_num(math.inf).argmax())
+    told = f"{time}: quantile({float(u[at]):.3g}) is {float(t[at]):.3g}, and cdf of that is {float(back[at]):.3g}"
+    require(abs(float(back[at] - u[at])) < 1e-3, f"{told}: they are not of one law")
+    t = t[levels // 32 : -levels // 32]
+    place = (torch.arange(nodes, dtype=torch.float64) + 0.5) / nodes
+    mass = (time.density(t[:-1, None] + t.diff()[:, None] * place).mean(1) * t.diff()).cumsum(0)
+    due = torch.arange(1, len(t)) / levels
+    at = int((mass - due).abs().nan_to_num(math.inf).argmax())
+    told = f"{time}: between the rates {float(t[0]):.3g} and {float(t[at + 1]):.3g} the density has a mass of"
+    require(
+        abs(float(mass[at] - due[at])) < 0.02,
+        f"{told} {float(mass[at]):.3g} and the cdf one of {float(due[at]):.3g}: weights would be of another law",
+    )
 
 
 @dataclass(frozen=True)

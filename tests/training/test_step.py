@@ -305,3 +305,33 @@ def test_padding_is_not_shown_to_a_model_of_tokens_alone():
     step = TrainingStep(IndependentMasking(), rows, 2, objective=MaskedMean())
     with pytest.raises(ValueError, match=r"padding.*attention=True"):
         step(MaskedDiffusionLM.from_logits(Tokens(), 7, attention=False))
+
+
+class Misshapen(RowMean):
+    """An objective of one's own with a slip."""
+
+    def __init__(self, wrong):
+        self.wrong = wrong
+
+    def weights(self, batch):
+        found = super().weights(batch)
+        return {"row": found.sum(1, keepdim=True), "list": found.tolist()}.get(self.wrong, found)
+
+    def normaliser(self, batch):
+        found = super().normaliser(batch)
+        return {"float": float(found), "vector": found[None]}.get(self.wrong, found)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("row", r"weights must be a tensor \[B, L\].*\[8, 81\], got torch.Size\(\[8, 1\]\)"),
+        ("list", r"weights must be a tensor .* got list"),
+        ("float", "normaliser must be a tensor of one number, got 8.0"),
+        ("vector", r"normaliser must be a tensor of one number, got tensor\(\[8"),
+    ],
+)
+def test_an_objective_whose_weights_or_normaliser_cannot_be_one_is_told_so(build, rows, wrong, said):
+    step = TrainingStep(IndependentMasking(mask=ExactCount()), rows, 8, objective=Misshapen(wrong))
+    with pytest.raises(ValueError, match=said):
+        step(build())

@@ -36,7 +36,7 @@ from unmask.processes.refit import fitted_time_of, refit_time
 from unmask.store.checkpoint import load_state, save_state
 from unmask.training.checks import check_measured, ends_in_warmup, too_short_for_pool
 from unmask.training.loss_scale import LossScale
-from unmask.training.micro import StepOutputs, micro_batches, normaliser_over_ranks
+from unmask.training.micro import StepOutputs, micro_batches, weighed
 
 _IGNORED = {"model_init", "data_collator", "compute_loss_func", "compute_metrics", "preprocess_logits_for_metrics"}
 _WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
@@ -136,9 +136,8 @@ class MaskedDiffusionTrainer(Trainer):
         if fit:
             self.log({name: value for name, value in fit.items() if isinstance(value, (int, float))})
         batch = self.process.draw()
-        z = normaliser_over_ranks(self.objective, batch, self.args.world_size)
-        scale = self.accelerator.num_processes / z  # gradients are averaged over the ranks
-        weights = self.objective.weights(batch) * scale.float()
+        weights, z = weighed(self.objective, batch, self.args.world_size)
+        weights = weights * (self.accelerator.num_processes / z).float()  # gradients are averaged over the ranks
         parts = list(micro_batches(batch, self.args.per_device_train_batch_size))
         self._batch, self._runs, self._outputs = batch, [run for run, _ in parts], []
         return [{"batch": model.prepare(part, weights[run, : part.clean.length])} for run, part in parts], z

@@ -19,7 +19,7 @@ from unmask.data.stream import RowStream
 from unmask.fitted_times import RunningTime, is_fitted, learning, started
 from unmask.masks import Bernoulli, MaskRule
 from unmask.processes.base import check_kind, local_size
-from unmask.times import TimeDistribution, Uniform
+from unmask.times import TimeDistribution, Uniform, check_law
 from unmask.token_rates import TokenRates
 
 Coupling = Literal["independent", "stratified", "antithetic"]
@@ -61,6 +61,8 @@ class IndependentMasking:
             raise ValueError("mirror_below says below which rate pairs are mirrored: set pair='mirror' too")
         if self.pair == "complement" and not self.mask.has_complement:
             raise ValueError(f"{self.mask} has no complementary pairs: use Bernoulli or ExactCount")
+        if not is_fitted(self.time):
+            check_law(self.time)
         if self.mask.by_token and learning(self.time) is not None:
             raise ValueError(f"{self.time} learns from the rates of rows, and {self.mask} has a rate for each token")
         if isinstance(self.mask, TokenRates) and is_fitted(self.time):

@@ -35,7 +35,7 @@ from unmask.processes.blocks import Blocks
 from unmask.processes.chains import Chain
 from unmask.processes.kept import check_same_pool, kept_of, rows_kept
 from unmask.schedules import Schedule, check_schedule, integer_at
-from unmask.times import TimeDistribution, Uniform
+from unmask.times import TimeDistribution, Uniform, check_law
 
 STEPS_BETWEEN_VISITS = 32
 """Steps between two visits to a chain that a pool of our choice aims at; see `ProgressiveUnmasking.pool_size`."""
@@ -73,6 +73,7 @@ class ProgressiveUnmasking:
             )
         if is_fitted(self.time):
             raise ValueError(f"time: {self.time} learns during training, and a chain's stages are fixed: use another")
+        check_law(self.time)
         if isinstance(self.pool, str):
             require(self.pool == "batch", f"pool is a number of chains, 'batch' or None, got {self.pool!r}")
         elif self.pool is not None:

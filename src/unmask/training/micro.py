@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from unmask.batch import MaskedBatch, Scores
+from unmask.config import require
 from unmask.distributed import sum_over_ranks
 from unmask.models.output import MaskedOutput
 from unmask.objectives import Objective
@@ -39,12 +40,24 @@ def micro_batches(batch: MaskedBatch, size: int, every: bool = False) -> Iterato
         yield run, batch[run].map(lambda x, to=length: x[:, :to] if x.dim() == 2 else x)
 
 
-def normaliser_over_ranks(objective: Objective, batch: MaskedBatch, ranks: int) -> Tensor:
-    """Z of a step over all ranks, on the host.
+def weighed(objective: Objective, batch: MaskedBatch, ranks: int) -> tuple[Tensor, Tensor]:
+    """Weights [B, L] of this rank's tokens, and Z of a step over all ranks, on the host.
 
     A batch may be without any mask at all: its loss and gradient are zero, whatever Z is, so Z is kept above 0.
+
+    Raises:
+        ValueError: for weights of another shape, or a normaliser that is no tensor of one number.
     """
-    return sum_over_ranks(ranks, objective.normaliser(batch)).clamp(min=1e-30)
+    weights, z = objective.weights(batch), objective.normaliser(batch)
+    shape = getattr(weights, "shape", type(weights).__name__)
+    require(
+        isinstance(weights, Tensor) and shape == batch.masked.shape,
+        f"{objective}: weights must be a tensor [B, L] as `masked` is, {list(batch.masked.shape)}, got {shape}",
+    )
+    require(
+        isinstance(z, Tensor) and z.dim() == 0, f"{objective}: normaliser must be a tensor of one number, got {z!r}"
+    )
+    return weights, sum_over_ranks(ranks, z).clamp(min=1e-30)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from unmask.objectives import Objective, RowMean
 from unmask.processes import Masking
 from unmask.processes.refit import refit_time
 from unmask.training.checks import check_measured
-from unmask.training.micro import forward_backward, normaliser_over_ranks
+from unmask.training.micro import forward_backward, weighed
 
 
 class TrainingStep:
@@ -113,8 +113,8 @@ class TrainingStep:
         # What wraps or shards the model averages gradients over the ranks, and the loss is a sum over them.
         wrapped = model is not denoiser
         averaged = self.ranks if wrapped or is_sharded(denoiser) else 1
-        scale = averaged / normaliser_over_ranks(self.objective, batch, self.ranks)
-        weights = self.objective.weights(batch) * scale.float()
+        weights, z = weighed(self.objective, batch, self.ranks)
+        weights = weights * (averaged / z).float()
 
         def forward(part: MaskedBatch, own: Tensor) -> MaskedOutput:
             return model(denoiser.prepare(part, own), needs=self.process.needs, objective=self.objective)

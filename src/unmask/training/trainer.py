@@ -46,7 +46,7 @@ from unmask.training.interrupts import Interrupts, end
 from unmask.training.later import Later
 from unmask.training.log import RunLog
 from unmask.training.loss_scale import LossScale
-from unmask.training.micro import StepOutputs, forward_backward, normaliser_over_ranks
+from unmask.training.micro import StepOutputs, forward_backward, weighed
 from unmask.training.occasions import Occasions
 from unmask.training.optimizer import OptimizerFactory, adamw, parameter_groups, updates_where_finite
 from unmask.training.progress import Display, TrainingProgress, shown_of
@@ -316,9 +316,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
         batch = self.process.draw()
-        weights = self.objective.weights(batch)
+        weights, normaliser = weighed(self.objective, batch, accelerator.num_processes)
         # The backward averages gradients over ranks, and the loss is a sum over them.
-        normaliser = normaliser_over_ranks(self.objective, batch, accelerator.num_processes)
         scale = (accelerator.num_processes / normaliser).float()
         looks = self._logs(self.step + 1)
         needs = (*(self.process.needs or ()), "gradient") if looks else self.process.needs
