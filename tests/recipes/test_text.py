@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import pytest
 
 from unmask import ELBO, Bell, LikelihoodConfig, MaskedMean, ProgressiveUnmasking
+from unmask.cli import main
 from unmask.config import from_json, to_json
 from unmask.evaluation.likelihood import likelihood
 from unmask.evaluation.trace import read_trace
@@ -76,7 +78,7 @@ def test_model_of_another_vocabulary_is_refused_before_training(tiny, prose, tmp
     assert not (tmp_path / "run").exists()
 
 
-def test_pretrained_model_goes_on_with_its_own_tokenizer_and_shift(tiny, words, prose, tmp_path):
+def test_pretrained_model_goes_on_with_its_own_tokenizer_and_shift(tiny, words, prose, tmp_path, capsys):
     data = TextData(source=prose, vocabulary=words, length=24, first_given=True, held_out_rows=8)
     rows = data.load()
     assert not any(flags[0] for flags in rows["maskable"])
@@ -88,6 +90,9 @@ def test_pretrained_model_goes_on_with_its_own_tokenizer_and_shift(tiny, words, 
     loaded = load_model(last)
     assert loaded.shifted
     assert read_metrics(tmp_path / "run", "evaluation")[-1]["nats_per_token"] > 0
+    assert loaded.longest_row > 24
+    main(["sample", str(tmp_path / "run"), "--texts=9"])  # what it writes is no longer than what it learnt
+    assert 1 < int(re.search(r"tokens in (\d+) steps", capsys.readouterr().out)[1]) <= 24
 
 
 def test_smollm2_without_its_package_says_what_to_install(tmp_path):

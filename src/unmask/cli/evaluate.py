@@ -20,7 +20,7 @@ from unmask.config import positive_int, require, to_json
 from unmask.data.streamed import at_hand
 from unmask.data.tokenizers import TextTokenizer
 from unmask.evaluation.estimate import Estimate
-from unmask.evaluation.generative import generative_perplexity, open_reader
+from unmask.evaluation.generative import generative_perplexity, open_reader, text_length
 from unmask.evaluation.likelihood import LikelihoodConfig, RowNats, characters, likelihood
 from unmask.evaluation.locality import Curve, LocalityConfig, locality
 from unmask.evaluation.records import Protocol, Record, data_hash, save_records, weights_hash
@@ -71,7 +71,8 @@ class EvaluateOptions:
     texts: int = 64
     """generation: how many texts."""
     length: int | None = None
-    """generation: tokens of each text. None: 128, or as many as the model reads."""
+    """generation: tokens of each text. None: 128, or less where the model reads less or the rows are
+    shorter."""
     decoding: Decoding = field(default_factory=lambda: Decoding(policy="random", temperature=1.0))
     """generation: how texts are decoded."""
 
@@ -277,7 +278,7 @@ def _generation(
             tokenizer,
             options.judge,
             texts=options.texts,
-            length=options.length,
+            length=options.length or text_length(model, tokenizer, getattr(options.data, "length", None)),
             decoding=options.decoding,
             seed=options.seed,
             batch_size=options.batch_size,

@@ -50,7 +50,8 @@ class SampleOptions:
     texts: int = 2
     """Text: how many."""
     length: int | None = None
-    """Text: tokens of each, those of the prompt included. None: 128, or less where the model reads less."""
+    """Text: tokens of each, those of the prompt included. None: 128, or less where the model reads less or its
+    rows were shorter."""
     temperature: float = 1.0
     """Text: of the sampling."""
     module: tuple[str, ...] = ()
@@ -71,7 +72,7 @@ def sample(words: list[str]) -> None:
     if tokenizer is not None:
         if options.prompt and not options.as_is and hasattr(config.data, "asked"):
             options = replace(options, prompt=cast(Any, config.data).asked(options.prompt))
-        _write(tokenizer, options, folder, device)
+        _write(tokenizer, options, folder, device, getattr(config.data, "length", None))
         return
     require(options.prompt is None, f"--prompt is for texts; the run in {options.run} trained on something else")
     if not isinstance(config.evaluation, SudokuTask):
@@ -82,8 +83,10 @@ def sample(words: list[str]) -> None:
     _solve(replace(config.evaluation, decoding=decoding, split=options.split), options, folder, device)
 
 
-def _write(tokenizer: TextTokenizer, options: SampleOptions, folder: Path, device: torch.device) -> None:
-    """Write texts, from nothing or from a prompt."""
+def _write(
+    tokenizer: TextTokenizer, options: SampleOptions, folder: Path, device: torch.device, rows: int | None
+) -> None:
+    """Write texts, from nothing or from a prompt, by a model that learnt rows of so many tokens."""
     decoding = Decoding(options.policy or "random", temperature=options.temperature)
     prompt = tokenizer.encode(options.prompt or "").tolist()
     missing = tokenizer.unwritten(options.prompt or "")
@@ -93,7 +96,7 @@ def _write(tokenizer: TextTokenizer, options: SampleOptions, folder: Path, devic
     )
     require(bool(prompt) or not options.prompt, f"--prompt {options.prompt!r} has no token in the run's vocabulary")
     model = load_model(folder, options.module).to(device).eval()
-    length = options.length or text_length(model, tokenizer)
+    length = options.length or text_length(model, tokenizer, rows)
     began = time.perf_counter()
     with torch.no_grad():
         tokens, steps = sample_tokens(

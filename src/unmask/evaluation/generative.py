@@ -120,9 +120,15 @@ def generative_perplexity(
     return found, written
 
 
-def text_length(model: MaskedDiffusionLM, tokenizer: TextTokenizer) -> int:
-    """Tokens of a text unless asked otherwise: 128, or as many as the model reads in a row behind its beginning."""
-    return min(128, (model.longest_row or 128) - len(beginning_of(model, tokenizer)))
+def text_length(model: MaskedDiffusionLM, tokenizer: TextTokenizer, rows: int | None = None) -> int:
+    """Tokens of a text unless asked otherwise: 128, or less where rows are shorter that the model reads or learnt.
+
+    Args:
+        model: the denoiser; what stands before a text is of the row too.
+        tokenizer: its tokenizer.
+        rows: tokens of the rows that it was trained on; behind them it knows nothing.
+    """
+    return min(128, rows or 128, (model.longest_row or 128) - len(beginning_of(model, tokenizer)))
 
 
 def beginning_of(model: MaskedDiffusionLM, tokenizer: TextTokenizer) -> list[int]:
