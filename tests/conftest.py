@@ -261,8 +261,8 @@ def state_of() -> Callable[[Path], dict[str, bytes]]:
     return read
 
 
-class Stopped(Exception):
-    """Raised from an evaluation: the run ends there, as it would at a crash."""
+class Stopped(BaseException):
+    """Raised from an evaluation: the run ends there, as it would at a crash, and nothing is saved."""
 
 
 @pytest.fixture

@@ -315,11 +315,19 @@ def test_a_pool_whose_rows_have_changed_is_refused(dataset_of, change):
     state = config.start(RowStream(data), 2).state_dict()
     held = state["pool"]["row"].tolist()
     absent = next(row for row in range(6) if row not in held)
-    config.start(changed(data, absent, **change), 2).load_state_dict(state)  # nothing of it is in the pool
+    resumed = config.start(changed(data, absent, **change), 2)
+    resumed.load_state_dict(_unnoticed(state, resumed))  # nothing of it is in the pool
     for row in held:
         resumed = config.start(changed(data, row, **change), 2)
-        with pytest.raises(ValueError, match="it has changed since"):
+        with pytest.raises(ValueError, match="others or in another order"):
             resumed.load_state_dict(state)
+        with pytest.raises(ValueError, match="it has changed since"):
+            resumed.load_state_dict(_unnoticed(state, resumed))
+
+
+def _unnoticed(state, process):
+    """The state, as if the stream's fingerprint, which is of some rows alone, did not tell its rows from these."""
+    return {**state, "rows": state["rows"] | {"sample": process.rows.state_dict()["sample"]}}
 
 
 # --- where it lives ---

@@ -300,3 +300,35 @@ def test_command_line_run_killed_again_and_again_resumes_bitwise(tmp_path, state
     assert "ema/model.safetensors" in state_of(cut / last)
     assert [line["step"] for line in read_metrics(cut, "train")] == list(range(1, 81))
     assert not list(cut.glob("checkpoints/.writing-*"))
+
+
+class Full(Exception):
+    """What an evaluation meets: no memory left, a full disk, a slip in code of one's own."""
+
+
+@pytest.mark.parametrize("at", [4, 6], ids=["in the midst", "at the end"])
+def test_an_evaluation_that_fails_loses_no_step_and_is_made_first_after_a_resume(trainer, state_of, tmp_path, at):
+    """Else what was trained since the last checkpoint was lost, of a short run all."""
+
+    def evaluation(fails):
+        told = []
+
+        def evaluate(model, last):
+            told.append(len(told))
+            if fails and 2 * told[-1] == at:
+                raise Full
+            return {"weights": float(sum(p.double().sum() for p in model.parameters()))}
+
+        return evaluate
+
+    settings = {"evaluate_every": 2, "checkpoint_every": None}
+    whole = trainer("whole", evaluate=evaluation(False), **settings).train()
+    with pytest.raises(Full):
+        trainer("cut", evaluate=evaluation(True), **settings).train()
+    assert [p.name for p in (tmp_path / "cut" / "checkpoints").iterdir()] == [f"step-{at:08}"]
+    for _ in range(2):  # the second finds nothing to do
+        last = trainer("cut", evaluate=evaluation(False), **settings).train(resume=True)
+        assert state_of(last) == state_of(whole)
+        evaluations = [read_metrics(tmp_path / name, "evaluation") for name in ("whole", "cut")]
+        first, second = ([(line["step"], line["weights"]) for line in lines] for lines in evaluations)
+        assert first == second

@@ -278,7 +278,7 @@ def _generation(
             tokenizer,
             options.judge,
             texts=options.texts,
-            length=options.length or text_length(model, tokenizer, getattr(options.data, "length", None)),
+            length=options.length or text_length(model, tokenizer, getattr(subject.config.data, "length", None)),
             decoding=options.decoding,
             seed=options.seed,
             batch_size=options.batch_size,

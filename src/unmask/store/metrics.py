@@ -36,6 +36,10 @@ class MetricsLog:
                 f"could not write {self.path}: {error.strerror}. --resume goes on from the last checkpoint"
             ) from error
 
+    def holds(self, kind: str, step: int) -> bool:
+        """Whether there is a line of a kind at a step."""
+        return any(line["step"] == step for line in read_metrics(self.path.parent, kind))
+
 
 def read_metrics(folder: str | Path, kind: str | None = None) -> list[dict[str, Any]]:
     """Read a run's metrics, all or one kind. A last line cut short by a crash is left out.

@@ -44,8 +44,17 @@ class Occasions:
         return bool(self._most(any(callback.stop is not None for callback in self.callbacks))[0])
 
     def evaluates(self, step: int) -> bool:
-        """Whether the model is evaluated after this step."""
-        return self._due(step, self.config.evaluate_every)
+        """Whether the model is evaluated after this step; before the first one it is."""
+        return step == 0 or self._due(step, self.config.evaluate_every)
+
+    def evaluates_first(self, step: int, told: bool) -> bool:
+        """Whether the model is evaluated before anything else: a run that starts, or whose last evaluation broke off.
+
+        Args:
+            step: that the run starts with or goes on from.
+            told: whether the log of this rank, if it writes one, has the evaluation after it.
+        """
+        return self.evaluates(step) and not self._most(told)[0]
 
     def saves(self, step: int, signal: int) -> tuple[bool, int]:
         """Whether this step is saved; and the number of the signal that ends the run after it, 0 for none.

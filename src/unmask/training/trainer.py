@@ -105,17 +105,15 @@ class Trainer:
         self.config = config = config or TrainingConfig()
         said = "evaluate_every says how often to evaluate: give the trainer evaluate too, or leave it out"
         require(config.evaluate_every is None or evaluate is not None, said)
-        self.learning_rate = learning_rate or config.learning_rate_at
-        self.callbacks = list(callbacks)
+        self.learning_rate, self.callbacks = learning_rate or config.learning_rate_at, list(callbacks)
         given = {"optimizer": optimizer, "learning_rate": learning_rate}
         self.given = {
             key: getattr(value, "__qualname__", type(value).__name__) for key, value in given.items() if value
         }
-        self.objective = objective or RowMean()
+        self.held_out, self.masking, self.objective = held_out, masking, objective or RowMean()
         self.objective.check(masking)
-        self.out, self.evaluate, self.name = Path(out), evaluate, name
+        self.out, self.evaluate, self.name, self.tokenizer = Path(out), evaluate, name, tokenizer
         self.run = run or {"masking": masking, "objective": self.objective}
-        self.tokenizer = tokenizer
         if tokenizer is not None:
             model.check_tokenizer(tokenizer)
         shortest, longest = model.check_rows(dataset)
@@ -131,7 +129,6 @@ class Trainer:
             model.activation_checkpointing_enable()
         rows = rows_of(dataset, config.seed, *self.ranks, config.importance, model.check_rows)
         self.process = masking.start(rows, config.batch_size, config.seed)
-        self.held_out, self.masking = held_out, masking
         made = optimizer(parameter_groups(model, config.weight_decay)) if optimizer else adamw(model, config, device)
         self.wrapped, self.optimizer = self.accelerator.prepare(model, made)
         self.model: MaskedDiffusionLM = self.accelerator.unwrap_model(self.wrapped)
@@ -204,7 +201,7 @@ class Trainer:
             settings = {"run": to_json(self.run), "training": to_json(config)}
             self.accelerator.init_trackers(**tracker_settings(config.tracker, self.name, settings))
         self.wrapped.train()
-        ranks = self.accelerator.num_processes
+        ranks, logged = self.accelerator.num_processes, bool(metrics and metrics.holds("evaluation", self.step))
         occasions = Occasions(config, self.callbacks, ranks, self.step or None)
         if self.step < config.steps:
             described = platform.described(self.model, self.dtype, self.compiled)
@@ -214,15 +211,15 @@ class Trainer:
             for told in notes(self.process, config, self.step if resume else None, self.compiled, self.given):
                 progress.note(told)
             with Interrupts(progress.note) as interrupts:
-                if self.step == 0:
-                    self._evaluate(log, progress)
+                if first := occasions.evaluates_first(self.step, logged):
+                    self._evaluate(log, progress, occasions)
                 # What callbacks heard of a step while it was saved does not end it there, nor after a resume.
-                stops = occasions.stops() and (self.step == 0 or self.counters.ends)
+                stops = occasions.stops() and (first or self.counters.ends)
                 while self.step < config.steps and not stops:
                     self._one_step(log, progress)
                     if occasions.evaluates(self.step):
                         self._report(log, progress)
-                        self._evaluate(log, progress)
+                        self._evaluate(log, progress, occasions)
                     stops = occasions.stops()  # first: a save tells callbacks of this step, which it must not end
                     self.counters.ends = stops
                     saves, number = occasions.saves(self.step, interrupts.signal)
@@ -278,7 +275,7 @@ class Trainer:
 
     def _save(self, occasions: Occasions) -> None:
         card = {name: f"`{value}`" for name, value in self.run.items()}
-        card["training"] = f"Step {self.step} of {self.config.steps}."
+        card |= {"training": f"Step {self.step} of {self.config.steps}."}
         folder = save_training(
             self.checkpoints,
             self.parts,
@@ -367,14 +364,19 @@ class Trainer:
         waiting = partial(self.accelerator.no_sync, self.wrapped)
         return forward_backward(batch, weights, size, forward, backward, waiting, every)
 
-    def _evaluate(self, log: RunLog, progress: TrainingProgress) -> None:
+    def _evaluate(self, log: RunLog, progress: TrainingProgress, occasions: Occasions) -> None:
         if self.evaluate is None:
             return
-        with self.average.applied() if self.average else nullcontext(), self._measuring(self.dtype):
-            self.wrapped.eval()
-            results = self.evaluate(self.model, self.step == self.config.steps)
-            self.wrapped.train()
-        check_results(results, place := self._place())
+        try:
+            with self.average.applied() if self.average else nullcontext(), self._measuring(self.dtype):
+                self.wrapped.eval()
+                results = self.evaluate(self.model, self.step == self.config.steps)
+                self.wrapped.train()
+            check_results(results, place := self._place())
+        except Exception:  # of one rank alone, perhaps: several save together or not at all
+            if self.step not in (0, occasions.saved) and self.accelerator.num_processes == 1:
+                self._save(occasions)  # a resume begins with this evaluation
+            raise
         log.write("evaluation", place, results)
         progress.evaluated(self.step, **shown_of(results))
         for callback in self.callbacks:
