@@ -51,6 +51,8 @@ study = Study(
         "beta": {"masking": IndependentMasking(Beta(2, 1), ExactCount())},
         "puma": Arm({"masking": puma}, budgets=(1067, 1600)),
         "puma-margin": {"masking": screened["puma-margin"]},
+        "masked-mean": {"objective": MaskedMean()},
+        "puma-masked-mean": {"masking": puma, "objective": MaskedMean()},
         "puma-batch": Arm({"masking": replace(puma, pool="batch")}, seeds=(21,)),
     },
     seeds=(21, 22, 23, 24, 25),
