@@ -66,35 +66,53 @@ def control_table(arms: dict[str, list[float]]) -> str:
     return f"{Grid('', ['masking', *POOLS.values()], rows).table}\n{note}"
 
 
-def sizes(records: list[dict[str, Any]]) -> dict[tuple[int, int], dict[int, float]]:
-    """Percent solved of the sweep's chains: by batch and stages, then by batches in the pool."""
-    found: dict[tuple[int, int], dict[int, float]] = {}
+Sizes = dict[tuple[int, int], dict[int, list[float]]]
+"""Percent solved of each seed: by batch and stages, then by batches in the pool."""
+
+
+def sizes(records: list[dict[str, Any]]) -> Sizes:
+    """Those of the sweep's chains."""
+    found: Sizes = {}
     for record in records:
         masking, batch = record["config"]["masking"], record["training"]["batch_size"]
         if "pool" in masking:
-            found.setdefault((batch, masking["stages"]), {})[masking["pool"] // batch] = solved(record)
+            here = found.setdefault((batch, masking["stages"]), {})
+            here.setdefault(masking["pool"] // batch, []).append(solved(record))
     return {key: dict(sorted(found[key].items())) for key in sorted(found)}
 
 
-def draw_sizes(panel: Axes, found: dict[tuple[int, int], dict[int, float]], baseline: float) -> None:
-    """Solved against the pool, in batches."""
-    for (batch, stages), values in found.items():
-        panel.plot(list(values), list(values.values()), "o-", ms=4, label=f"{batch} rows a step, {stages} stages")
-    panel.axhline(baseline, color="0.5", ls=":", label="uniform counts, 16 rows")
-    panel.set(xscale="log", xlabel="chains in the pool, in batches", ylabel="unseen puzzles solved, %")
-    panel.legend(frameon=False, fontsize=8)
+def draw_sizes(figure: Figure, found: Sizes, baseline: list[float]) -> None:
+    """Solved against the pool, in batches: a panel for each batch, a line for each number of stages, a dot a seed."""
+    batches = sorted({batch for batch, _ in found})
+    panels = figure.subplots(1, len(batches), sharey=True)
+    for batch, panel in zip(batches, panels, strict=True):
+        for stages in (stages for rows, stages in found if rows == batch):
+            values = found[batch, stages]
+            (line,) = panel.plot(list(values), [mean(each) for each in values.values()], label=f"{stages} stages")
+            dots = [(times, value) for times, each in values.items() for value in each]
+            panel.plot(*zip(*dots, strict=True), "o", ms=4, color=line.get_color(), alpha=0.6)
+        panel.axhline(mean(baseline), color="0.5", ls=":", label="uniform counts, 16 rows")
+        panel.set(xscale="log", xlabel="chains in the pool, in batches", title=f"{batch} rows a step")
+    panels[0].set_ylabel("unseen puzzles solved, %")
+    panels[0].legend(frameon=False, fontsize=8)
 
 
-def sweep_table(found: dict[tuple[int, int], dict[int, float]], baseline: float) -> str:
-    """Percent solved by pool, a line for each batch and number of stages."""
+def sweep_table(found: Sizes, baseline: list[float]) -> str:
+    """Percent solved by pool, a line for each batch and number of stages: the mean, and each seed's where several."""
     every = sorted({times for values in found.values() for times in values})
     rows = [
-        [str(batch), str(stages), *(f"{values[times]:.1f}" if times in values else "" for times in every)]
+        [str(batch), str(stages), *(_seeds(values.get(times, [])) for times in every)]
         for (batch, stages), values in found.items()
     ]
-    note = "Unseen puzzles solved, %, by batches in the pool; one seed. "
-    note += f"Uniform counts, 16 rows a step: {baseline:.1f}."
+    note = "Unseen puzzles solved, %, by batches in the pool: the mean, and in brackets its seeds. "
+    note += f"Uniform counts, 16 rows a step: {_seeds(baseline)}."
     return f"{Grid('', ['rows a step', 'stages', *map(str, every)], rows).table}\n{note}"
+
+
+def _seeds(values: list[float]) -> str:
+    """A mean with what it is of."""
+    each = f" ({', '.join(f'{value:.0f}' for value in values)})" if len(values) > 1 else ""
+    return f"{mean(values):.1f}{each}" if values else ""
 
 
 def main() -> None:
@@ -106,9 +124,9 @@ def main() -> None:
     draw_gradients(second)
     figure.savefig(DOCS / "pool.png", dpi=130)
     records = read_records(HERE / "sweep")
-    found, baseline = sizes(records), mean(by_arm(records)["uniform-count"])
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    draw_sizes(figure.subplots(), found, baseline)
+    found, baseline = sizes(records), by_arm(records)["uniform-count"]
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    draw_sizes(figure, found, baseline)
     figure.savefig(DOCS / "pool-size.png", dpi=130)
     publish(DOCS / "puma.md", {"control": control_table(control), "sweep": sweep_table(found, baseline)})
 
