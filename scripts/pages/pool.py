@@ -83,18 +83,19 @@ def sizes(records: list[dict[str, Any]]) -> Sizes:
 
 def draw_sizes(figure: Figure, found: Sizes, baseline: list[float]) -> None:
     """Solved against the pool, in batches: a panel for each batch, a line for each number of stages, a dot a seed."""
-    batches = sorted({batch for batch, _ in found})
+    batches, stages_of = (sorted(set(every)) for every in zip(*found, strict=True))
     panels = figure.subplots(1, len(batches), sharey=True)
     for batch, panel in zip(batches, panels, strict=True):
         for stages in (stages for rows, stages in found if rows == batch):
             values = found[batch, stages]
-            (line,) = panel.plot(list(values), [mean(each) for each in values.values()], label=f"{stages} stages")
+            colour = f"C{stages_of.index(stages)}"
+            panel.plot(list(values), [mean(each) for each in values.values()], colour, label=f"{stages} stages")
             dots = [(times, value) for times, each in values.items() for value in each]
-            panel.plot(*zip(*dots, strict=True), "o", ms=4, color=line.get_color(), alpha=0.6)
+            panel.plot(*zip(*dots, strict=True), "o", ms=4, color=colour, alpha=0.6)
         panel.axhline(mean(baseline), color="0.5", ls=":", label="uniform counts, 16 rows")
         panel.set(xscale="log", xlabel="chains in the pool, in batches", title=f"{batch} rows a step")
     panels[0].set_ylabel("unseen puzzles solved, %")
-    panels[0].legend(frameon=False, fontsize=8)
+    panels[len(panels) // 2].legend(frameon=False, fontsize=8)
 
 
 def sweep_table(found: Sizes, baseline: list[float]) -> str:
