@@ -20,7 +20,7 @@ base = judged_by(0)
 
 
 def pooled(batch: int, stages: int, times: int) -> Arm:
-    """An arm of them, in steps of so many rows. Small batches see as many rows as those of 16; large ones twice as many."""
+    """Whole chains in a pool of so many batches; steps of 64 rows are half as many, steps of 8 twice as many."""
     masking = ProgressiveUnmasking(stages=stages, pool=times * batch)
     return Arm({"masking": masking, "training.batch_size": batch}, budgets=(BUDGETS[batch],))
 
