@@ -184,3 +184,9 @@ def test_the_laws_of_the_library_are_of_one_law(time):
 @settings(max_examples=50, deadline=None)
 def test_tabulated_laws_are_of_one_law(mass):
     check_law(Tabulated(torch.tensor(mass)))
+
+
+def test_quadrature_splits_where_a_clipped_density_begins_and_ends():
+    assert Clipped(0.3, 0.8).breakpoints == (0.3, 0.8)
+    assert Clipped(0.0, 0.8).breakpoints == (0.8,)
+    assert Clipped(0.0, 1.0).breakpoints == ()
