@@ -139,6 +139,9 @@ def test_a_law_runs_as_it_is_and_one_to_be_fitted_is_started(time):
     assert not is_fitted(time)
 
 
+SHAPES = [0.01, 0.05, 0.2, 0.5, 1.0, 30.0, 1e4]
+
+
 @dataclass(frozen=True)
 class Own(TimeDistribution):
     """Rates u², of the density 1 / (2 √t), unless one function is said to be another's."""
@@ -175,8 +178,9 @@ def test_a_law_whose_functions_contradict_one_another_is_refused_when_it_is_give
         process(time=Own(wrong))
 
 
-@each
+@pytest.mark.parametrize("time", [*TIMES, *(Beta(a, b) for a in SHAPES for b in SHAPES)], ids=repr)
 def test_the_laws_of_the_library_are_of_one_law(time):
+    """Those of which a float rounds many rates to an end too: the quantile of Beta(.2, 1) at 1/512 is 3e-14."""
     check_law(time)
 
 

@@ -181,6 +181,7 @@ def test_samples_begin_as_rows_do(hugging_face, writer, shifted):
         found, _ = sample_tokens(model, text, 3, 12, decoding, seed=3, prompt=prompt)
         assert torch.equal(found, made[:, 2:])
     assert text_length(model, text) == 30
+    assert text_length(model, text, rows=16) == 14  # what begins a row is of those that were learnt too
 
 
 @pytest.mark.parametrize("shifted", [False, True])

@@ -166,7 +166,7 @@ def test_a_lone_quotation_mark_in_text_parted_by_tabs_does_not_join_rows(tmp_pat
     """Two inches are written 2": all between two such marks was one cell, and its rows were trained on as one."""
     path = tmp_path / "rows.tsv"
     path.write_text('size\ttext\n"2 inches\ta\nfive\tb\n3 inches"\tc\nsix\td\n')
-    with pytest.raises(ValueError, match=r"rows\.tsv: a cell of 'size' holds both tabs and line breaks"):
+    with pytest.raises(ValueError, match=r"rows\.tsv: a cell of 'size' holds both tabs and line breaks.*or \.jsonl"):
         list(read_table(path))
     path.write_text('size\ttext\n"two ""inches"""\t"a\nb"\n')
     assert list(read_table(path)) == [{"size": 'two "inches"', "text": "a\nb"}]

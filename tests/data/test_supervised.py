@@ -309,10 +309,12 @@ DATED = [
     "{%- if not day is defined -%}{%- if strftime_now is defined -%}{%- set day = strftime_now('%d %b %Y') -%}"
     "{%- else -%}{%- set day = '26 Jul 2024' -%}{%- endif -%}{%- endif -%}{{ day + '\\n' }}",
     '{{ strftime_now("%Y-%m-%d") }}',
+    "{{ strftime_now( '%d.%m.' ) }}",  # as a formatter leaves it
 ]
+WRITTEN = ["26 Jul 2024", "2024-07-26", "26.07."]
 
 
-@pytest.mark.parametrize(("beginning", "written"), list(zip(DATED, ("26 Jul 2024", "2024-07-26"), strict=True)))
+@pytest.mark.parametrize(("beginning", "written"), list(zip(DATED, WRITTEN, strict=True)))
 def test_rows_and_questions_are_the_same_on_another_day(chat_tokenizer, beginning, written):
     """A run that was resumed the next day, and a cache that was read then, had rows of another date."""
     tokenizer = chat_tokenizer(beginning + PLAIN)

@@ -227,6 +227,25 @@ def test_weights_of_other_sizes_are_refused_in_words(whole):
         model.load_weights(job.last / "model")
 
 
+def test_a_last_evaluation_that_failed_is_made_before_a_run_is_whole(tiny_study, tmp_path, monkeypatch):
+    """Its step is saved, and the evaluation before it would stand for the end."""
+
+    def fails(self, held_out):
+        return lambda model, last: 1 / (not last) and {}
+
+    study = tiny_study()
+    job = study.job(study.cells()[0], tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(SudokuTask, "start", fails)
+        with pytest.raises(ZeroDivisionError):
+            job.run()
+    assert job.steps_done == 4
+    assert not job.is_trained
+    job.run()
+    (record,) = study.gather(tmp_path)
+    assert [point["step"] for point in record["curve"]] == [0, 2, 4]
+
+
 @pytest.mark.slow
 def test_a_failing_arm_stops_no_other(tmp_path, tiny_study):
     arms = {"standard": {}, "broken": {"model.positions": 3}, "after": Arm(start="broken"), "puma": {"masking": PUMA}}

@@ -18,6 +18,7 @@ from unmask import PPOTS, Bernoulli, ExactCount, IndependentMasking, Progressive
 from unmask.cli import main
 from unmask.data.importance import RowImportance
 from unmask.training import read_metrics
+from unmask.training.callbacks import BestCheckpoint, EarlyStopping
 from unmask.training.state import load_training
 
 SMALL = {
@@ -102,7 +103,9 @@ def test_a_trainer_that_is_done_overwrites_nothing(trainer):
     with pytest.raises(ValueError, match="has trained already"):
         run.train(overwrite=True)
     assert last.is_dir()
+    place = last.stat().st_ino
     assert run.train(resume=True) == last
+    assert last.stat().st_ino == place
 
 
 def test_average_of_bf16_weights_survives_a_resume_bit_by_bit(trainer, build, state_of, stop_at):
@@ -332,3 +335,37 @@ def test_an_evaluation_that_fails_loses_no_step_and_is_made_first_after_a_resume
         evaluations = [read_metrics(tmp_path / name, "evaluation") for name in ("whole", "cut")]
         first, second = ([(line["step"], line["weights"]) for line in lines] for lines in evaluations)
         assert first == second
+
+
+@pytest.mark.parametrize("losses", [[1.0] * 6, [9.0, 5.0, 1.0, 3.0, 2.0, 4.0]], ids=["stops", "keeps the best"])
+def test_what_callbacks_heard_of_an_evaluation_made_after_a_resume_is_saved(trainer, state_of, losses, tmp_path):
+    """Else a run that it ended went on, and one that was cut soon after forgot its best step."""
+
+    def evaluation(begin, **ends):
+        left = iter(range(begin, len(losses)))
+
+        def evaluate(model, last):
+            at = next(left)
+            if str(at) in ends.get("at", ""):
+                raise ends["by"]
+            return {"loss": losses[at]}
+
+        return evaluate
+
+    def run(name, evaluate):
+        callbacks = [EarlyStopping(patience=2), BestCheckpoint()] if losses[0] == losses[1] else [BestCheckpoint()]
+        settings = {"evaluate_every": 2, "checkpoint_every": None, "steps": 10}
+        return trainer(name, evaluate=evaluate, callbacks=callbacks, **settings)
+
+    whole = run("whole", evaluation(0)).train()
+    with pytest.raises(Full):
+        run("cut", evaluation(0, at="2", by=Full)).train()
+    if losses[0] != losses[1]:
+        with pytest.raises(KeyboardInterrupt):
+            run("cut", evaluation(2, at="3", by=KeyboardInterrupt)).train(resume=True)
+    last = run("cut", evaluation(3 if losses[0] != losses[1] else 2)).train(resume=True)
+    again = run("cut", evaluation(6)).train(resume=True)
+    kept = [sorted(p.name for p in (tmp_path / name / "checkpoints").iterdir()) for name in ("whole", "cut")]
+    assert kept[0] == kept[1]
+    assert again == last
+    assert state_of(again) == state_of(whole)

@@ -161,13 +161,13 @@ class RowStream:
         """
         if "place" in state:
             raise ValueError("the saved run read its rows from a stream: give it the same streamed data set again")
-        check_state(state, ("position", "seed", "size"), ("sample",))
+        check_state(state, ("position", "seed", "size"))
         own = self.state_dict()
         for name in ("seed", "size"):
             if state[name] != own[name]:
                 what = "seed" if name == "seed" else "number of rows"
                 raise ValueError(f"the saved stream had {what} {state[name]}, this one has {own[name]}")
-        if state["sample"] != own["sample"]:
+        if state.get("sample", own["sample"]) != own["sample"]:  # states were once saved without
             raise ValueError(
                 "the data set has as many rows as that of the saved run, but they are others or in another order: "
                 "give it the same one again"

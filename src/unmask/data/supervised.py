@@ -281,7 +281,7 @@ def as_prompt(question: str, template: str) -> str:
 
 def on_one_day(template: str) -> str:
     """A chat template that writes `DAY` where it would write today's date: what it renders is the same tomorrow."""
-    return re.sub(r"""strftime_now\((["'])(.*?)\1\)""", lambda call: repr(DAY.strftime(call[2])), template)
+    return re.sub(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""", lambda call: repr(DAY.strftime(call[2])), template)
 
 
 def template_columns(template: str) -> list[str]:

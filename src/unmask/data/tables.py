@@ -95,7 +95,8 @@ def _check_apart(row: dict[str, str]) -> None:
         require(
             cell is None or not {"\t", "\n"} <= set(cell),
             f"a cell of {column!r} holds both tabs and line breaks, as where a quotation mark is not closed and rows "
-            f"were taken for one: {cell[:40] if cell else cell!r}. Put the cell in quotes and double the marks in it",
+            f"were taken for one: {cell[:40] if cell else cell!r}. Put the cell in quotes and double the marks in "
+            "it; where it is meant so, write the table as .csv or .jsonl",
         )
 
 

@@ -128,7 +128,8 @@ def text_length(model: MaskedDiffusionLM, tokenizer: TextTokenizer, rows: int | 
         tokenizer: its tokenizer.
         rows: tokens of the rows that it was trained on; behind them it knows nothing.
     """
-    return min(128, rows or 128, (model.longest_row or 128) - len(beginning_of(model, tokenizer)))
+    before = len(beginning_of(model, tokenizer))
+    return min(n for n in (rows, model.longest_row, 128 + before) if n) - before
 
 
 def beginning_of(model: MaskedDiffusionLM, tokenizer: TextTokenizer) -> list[int]:
@@ -164,7 +165,10 @@ def sample_tokens(
     before = list(tokenizer.prefix) if prompt else beginning_of(model, tokenizer)
     given, width = torch.tensor([*before, *prompt], dtype=torch.int64), len(before) + length
     longest = model.longest_row or width
-    require(len(prompt) < length, f"the prompt has {len(prompt)} tokens, a text {length}: none is left to generate")
+    require(
+        len(prompt) < length,
+        f"the prompt has {len(prompt)} tokens, a text {length}: none is left to generate, ask for more (--length)",
+    )
     require(width <= longest, f"a text of {length} tokens takes a row of {width}, the model reads {longest} tokens")
     device = model.device
     rows, steps = [], 0

@@ -4,8 +4,9 @@
 
 MODULE are those of a user's own classes, which the configs name and are imported.
 
-All that a job does is found in the run's folder again: the checkpoint of its last step, finals/NAME.json for each
-final evaluation, provenance.json. So a job that was killed is done again by the same call, and what is there stays.
+All that a job does is found in the run's folder again: the checkpoint of its last step and its evaluation in the log,
+finals/NAME.json for each final evaluation, provenance.json. So a job that was killed is done again by the same call,
+and what is there stays.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from unmask.evaluation.results import COMMAND, WEIGHTS
 from unmask.runs.config import EvaluationConfig, ReadsText, RunConfig, load_model, started, tokenizer_of
 from unmask.store import checkpoint
 from unmask.store.folder import CONFIG_FILE, check_folder, read_config, replace_text
+from unmask.store.metrics import read_metrics
 from unmask.training.platform import autocast_dtype
 from unmask.training.warned import told_as_lines
 
@@ -73,8 +75,13 @@ class Job:
 
     @property
     def is_trained(self) -> bool:
-        """Whether the last step is saved. A checkpoint is renamed into place, so that it is whole or absent."""
-        return (self.last / checkpoint.MANIFEST).is_file()
+        """Whether the last step is saved, and evaluated: where that fails, the step is saved before.
+
+        A checkpoint is renamed into place, so that it is whole or absent.
+        """
+        if not (self.last / checkpoint.MANIFEST).is_file():
+            return False
+        return any(line["step"] == self.config.training.steps for line in read_metrics(self.out, "evaluation"))
 
     @property
     def steps_done(self) -> int:

@@ -214,14 +214,15 @@ class Trainer:
                 if first := occasions.evaluates_first(self.step, logged):
                     self._evaluate(log, progress, occasions)
                 # What callbacks heard of a step while it was saved does not end it there, nor after a resume.
-                stops = occasions.stops() and (first or self.counters.ends)
+                self.counters.ends = stops = occasions.stops() and (first or self.counters.ends)
+                if first and self.step and self.evaluate:  # else the next resume forgets what they heard of it
+                    self._save(occasions)
                 while self.step < config.steps and not stops:
                     self._one_step(log, progress)
                     if occasions.evaluates(self.step):
                         self._report(log, progress)
                         self._evaluate(log, progress, occasions)
-                    stops = occasions.stops()  # first: a save tells callbacks of this step, which it must not end
-                    self.counters.ends = stops
+                    self.counters.ends = stops = occasions.stops()  # first: what a save tells callbacks ends no step
                     saves, number = occasions.saves(self.step, interrupts.signal)
                     if saves:
                         self._report(log, progress)  # what is not finite is not saved
@@ -323,8 +324,7 @@ class Trainer:
             self.loss_scale.unscale(self.wrapped.parameters())
         norm = accelerator.clip_grad_norm_(self.wrapped.parameters(), config.clip_norm)
         assert norm is not None  # only DeepSpeed, which clips by itself, returns none
-        norm = whole(norm)
-        late, skipped = Later(norm), False
+        late, skipped = Later(norm := whole(norm)), False
         if self.loss_scale is not None:
             skipped = self.loss_scale.skips(float(late.read()))
         busy()
