@@ -32,7 +32,7 @@ from unmask.evaluation.results import COMMAND, WEIGHTS
 from unmask.runs.config import EvaluationConfig, ReadsText, RunConfig, load_model, started, tokenizer_of
 from unmask.store import checkpoint
 from unmask.store.folder import CONFIG_FILE, check_folder, read_config, replace_text
-from unmask.store.metrics import read_metrics
+from unmask.store.metrics import logged
 from unmask.training.platform import autocast_dtype
 from unmask.training.warned import told_as_lines
 
@@ -79,9 +79,8 @@ class Job:
 
         A checkpoint is renamed into place, so that it is whole or absent.
         """
-        if not (self.last / checkpoint.MANIFEST).is_file():
-            return False
-        return any(line["step"] == self.config.training.steps for line in read_metrics(self.out, "evaluation"))
+        saved = (self.last / checkpoint.MANIFEST).is_file()
+        return saved and logged(self.out, "evaluation", self.config.training.steps)
 
     @property
     def steps_done(self) -> int:

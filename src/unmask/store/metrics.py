@@ -36,10 +36,6 @@ class MetricsLog:
                 f"could not write {self.path}: {error.strerror}. --resume goes on from the last checkpoint"
             ) from error
 
-    def holds(self, kind: str, step: int) -> bool:
-        """Whether there is a line of a kind at a step."""
-        return any(line["step"] == step for line in read_metrics(self.path.parent, kind))
-
 
 def read_metrics(folder: str | Path, kind: str | None = None) -> list[dict[str, Any]]:
     """Read a run's metrics, all or one kind. A last line cut short by a crash is left out.
@@ -59,3 +55,8 @@ def read_metrics(folder: str | Path, kind: str | None = None) -> list[dict[str, 
             if number < len(lines):
                 raise ValueError(f"{path}:{number}: not a line of JSON") from None
     return [line for line in found if kind is None or line["kind"] == kind]
+
+
+def logged(folder: str | Path, kind: str, step: int) -> bool:
+    """Whether a run's metrics have a line of a kind at a step; ValueError as for `read_metrics`."""
+    return any(line["step"] == step for line in read_metrics(folder, kind))

@@ -33,7 +33,7 @@ from unmask.objectives import Objective, RowMean
 from unmask.processes import Blockwise, Masking
 from unmask.processes.refit import refit_time
 from unmask.store import checkpoint
-from unmask.store.metrics import MetricsLog
+from unmask.store.metrics import MetricsLog, logged
 from unmask.training import platform
 from unmask.training.callbacks import Callback
 from unmask.training.checks import check_measured, check_results, check_start, check_unused, not_finite, notes
@@ -201,17 +201,17 @@ class Trainer:
             settings = {"run": to_json(self.run), "training": to_json(config)}
             self.accelerator.init_trackers(**tracker_settings(config.tracker, self.name, settings))
         self.wrapped.train()
-        ranks, logged = self.accelerator.num_processes, bool(metrics and metrics.holds("evaluation", self.step))
+        ranks, told = self.accelerator.num_processes, main and logged(self.out, "evaluation", self.step)
         occasions = Occasions(config, self.callbacks, ranks, self.step or None)
         if self.step < config.steps:
             described = platform.described(self.model, self.dtype, self.compiled)
             log.write("start", self._place(), described | {"ranks": ranks})
         with Display(visible=main) as display:
             progress = TrainingProgress(display, self.name, config.steps, self.step)
-            for told in notes(self.process, config, self.step if resume else None, self.compiled, self.given):
-                progress.note(told)
+            for note in notes(self.process, config, self.step if resume else None, self.compiled, self.given):
+                progress.note(note)
             with Interrupts(progress.note) as interrupts:
-                if first := occasions.evaluates_first(self.step, logged):
+                if first := occasions.evaluates_first(self.step, told):
                     self._evaluate(log, progress, occasions)
                 # What callbacks heard of a step while it was saved does not end it there, nor after a resume.
                 self.counters.ends = stops = occasions.stops() and (first or self.counters.ends)
@@ -276,7 +276,7 @@ class Trainer:
 
     def _save(self, occasions: Occasions) -> None:
         card = {name: f"`{value}`" for name, value in self.run.items()}
-        card |= {"training": f"Step {self.step} of {self.config.steps}."}
+        card["training"] = f"Step {self.step} of {self.config.steps}."
         folder = save_training(
             self.checkpoints,
             self.parts,
