@@ -34,8 +34,9 @@ from unmask import (
 )
 from unmask.config import to_json
 from unmask.evaluation import exact, generative, likelihood, locality, variance
+from unmask.evaluation.tasks import SudokuTask
 from unmask.integrations import MaskedDiffusionTrainer
-from unmask.kinds import KNOWN, check_kind, fits
+from unmask.kinds import KNOWN, _listed, check_kind, fits
 from unmask.processes import Masking, guides
 from unmask.recipes import sudoku
 from unmask.sampling import Decoding
@@ -154,7 +155,30 @@ def test_every_number_is_finite(name, wrong):
         replace(made, **{field: wrong})
 
 
+LISTED = [name for name, (made, field) in SETTINGS.items() if _listed(get_type_hints(type(made))[field])]
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_a_word_that_is_not_listed_is_told_from_those_that_are(name):
+    """Whatever else is wrong: other settings may only make sense with one of the words."""
+    made, field = SETTINGS[name]
+    words = [word for word in _listed(get_type_hints(type(made))[field]) if isinstance(word, str)]
+    if words:
+        with pytest.raises(ValueError, match=f"{field} must be .*'{words[0]}'.*, got 'nearby'"):
+            replace(made, **{field: "nearby"})
+
+
+def test_words_are_looked_at_before_what_they_go_with():
+    with pytest.raises(ValueError, match="schedule must be 'linear' or 'cosine', got 'cosin'"):
+        Decoding(schedule="cosin")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="pair must be 'mirror' or 'complement' or None, got 'mirrors'"):
+        IndependentMasking(pair="mirrors", mirror_below=0.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="half must be 0 or 1 or None, got 2"):
+        SudokuTask(half=2)  # type: ignore[arg-type]
+
+
 def test_the_settings_are_found():
+    assert {"IndependentMasking.coupling", "PPOTS.moment", "TrainingConfig.attention"} <= set(LISTED)
     assert {"IndependentMasking.time", "TrainingConfig.learning_rate", "Beta.a", "LoRA.rank"} <= set(SETTINGS)
     assert len(SETTINGS) > 200
 

@@ -75,19 +75,28 @@ def _lacks(value: Any, protocol: type) -> list[str]:
 def check_kind(name: str, value: Any, hint: Any) -> None:
     """Raise TypeError, saying what was expected, unless the value is of the kind that an annotation says.
 
-    A number that is not finite is a ValueError, as are other numbers that something cannot be.
+    A number that is not finite is a ValueError, as are other numbers that something cannot be, and so is a text or
+    number that is none of those listed.
     """
     if not fits(value, hint):
         endless = isinstance(value, float) and not math.isfinite(value)
-        raise (ValueError if endless else TypeError)(f"{name} must be {_expected(hint)}, got {_got(value, hint)}")
+        unlisted = any(type(value) is type(one) for one in _listed(hint))
+        kind = ValueError if endless or unlisted else TypeError
+        raise kind(f"{name} must be {_expected(hint)}, got {_got(value, hint)}")
 
 
 def _alternatives(hint: Any) -> Iterator[Any]:
-    if get_origin(hint) in (Union, types.UnionType):
-        for one in get_args(hint):
-            yield from _alternatives(one)
-    else:
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin not in (Union, types.UnionType, Annotated):
         yield hint
+        return
+    for one in inner[:1] if origin is Annotated else inner:
+        yield from _alternatives(one)
+
+
+def _listed(hint: Any) -> list[Any]:
+    """The values that an annotation lists one by one."""
+    return [value for one in _alternatives(hint) if get_origin(one) is Literal for value in get_args(one)]
 
 
 def _expected(hint: Any) -> str:
@@ -99,8 +108,6 @@ def _words(hint: Any) -> str:
     origin, inner = get_origin(hint), get_args(hint)
     if hint in _WORDS:
         return _WORDS[hint]
-    if origin is Annotated:
-        return _expected(inner[0])
     if origin is Literal:
         return " or ".join(map(repr, inner))
     if origin in (tuple, list, Sequence):
@@ -158,17 +165,19 @@ def _hints(thing: Any) -> dict[str, Any]:
 def check_fields(config: Any, kind: type, but: tuple[type, ...] = ()) -> None:
     """Raise TypeError for the first field of a dataclass, as far as they are set, that holds what it cannot be.
 
-    Fields that hold something of `but` are passed over.
+    Fields that hold something of `but` are passed over, unless what they may hold is listed.
     """
     for name in (field.name for field in fields(kind) if field.name in vars(config)):
-        if not isinstance(value := getattr(config, name), but):
-            check_kind(f"{kind.__name__}: {name}", value, _hints(kind)[name])
+        value, hint = getattr(config, name), _hints(kind)[name]
+        if _listed(hint) or not isinstance(value, but):
+            check_kind(f"{kind.__name__}: {name}", value, hint)
 
 
 def check_when_made(kind: type) -> None:
     """Have the fields of a dataclass checked whenever one is made.
 
-    What its own `__post_init__` says of plain values (text, numbers, tuples) comes first.
+    What its own `__post_init__` says of plain values (text, numbers, tuples) comes first, but for those of which an
+    annotation lists all (`Literal`).
     """
     made = kind.__init__
     if hasattr(made, "checks_kinds"):

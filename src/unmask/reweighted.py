@@ -15,7 +15,7 @@ visible is what the block sees. Scores of later blocks were made from its clean 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -71,7 +71,6 @@ class PAPL(Reweighted):
     def __post_init__(self) -> None:
         require(self.alpha >= 0, f"alpha must be at least 0, got {self.alpha}")
         require(self.temperature > 0, f"temperature must be greater than 0, got {self.temperature}")
-        _check_of(self.of)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -107,7 +106,6 @@ class LIFT(Reweighted):
 
     def __post_init__(self) -> None:
         require(0 <= self.strength <= 1, f"strength must be in [0, 1], got {self.strength}")
-        _check_of(self.of)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -216,10 +214,6 @@ class SyRM(Reweighted):
             raise ValueError("SyRM needs rows of unmask.data.with_syntax: there is no column `guide`")
         factor = torch.where(batch.clean.guide > 0, 1 - self.alpha, self.alpha).float()
         return self.base.weights(batch) * factor.to(batch.masked.device)
-
-
-def _check_of(of: str) -> None:
-    require(of in get_args(Of), f"of must be 'clean' or 'top', got {of!r}")
 
 
 def _log_p(scores: Scores, of: Of) -> Tensor:

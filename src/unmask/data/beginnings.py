@@ -28,18 +28,13 @@ from unmask.config import check_name
 Beginning = Literal["tokenizer", "none", "bos"]
 
 
-def check_beginning(beginning: Beginning) -> None:
-    """Raise ValueError for what is no policy."""
-    check_name("beginning", beginning, get_args(Beginning))
-
-
 def with_beginning(tokenizer: Tokenizer, beginning: Beginning, bos_token: Any) -> Tokenizer:
     """A tokenizer whose template is that of a policy; `bos_token` as it is spelt, or None.
 
     Raises:
         ValueError: for an unknown policy, or "bos" without a BOS token.
     """
-    check_beginning(beginning)
+    check_name("beginning", beginning, get_args(Beginning))
     if beginning == "tokenizer":
         return tokenizer
     first, special = [], {}

@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from unmask.config import check_name, positive_int
 from unmask.data import TextTokenizer
-from unmask.data.beginnings import Beginning, check_beginning
+from unmask.data.beginnings import Beginning
 from unmask.data.corpora import GSM8K, LM1B, OPENWEBTEXT, TINYGSM, PromptCorpus
 from unmask.data.endings import Ending
 from unmask.parts.places import found_from
@@ -65,7 +65,6 @@ class CorpusData:
         for name in ("length", "held_out_rows"):
             positive_int(name, getattr(self, name))
         check_name("corpus", self.corpus, tuple(CORPORA))
-        check_beginning(self.beginning)
         if CORPORA[self.corpus].splits and (self.source is None) != (self.held_out_source is None):
             raise ValueError(
                 f"{self.corpus} has a test part of its own: set both source and held_out_source, or none"

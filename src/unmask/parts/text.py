@@ -22,7 +22,7 @@ from unmask.data import (
     tokenize,
     tokenize_stream,
 )
-from unmask.data.beginnings import Beginning, check_beginning
+from unmask.data.beginnings import Beginning
 from unmask.data.columns import columns_named_by
 from unmask.data.documents import Split, belongs, files_of, read_documents
 from unmask.data.endings import Ending
@@ -226,8 +226,7 @@ def fitting_vocabulary(texts: Iterable[str]) -> str:
 
 
 def check_vocabulary(vocabulary: str, beginning: Beginning) -> None:
-    """Raise ValueError for an unknown beginning, or for one by BOS where the vocabulary has none."""
-    check_beginning(beginning)
+    """Raise ValueError for a beginning by BOS where the vocabulary has none."""
     if beginning == "bos" and vocabulary in LEARNT:
         raise ValueError(f"the vocabulary {vocabulary!r} has no BOS token: leave --data.beginning out")
 

@@ -8,7 +8,7 @@ mask (docs/estimators.md).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from unmask.times import TimeDistribution, Uniform, check_law
 from unmask.token_rates import TokenRates
 
 Coupling = Literal["independent", "stratified", "antithetic"]
-COUPLINGS: tuple[Coupling, ...] = ("independent", "stratified", "antithetic")
+COUPLINGS: tuple[Coupling, ...] = get_args(Coupling)
 Pair = Literal["mirror", "complement"]
 
 
@@ -51,12 +51,8 @@ class IndependentMasking:
     mirror_below: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.coupling not in COUPLINGS:
-            raise ValueError(f"coupling must be one of {', '.join(COUPLINGS)}, got {self.coupling!r}")
         if not 0 < self.mirror_below <= 1:
             raise ValueError(f"mirror_below must be in (0, 1], got {self.mirror_below}")
-        if self.pair not in (None, "mirror", "complement"):
-            raise ValueError(f"pair must be 'mirror', 'complement' or None, got {self.pair!r}")
         if self.mirror_below < 1 and self.pair != "mirror":
             raise ValueError("mirror_below says below which rate pairs are mirrored: set pair='mirror' too")
         if self.pair == "complement" and not self.mask.has_complement:

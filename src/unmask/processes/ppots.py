@@ -118,14 +118,6 @@ class PPOTS(FittedTime):
             positive_int(f"PPOTS: {name}", getattr(self, name), least)
         require(0 < self.uniform <= 1, f"PPOTS: uniform is a share in (0, 1], got {self.uniform}")
         require(0 <= self.memory < 1, f"PPOTS: memory is a share in [0, 1), got {self.memory}")
-        choices = {
-            "optimum": ("independent", "stratified"),
-            "moment": ("loss", "gradient"),
-            "variance": ("total", "within"),
-        }
-        for name, known in choices.items():
-            value = getattr(self, name)
-            require(value in known, f"PPOTS: {name} must be one of {', '.join(known)}, got {value!r}")
         require(
             not (self.online and self.moment == "gradient"),
             "PPOTS: online estimates come from the losses of the steps: leave out online=True or moment='gradient'",

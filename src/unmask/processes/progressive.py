@@ -74,9 +74,7 @@ class ProgressiveUnmasking:
         if is_fitted(self.time):
             raise ValueError(f"time: {self.time} learns during training, and a chain's stages are fixed: use another")
         check_law(self.time)
-        if isinstance(self.pool, str):
-            require(self.pool == "batch", f"pool is a number of chains, 'batch' or None, got {self.pool!r}")
-        elif self.pool is not None:
+        if self.pool not in (None, "batch"):
             positive_int("pool", self.pool)
         ordered = resolve(self.policy) is stored
         require(not (ordered and self.threshold), "a stored order tells of hidden tokens once fast-forward leaves it")

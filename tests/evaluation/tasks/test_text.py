@@ -262,7 +262,7 @@ def test_bad_choices_are_refused(folder, choices, tmp_path):
         (tmp_path / "bad.jsonl").write_text(json.dumps(row) + "\n")
         with pytest.raises(ValueError, match=r"row 0 of .* the place of the right one, from 0; got"):
             ChoiceTask(tokenizer=str(folder), source=str(tmp_path / "bad.jsonl")).load()
-    with pytest.raises(ValueError, match="unknown per 'letter'"):
+    with pytest.raises(ValueError, match=r"per must be 'row' or .*, got 'letter'"):
         ChoiceTask(**choices, per="letter")
 
 

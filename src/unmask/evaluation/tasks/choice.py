@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from datasets import Dataset
 
-from unmask.config import check_name, require
+from unmask.config import require
 from unmask.data.tokenizers import TextTokenizer
 from unmask.evaluation.likelihood import LikelihoodConfig, likelihood
 from unmask.evaluation.tasks.base import Task, shares
@@ -48,7 +48,6 @@ class ChoiceTask(Task):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_prompt(self.prompt)
-        check_name("per", self.per, ("row", "token", "character"))
 
     def load(self, limit: int | None = None) -> Dataset:
         """One row for each choice, the choice maskable; `limit` counts questions.
