@@ -18,7 +18,7 @@ from unmask.times import TimeDistribution
 
 
 class MaskRule:
-    """Base of the mask rules. A new one defines `rate_and_density` and `choose`.
+    """Base of the mask rules. A new one defines `rate_and_density`, and `choose` where positions hang together.
 
     Attributes:
         peeks: whether its rates depend on the tokens that it may hide. Then a mask tells of the token under it, and
@@ -51,7 +51,7 @@ class MaskRule:
         raise NotImplementedError
 
     def choose(self, uniform: Tensor, rate: Tensor, maskable: Tensor) -> Tensor:
-        """Return the masked positions.
+        """Return the masked positions: each by itself, where u < rate, unless a rule says otherwise.
 
         Args:
             uniform: [B, L] in (0, 1).
@@ -61,7 +61,7 @@ class MaskRule:
         Returns:
             [B, L] bool, a subset of `maskable`.
         """
-        raise NotImplementedError
+        return (uniform < rate) & maskable
 
     def complement_density(self, rate: Tensor, clean: TokenBatch, time: TimeDistribution) -> Tensor:
         """Density of either rate of a complementary pair, `rate` [B, 1] and 1 - `rate`: the mean of the two."""
@@ -81,10 +81,6 @@ class Bernoulli(MaskRule):
     def rate_and_density(self, t: Tensor, clean: TokenBatch, time: TimeDistribution) -> tuple[Tensor, Tensor]:
         """rate = t, density = p(t)."""
         return t[:, None], time.density(t)[:, None]
-
-    def choose(self, uniform: Tensor, rate: Tensor, maskable: Tensor) -> Tensor:
-        """u < t."""
-        return (uniform < rate) & maskable
 
     def complement_density(self, rate: Tensor, clean: TokenBatch, time: TimeDistribution) -> Tensor:
         """(p(t) + p(1 - t)) / 2."""

@@ -8,7 +8,7 @@ on how the batch is split over ranks and micro-batches. docs/estimators.md deriv
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,7 +19,14 @@ from unmask.fitted_times import is_fitted
 
 
 class Objective:
-    """Base of the objectives. A new one defines `weights` and `normaliser`."""
+    """Base of the objectives. A new one defines `weights` and `normaliser`.
+
+    Attributes:
+        reads: statistics of `Scores`, besides nll and log-confidence, that `reweight` and `sharpness` want. None: the
+            weights do not depend on the model. Otherwise the head makes its logits twice, first for these.
+    """
+
+    reads: ClassVar[tuple[str, ...] | None] = None
 
     def weights(self, batch: MaskedBatch) -> Tensor:
         """[B, L] float32 weight of each masked token's nll, where the rows are; 0 where nothing is masked."""
@@ -31,14 +38,6 @@ class Objective:
 
     def check(self, masking: Any) -> None:
         """Raise ValueError if the objective cannot use batches of this masking config."""
-
-    @property
-    def reads(self) -> tuple[str, ...] | None:
-        """Statistics of `Scores`, besides nll and log-confidence, that the two methods below want.
-
-        None: the weights do not depend on the model. Otherwise the head makes its logits twice, first for these.
-        """
-        return None
 
     def reweight(self, batch: MaskedBatch, scores: Scores) -> Tensor:
         """[B, L] factors on the weights, from the model's scores of the same forward; no gradient runs through them.
@@ -62,23 +61,26 @@ def _importance(count: Tensor, batch: MaskedBatch) -> Tensor:
     return (count * batch.clean.weight).cpu().double().sum()
 
 
-def _check_without_density(objective: Objective, masking: Any) -> None:
-    """Raise ValueError where leaving out the weight 1 / (rate · density) would change what a masking is for."""
-    time = getattr(masking, "time", None)
-    if is_fitted(time):
-        raise ValueError(
-            f"{objective} leaves out the weight 1 / density that {time} is fitted for: noisy rates would be trained "
-            "more and not made up for. Use objective ELBO, or a fixed time distribution (Uniform, Bell, Clipped)"
-        )
-    if share := getattr(masking, "causal", 0):
-        raise ValueError(
-            f"{objective} would weigh causal rows by their many blocks or masks, and not by their share of {share}: "
-            "use objective ELBO, or causal=0"
-        )
+class _WithoutDensity(Objective):
+    """Base of the objectives that leave out the weight 1 / (rate · density)."""
+
+    def check(self, masking: Any) -> None:
+        """Refuse rates fitted to the model, and causal rows: 1 / (rate · density) alone is right for them."""
+        time = getattr(masking, "time", None)
+        if is_fitted(time):
+            raise ValueError(
+                f"{self} leaves out the weight 1 / density that {time} is fitted for: noisy rates would be trained "
+                "more and not made up for. Use objective ELBO, or a fixed time distribution (Uniform, Bell, Clipped)"
+            )
+        if share := getattr(masking, "causal", 0):
+            raise ValueError(
+                f"{self} would weigh causal rows by their many blocks or masks, and not by their share of {share}: "
+                "use objective ELBO, or causal=0"
+            )
 
 
 @dataclass(frozen=True)
-class RowMean(Objective):
+class RowMean(_WithoutDensity):
     """Mean over a row's masked tokens, then over the rows that have one (PUMA's loss, arXiv 2602.10314).
 
     With `ExactCount` and uniform t it is, row by row, an unbiased estimate of the ELBO per L_eff; with anything else,
@@ -94,10 +96,6 @@ class RowMean(Objective):
     def normaliser(self, batch: MaskedBatch) -> Tensor:
         """Importance of the rows (blocks of rows) with at least one masked token: their number, if drawn evenly."""
         return _importance((_masked_by_block(batch)[0] > 0).sum(1), batch)
-
-    def check(self, masking: Any) -> None:
-        """Refuse rates fitted to the model, and causal rows: 1 / (rate · density) alone is right for them."""
-        _check_without_density(self, masking)
 
 
 def block_of(batch: MaskedBatch) -> Tensor:
@@ -117,7 +115,7 @@ def _masked_by_block(batch: MaskedBatch) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class MaskedMean(Objective):
+class MaskedMean(_WithoutDensity):
     """Mean over all masked tokens of the batch: no 1/t weight (the bell recipe, arXiv 2605.13026).
 
     A ratio estimator (its denominator is random), so biased by O(1/batch) for the ratio of expectations.
@@ -130,10 +128,6 @@ class MaskedMean(Objective):
     def normaliser(self, batch: MaskedBatch) -> Tensor:
         """Importance of the masked tokens, each its row's: their number, where rows are drawn evenly."""
         return _importance(batch.masked.sum(1), batch)
-
-    def check(self, masking: Any) -> None:
-        """Refuse rates fitted to the model, and causal rows: 1 / (rate · density) alone is right for them."""
-        _check_without_density(self, masking)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ visible is what the block sees. Scores of later blocks were made from its clean 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -64,6 +64,8 @@ class PAPL(Reweighted):
         of: whose probability.
     """
 
+    reads: ClassVar[tuple[str, ...] | None] = ()
+
     alpha: float = 1.0
     temperature: float = 1.0
     of: Of = "clean"
@@ -71,11 +73,6 @@ class PAPL(Reweighted):
     def __post_init__(self) -> None:
         require(self.alpha >= 0, f"alpha must be at least 0, got {self.alpha}")
         require(self.temperature > 0, f"temperature must be greater than 0, got {self.temperature}")
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """The nll and the log-confidence, which come with every request."""
-        return ()
 
     def reweight(self, batch: MaskedBatch, scores: Scores) -> Tensor:
         """1 + alpha · softmax(log p / temperature)."""
@@ -101,16 +98,13 @@ class LIFT(Reweighted):
         of: whose probability tells how easy a token is.
     """
 
+    reads: ClassVar[tuple[str, ...] | None] = ()
+
     strength: float = 0.5
     of: Of = "clean"
 
     def __post_init__(self) -> None:
         require(0 <= self.strength <= 1, f"strength must be in [0, 1], got {self.strength}")
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """The nll and the log-confidence, which come with every request."""
-        return ()
 
     def reweight(self, batch: MaskedBatch, scores: Scores) -> Tensor:
         """1 + strength · (2r - 1) · (2e - 1)."""
@@ -138,15 +132,12 @@ class CAP(Reweighted):
         strength: of the term, at least 0.
     """
 
+    reads: ClassVar[tuple[str, ...] | None] = ()
+
     strength: float = 0.1
 
     def __post_init__(self) -> None:
         require(self.strength >= 0, f"strength must be at least 0, got {self.strength}")
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """The nll and the log-confidence, which come with every request."""
-        return ()
 
     def sharpness(self, batch: MaskedBatch, scores: Scores) -> Tensor:
         """`strength` where the most probable token is the clean one."""

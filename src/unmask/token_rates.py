@@ -57,10 +57,6 @@ class TokenRates(MaskRule):
         slope = c * torch.exp((c - 1) * torch.log1p(-below)[:, None])
         return -torch.expm1(c * torch.log1p(-t)[:, None]), time.density(below)[:, None] / slope
 
-    def choose(self, uniform: Tensor, rate: Tensor, maskable: Tensor) -> Tensor:
-        """u < r."""
-        return (uniform < rate) & maskable
-
 
 @dataclass(frozen=True)
 class HalfLife(TokenRates):
@@ -146,10 +142,6 @@ class Delimiters(MaskRule):
         listed = torch.isin(clean.tokens, known)
         rate = (t[:, None] + self.shift * listed).clamp(max=1)
         return rate, time.density(t)[:, None].expand_as(rate)
-
-    def choose(self, uniform: Tensor, rate: Tensor, maskable: Tensor) -> Tensor:
-        """u < q."""
-        return (uniform < rate) & maskable
 
 
 ours(HalfLife, GIFT, Delimiters)
