@@ -19,6 +19,11 @@ def widest(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
+def at_least_fp32(dtype: torch.dtype) -> torch.dtype:
+    """What statistics of numbers of a type are taken in: fp32, but float64 of float64."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def joined_rows(parts: Sequence[Tensor]) -> Tensor:
     """Rows [n] or [n, L] of several tensors as one, padded on the right with zeros where some are wider."""
     if parts[0].dim() == 1:
@@ -228,7 +233,7 @@ class Scores(Tensors):
             needs: names of the statistics to compute, as a process gives them (None: none); the log-confidence
                 always is.
         """
-        logits = logits.double() if logits.dtype == torch.float64 else logits.float()
+        logits = logits.to(at_least_fp32(logits.dtype))
         if mask_token_id is not None:
             excluded = torch.arange(logits.shape[-1], device=logits.device) == mask_token_id
             logits = logits.masked_fill(excluded, -torch.inf)

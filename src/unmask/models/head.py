@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from unmask.batch import relative_to_best, statistics
+from unmask.batch import at_least_fp32, relative_to_best, statistics
 from unmask.models.readout import ReadOut
 
 CHUNK_ELEMENTS = 1 << 23
@@ -48,7 +48,7 @@ class _MaskedCrossEntropy(torch.autograd.Function):
         unused: Tensor | None,
         *late: Tensor,
     ) -> tuple[Tensor | None, ...]:
-        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        wide = at_least_fp32(dtype)
         count, size = len(hidden), weight.shape[0]
         nll = hidden.new_empty(count, dtype=wide)
         entropy = hidden.new_zeros(count, dtype=wide)
@@ -211,7 +211,7 @@ def masked_cross_entropy(
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
     leaves = (hidden, weight, *late) if bias is None else (hidden, weight, bias, *late)
     with_gradients = torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves)
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    wide = at_least_fp32(dtype)
     with torch.autocast(kind, enabled=False):
         loss, nll, *extra = _MaskedCrossEntropy.apply(
             hidden,
@@ -256,6 +256,13 @@ class MaskedHead(nn.Module):
     def vocab_size(self) -> int:
         """V, the mask token and ids that no token has included."""
         return cast(Tensor, self.output.weight).shape[0]
+
+    def excluded(self, mask_token_id: int, device: torch.device | str = "cpu") -> Tensor:
+        """[V] bool: the mask token and ids that no token has, whose probability is zero."""
+        found = torch.arange(self.vocab_size, device=device) == mask_token_id
+        if self.unused is not None:
+            found[self.unused.to(device)] = True
+        return found
 
     def prepared(self, hidden: Tensor) -> Tensor:
         """[N, d'] what the output layer reads of the states [N, d]."""
@@ -302,10 +309,7 @@ class MaskedHead(nn.Module):
     def logits(self, hidden: Tensor, mask_token_id: int) -> Tensor:
         """[N, V] logits in fp32 (float64 stays); the mask token and ids that no token has are at -inf."""
         logits = self.output(self.prepared(hidden))
-        logits = logits if logits.dtype == torch.float64 else logits.float()
+        logits = logits.to(at_least_fp32(logits.dtype))
         if self._after is not None:
             logits = self._after(logits).to(logits.dtype)
-        excluded = torch.arange(logits.shape[-1], device=logits.device) == mask_token_id
-        if self.unused is not None:
-            excluded[self.unused] = True
-        return logits.masked_fill(excluded, -torch.inf)
+        return logits.masked_fill(self.excluded(mask_token_id, logits.device), -torch.inf)

@@ -297,9 +297,7 @@ def _compare(model: Denoiser, rows: Tensor, attention: Tensor) -> Tensor:
         if not places.any():
             continue
         logits = theirs[places].float()
-        logits[:, model.mask_token_id] = -torch.inf
-        if model.head.unused is not None:
-            logits[:, model.head.unused] = -torch.inf
+        logits[:, model.head.excluded(model.mask_token_id, logits.device)] = -torch.inf
         ours = model.predict(rows, attention, places)
         known = logits.isfinite()
         if not bool(logits[known].isfinite().all() and ours[known].isfinite().all()):
@@ -322,7 +320,7 @@ def _compare(model: Denoiser, rows: Tensor, attention: Tensor) -> Tensor:
 
 
 def _barred(model: Denoiser) -> set[int]:
-    return {model.mask_token_id, *([] if model.head.unused is None else model.head.unused.tolist())}
+    return set(model.head.excluded(model.mask_token_id).nonzero()[:, 0].tolist())
 
 
 def _close(ours: Tensor, theirs: Tensor, share: float, scale: float = 0.0) -> bool:

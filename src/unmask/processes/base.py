@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 
 from unmask.batch import MaskedBatch, Scores, joined_rows
+from unmask.config import positive_int
 from unmask.data.stream import RowStream
 
 
@@ -70,8 +71,7 @@ def local_size(batch_size: int, world_size: int, unit: int = 1) -> int:
     Raises:
         ValueError: where the global batch does not divide into ranks, or a rank's share into units.
     """
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}")
+    positive_int("batch_size", batch_size)
     if batch_size % (world_size * unit):
         parts = [f"{world_size} ranks"] * (world_size > 1) + [f"units of {unit} rows"] * (unit > 1)
         into = " and ".join(parts)

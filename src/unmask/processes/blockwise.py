@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from unmask import noise
 from unmask.batch import MaskedBatch, TokenBatch
 from unmask.config import require
 from unmask.data.stream import RowStream
@@ -145,28 +144,18 @@ class IndependentBlocks(IndependentProcess):
         super().__init__(masking, rows, batch_size, seed, device)
         self.blockwise = config
 
-    def draw(self) -> MaskedBatch:
-        """Draw the next step's rows of this rank."""
-        clean = self.rows.take(self.local_units)
+    def _masked(self, clean: TokenBatch) -> MaskedBatch:
         # Strata count the blocks of the longest row of the global batch, so every rank pads to that.
         clean = clean.padded(max(gather_counts(clean.length, self.rows.world_size)))
         blocks = self.blockwise.cut(clean.length, self.step)
-        units = blocks.units(clean)
-        first = self.rows.rank * self.local_units
-        quantile = self._quantiles(self.units * blocks.count)[first * blocks.count :][: len(units)]
-        uniform = self._uniforms(units, noise.Purpose.MASK)
-        other = self._uniforms(units, noise.Purpose.MIRROR) if self.config.reads_second_field else None
-        step, self.step = self.step, self.step + 1
-        t = self.time.quantile(quantile)
-        batch = self.blockwise.assemble(clean, blocks, t, self.time, uniform, other)
-        if self.blockwise.causal:
-            # Evenly among the units of all steps, so that it matters to none which rank draws them.
-            number = step * self.units + first + torch.arange(len(clean) + 1)
-            passed = (number * self.blockwise.causal + 1e-9).floor()
-            batch = _with_causal_rows(batch, passed.diff().repeat_interleave(self.config.rows_per_unit) > 0)
-        self._expect()
-        self._last = batch if self.needs is not None else None
-        return batch.to(self.device)
+        fields = self._fields(blocks.units(clean))
+        batch = self.blockwise.assemble(clean, blocks, self._rates(blocks.count), self.time, *fields)
+        if not self.blockwise.causal:
+            return batch
+        # Evenly among the units of all steps, so that it matters to none which rank draws them.
+        first = self.step * self.units + self.rows.rank * self.local_units
+        passed = ((first + torch.arange(len(clean) + 1)) * self.blockwise.causal + 1e-9).floor()
+        return _with_causal_rows(batch, passed.diff().repeat_interleave(self.config.rows_per_unit) > 0)
 
 
 def _with_causal_rows(batch: MaskedBatch, causal: Tensor) -> MaskedBatch:

@@ -197,22 +197,16 @@ class IndependentProcess:
 
     def draw(self) -> MaskedBatch:
         """Draw the next step's rows of this rank."""
-        config, clean = self.config, self.rows.take(self.local_units)
-        first = self.rows.rank * self.local_units
-        here = slice(first, first + len(clean))
-        t = self.time.quantile(self._quantiles(self.units)[here])
-        uniform = self._uniforms(clean, noise.Purpose.MASK)
-        other = self._uniforms(clean, noise.Purpose.MIRROR) if config.reads_second_field else None
+        batch = self._masked(self.rows.take(self.local_units))
         self.step += 1
-        batch = config.assemble(clean, t, self.time, uniform, other)
-        self._expect()
+        if self.step > 1:  # fetch the next rows meanwhile; who evaluates draws once
+            self.rows.expect(self.local_units)
         self._last = batch if self.needs is not None else None
         return batch.to(self.device)
 
-    def _expect(self) -> None:
-        """Fetch the rows of the next step meanwhile, from the second draw on: who evaluates draws once."""
-        if self.step > 1:
-            self.rows.expect(self.local_units)
+    def _masked(self, clean: TokenBatch) -> MaskedBatch:
+        """The step's batch, of its clean rows on this rank."""
+        return self.config.assemble(clean, self._rates(), self.time, *self._fields(clean))
 
     def observe(self, scores: Scores | None) -> None:
         """Tell the losses of the last draw to what learns from them: the time distribution, the row weights.
@@ -254,11 +248,19 @@ class IndependentProcess:
             raise ValueError(f"{self.time} keeps no state, but the checkpoint holds {sorted(state['time'])}")
         self.step = int(state["step"])
 
-    def _quantiles(self, units: int) -> Tensor:
-        """[units] coupled quantiles of this step, over all ranks."""
-        uniform = noise.slot_uniforms(self.seed, self.step, torch.arange(units))
-        order = noise.permutation(self.seed, self.step, units, purpose=noise.Purpose.STRATUM)
-        return self.config.quantiles(uniform, order)
+    def _rates(self, each: int = 1) -> Tensor:
+        """Rates of this rank's units at this step, `each` for a unit, coupled over all ranks."""
+        count, own = self.units * each, self.local_units * each
+        uniform = noise.slot_uniforms(self.seed, self.step, torch.arange(count))
+        order = noise.permutation(self.seed, self.step, count, purpose=noise.Purpose.STRATUM)
+        quantiles = self.config.quantiles(uniform, order)
+        return self.time.quantile(quantiles[self.rows.rank * own :][:own])
 
-    def _uniforms(self, clean: TokenBatch, purpose: noise.Purpose) -> Tensor:
-        return noise.uniforms(self.seed, clean.row, clean.draw, clean.length, purpose=purpose)
+    def _fields(self, units: TokenBatch) -> tuple[Tensor, Tensor | None]:
+        """Uniforms of the units, [U, L], and a second field of them where one is read."""
+
+        def uniforms(purpose: noise.Purpose) -> Tensor:
+            return noise.uniforms(self.seed, units.row, units.draw, units.length, purpose=purpose)
+
+        second = uniforms(noise.Purpose.MIRROR) if self.config.reads_second_field else None
+        return uniforms(noise.Purpose.MASK), second

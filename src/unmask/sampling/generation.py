@@ -140,10 +140,7 @@ def _check_rows(model: MaskedDiffusionLM, batch: TokenBatch) -> None:
 
 def _check_tokens(model: MaskedDiffusionLM, end_token_id: int | None, suppress_tokens: Sequence[int]) -> None:
     """Raise ValueError for an end, or tokens to suppress, that the model does not predict, or no other token."""
-    choices, known = torch.ones(model.head.vocab_size, dtype=torch.bool), range(model.head.vocab_size)
-    choices[model.mask_token_id] = False
-    if model.head.unused is not None:
-        choices[model.head.unused.cpu()] = False
+    choices, known = ~model.head.excluded(model.mask_token_id), range(model.head.vocab_size)
     ends = end_token_id is None or (end_token_id in known and bool(choices[end_token_id]))
     require(ends, f"end_token_id {end_token_id} is no token of the model's")
     for token in suppress_tokens:
