@@ -63,8 +63,7 @@ def raise_together(world_size: int, problem: Exception | None, kind: type[Except
         said = b"" if problem is None else f"rank {dist.get_rank()}: {problem}".encode()
         lengths = gather_counts(len(said), world_size)
         if any(lengths):
-            mine = torch.zeros(max(lengths), dtype=torch.uint8)
-            mine[: len(said)] = torch.frombuffer(bytearray(said), dtype=torch.uint8) if said else mine[:0]
+            mine = torch.tensor(list(said.ljust(max(lengths), b"\0")), dtype=torch.uint8)
             (every,) = gather_rows(world_size, mine[None])
             if problem is None:
                 first = next(rank for rank, length in enumerate(lengths) if length)

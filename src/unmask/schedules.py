@@ -11,8 +11,10 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from unmask.config import ours, parse, require
+from unmask.config import ours, parse, positive_int, require
+from unmask.kinds import fits
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,8 @@ class Ramp:
     after: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("start", "end"):
-            value = getattr(self, name)
-            require(_is_number(value), f"Ramp: {name} must be a finite number, got {value!r}")
-        require(
-            _is_step(self.steps) and self.steps > 0, f"Ramp: steps must be a positive integer, got {self.steps!r}"
-        )
-        require(_is_step(self.after), f"Ramp: after must be an integer of at least 0, got {self.after!r}")
+        positive_int("Ramp: steps", self.steps)
+        positive_int("Ramp: after", self.after, least=0)
 
     def __call__(self, step: int) -> float:
         """The value at `step`."""
@@ -117,7 +114,7 @@ def check_schedule(
         ValueError: saying which value is wrong and what would be right.
     """
     if isinstance(schedule, tuple):
-        pairs = len(schedule) > 0 and all(isinstance(p, tuple) and len(p) == 2 and _is_step(p[0]) for p in schedule)
+        pairs = len(schedule) > 0 and all(isinstance(p, tuple) and fits(p, tuple[int, Any]) for p in schedule)
         require(
             pairs, f"{name}: a schedule is a tuple of (step, value) pairs, e.g. ((0, 4), (500, 8)); got {schedule!r}"
         )
@@ -126,19 +123,11 @@ def check_schedule(
             steps[0] == 0 and all(a < b for a, b in itertools.pairwise(steps)),
             f"{name}: the steps of a schedule must begin at 0 and increase, got {steps}",
         )
-    elif not isinstance(schedule, Ramp) and not _is_number(schedule):
+    elif not isinstance(schedule, Ramp) and not fits(schedule, float):
         raise ValueError(f"{name} must be {what}, a tuple of (step, value) pairs or a Ramp; got {schedule!r}")
     for value in corners(schedule):
-        fits = _is_number(value) and (isinstance(value, int) or not whole)
-        require(fits and allowed(value), f"{name} must be {what}, got {value!r}")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_step(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        known = fits(value, int if whole else float)
+        require(known and allowed(value), f"{name} must be {what}, got {value!r}")
 
 
 ours(Ramp)

@@ -23,12 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import scipy.special
 import torch
 from numpy.typing import ArrayLike
 
 from unmask.config import from_json, ours, require, to_json
-from unmask.evaluation.estimate import Estimate, mean_of, ratio
+from unmask.evaluation.estimate import Estimate, mean_of, ratio, student
 from unmask.evaluation.locality import Curve, Point
 from unmask.store.folder import replace_text
 
@@ -175,7 +174,7 @@ def _reach_over_seeds(means: np.ndarray, share: float) -> float:
     left = means - means.mean(0) - means.mean(1, keepdims=True) + means.mean()
     free = (arms - 1) * (seeds - 1)
     error = math.sqrt(2 * float(np.square(left).sum()) / free / seeds)
-    return float(scipy.special.stdtrit(free, (1 + share) / 2)) * error
+    return student(free, share) * error
 
 
 def _gap(arm: str, difference: np.ndarray, share: float, varies: float) -> Gap:
@@ -184,8 +183,7 @@ def _gap(arm: str, difference: np.ndarray, share: float, varies: float) -> Gap:
     if difference.shape[1] > 1:
         rows = torch.from_numpy(difference.mean(0))
         over = ratio(rows, torch.ones_like(rows), share)
-        reach = math.hypot(over.high - over.value, varies)
-        behind = Estimate(over.value, over.value - reach, over.value + reach)
+        behind = Estimate.around(over.value, math.hypot(over.high - over.value, varies))
     else:
         behind = mean_of(of_seeds, share)
     return Gap(arm, behind, bool(len(of_seeds) > 1 and behind.low > 0 and (of_seeds > 0).all()))

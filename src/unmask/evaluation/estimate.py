@@ -26,6 +26,11 @@ class Estimate:
     low: float
     high: float
 
+    @classmethod
+    def around(cls, value: float, reach: float) -> Estimate:
+        """A figure with an interval that reaches as far to both sides."""
+        return cls(value, value - reach, value + reach)
+
     def map(self, rising: Callable[[float], float]) -> Estimate:
         """A rising function of the figure and of the ends."""
         return Estimate(rising(self.value), rising(self.low), rising(self.high))
@@ -36,6 +41,11 @@ def exp(value: float) -> float:
     return math.exp(value) if value < 700 else math.inf
 
 
+def student(free: int, share: float = 0.95) -> float:
+    """Standard errors that the t interval of that coverage reaches to either side, by its degrees of freedom."""
+    return float(scipy.special.stdtrit(free, (1 + share) / 2))
+
+
 def mean_of(values: Sequence[float] | np.ndarray, share: float = 0.95) -> Estimate:
     """Mean of normal values with its t interval of that coverage, infinite for a single one; ValueError for none."""
     require(len(values) > 0, "there is no value to average")
@@ -44,8 +54,7 @@ def mean_of(values: Sequence[float] | np.ndarray, share: float = 0.95) -> Estima
         return Estimate(middle, -math.inf, math.inf)
     with np.errstate(invalid="ignore"):  # infinite values have no deviation: NaN, and verdicts say so
         error = float(np.std(values, ddof=1) / math.sqrt(len(values)))
-    reach = float(scipy.special.stdtrit(len(values) - 1, (1 + share) / 2)) * error
-    return Estimate(middle, middle - reach, middle + reach)
+    return Estimate.around(middle, student(len(values) - 1, share) * error)
 
 
 def deviation_of(values: Sequence[float]) -> Estimate:
@@ -83,8 +92,7 @@ def ratio(values: Tensor, units: Tensor, share: float = 0.95) -> Estimate:
     group = torch.arange(count) * groups // count
     residual = torch.zeros(groups, dtype=torch.float64).scatter_add(0, group, values - value * units)
     error = float((residual.square().sum() * groups / (groups - 1)).sqrt() / units.sum())
-    reach = float(scipy.special.stdtrit(groups - 1, (1 + share) / 2)) * error
-    return Estimate(float(value), float(value) - reach, float(value) + reach)
+    return Estimate.around(float(value), student(groups - 1, share) * error)
 
 
 def bootstrap(statistic: Callable[[Tensor], Tensor], count: int, seed: int, resamples: int = 1000) -> Estimate:

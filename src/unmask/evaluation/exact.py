@@ -30,7 +30,7 @@ from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.models.families import evaluating
 from unmask.policies import Policy, needs_of, resolve, top
 from unmask.policies import random as random_order
-from unmask.processes.blockwise import Blocks
+from unmask.processes.blocks import Blocks
 
 LONGEST = 14
 """Most maskable positions of a row for the exact likelihood: 2^L forwards."""
@@ -153,7 +153,7 @@ def _walk(
     device = model.device
     masked = clean.maskable.clone()
     total = torch.zeros(len(clean), dtype=torch.float64)
-    blocks = Blocks(min(block_size or clean.length, clean.length), clean.length)  # without blocks: one
+    blocks = Blocks.of(clean.length, block_size)
     while (rows := masked.any(1).nonzero()[:, 0]).numel():
         open_ = masked[rows]
         block = None if block_size is None else blocks.numbers(open_)

@@ -239,15 +239,14 @@ def judge_texts(
     nats = torch.zeros(len(rows), dtype=torch.float64)
     scored = torch.tensor([i for i, row in enumerate(rows) if len(row) >= 2])
     for part in scored.split(batch_size):
-        length = torch.tensor([len(rows[i]) for i in part.tolist()])
-        tokens = torch.nn.utils.rnn.pad_sequence([rows[i] for i in part.tolist()], batch_first=True)
-        real = torch.arange(tokens.shape[1]) < length[:, None]
-        logits = network(input_ids=tokens.to(device), attention_mask=real.long().to(device)).logits[:, :-1]
-        nll = -logits.float().log_softmax(-1).cpu().gather(-1, tokens[:, 1:, None])[..., 0].double()
+        some = [rows[i] for i in part.tolist()]
+        given = torch.nn.utils.rnn.pad_sequence(some, batch_first=True)
+        real = torch.arange(given.shape[1]) < torch.tensor([len(row) for row in some])[:, None]
+        logits = network(input_ids=given.to(device), attention_mask=real.long().to(device)).logits[:, :-1]
+        nll = -logits.float().log_softmax(-1).cpu().gather(-1, given[:, 1:, None])[..., 0].double()
         nats[part] = (nll * real[:, 1:]).sum(1)
-    return RowNats(
-        "negative log-likelihood of a causal judge", nats, torch.tensor([max(0, len(r) - 1) for r in rows])
-    ), (weights_hash(network))
+    tokens = torch.tensor([max(0, len(row) - 1) for row in rows])
+    return RowNats("negative log-likelihood of a causal judge", nats, tokens), weights_hash(network)
 
 
 def unigram_entropy(rows: Sequence[Tensor] | Tensor) -> Estimate:

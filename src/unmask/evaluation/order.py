@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import scipy.stats
@@ -142,16 +142,14 @@ def order_over_training(
         masking = from_json(saved["run"]["masking"])
         if not isinstance(masking, ProgressiveUnmasking):
             raise ValueError(f"the run in {run} has no chain ({masking}): say which by `masking`")
-    if dataset is not None:
-        held_out = dataset
-    else:
-        if "data" not in saved["run"]:
-            raise ValueError(f"the run in {run} does not say what its data are: give the rows by `dataset`")
-        held_out: Dataset = from_json(saved["run"]["data"]).held_out()
+    if dataset is None:
+        told = "data" in saved["run"]
+        require(told, f"the run in {run} does not say what its data are: give the rows by `dataset`")
+        dataset = cast(Dataset, from_json(saved["run"]["data"]).held_out())
     folders = checkpoint.saved(run / "checkpoints")
     require(len(folders) > 0, f"the run in {run} has no checkpoint yet")
     steps = [checkpoint.check(folder)["step"] for folder in folders]
-    batch = RowStream(held_out).rows(torch.arange(min(rows, len(held_out))))
+    batch = RowStream(dataset).rows(torch.arange(min(rows, len(dataset))))
     final = folders[-1] / ("ema" if (folders[-1] / "ema").is_dir() else "model")
     decoded = generate(MaskedDiffusionLM.from_pretrained(final), batch, Decoding(policy=masking.policy), seed=seed)
     records = []

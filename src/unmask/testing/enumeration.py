@@ -24,7 +24,7 @@ from unmask.fitted_times import started
 from unmask.masks import ExactCount, MaskRule
 from unmask.objectives import ELBO, Objective, RowMean
 from unmask.processes import Blockwise, IndependentMasking
-from unmask.processes.blockwise import Blocks
+from unmask.processes.blocks import Blocks
 from unmask.testing.cells import cells, plans
 from unmask.times import Uniform
 from unmask.token_rates import TokenRates
