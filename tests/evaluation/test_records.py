@@ -23,7 +23,7 @@ from unmask.evaluation.records import (
     save_records,
     weights_hash,
 )
-from unmask.report.records import records_table
+from unmask.report.tables import records_grid
 
 ROWS = {"tokens": [[1, 2, 3], [4], [5, 6]], "maskable": [[False, True, True], [True], [True, False]]}
 PROTOCOL = Protocol(to_json(LikelihoodConfig()), "d", None, "c", "0")
@@ -93,7 +93,7 @@ def test_a_record_without_its_interval_cannot_be_made():
 def test_only_the_checkpoint_may_differ():
     other = replace(RECORD, model="puma", protocol=replace(PROTOCOL, checkpoint="other"))
     assert mismatches([RECORD, other]) == []
-    assert "one protocol" in str(records_table([RECORD, other]).caption)
+    assert "one protocol" in records_grid([RECORD, other]).note
 
 
 @pytest.mark.parametrize(
@@ -107,16 +107,16 @@ def test_only_the_checkpoint_may_differ():
 )
 def test_any_other_difference_stands_under_the_table(change, named):
     other = replace(RECORD, model="puma", protocol=replace(PROTOCOL, **change))
-    table = records_table([RECORD, other])
-    assert named in str(table.caption)
-    assert str(table.caption).startswith("DO NOT COMPARE")
+    table = records_grid([RECORD, other])
+    assert named in table.note
+    assert table.note.startswith("DO NOT COMPARE")
 
 
 def test_a_table_shows_each_number_once():
     with pytest.raises(ValueError, match="same name"):
-        records_table([RECORD, RECORD])
+        records_grid([RECORD, RECORD])
     with pytest.raises(ValueError, match="no record"):
-        records_table([])
+        records_grid([])
 
 
 def test_settings_are_the_config_itself(tmp_path):

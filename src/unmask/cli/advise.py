@@ -13,7 +13,7 @@ from unmask.evaluation.results import Results, read_records
 from unmask.evaluation.variance import VARIANCE, load_variance
 from unmask.report.advice import advice_grid, advice_lines
 from unmask.report.page import write_page
-from unmask.report.tables import variance_table
+from unmask.report.tables import variance_grid
 from unmask.runs.advise import ProbeConfig
 from unmask.runs.advise import advise as probe_arms
 
@@ -54,7 +54,7 @@ def advise(words: list[str]) -> None:
     console = Console()
     console.print(advice_grid(probe).rich())
     if variances:
-        console.print(variance_table(variances, "gradient"))
+        console.print(variance_grid(variances, "gradient").rich())
     for line in advice_lines(probe, variances):
         console.print(line, highlight=False)
     page = write_page(Results.of(read_records(out, "compare")), out)

@@ -27,7 +27,8 @@ from unmask.evaluation.records import Protocol, Record, data_hash, save_records,
 from unmask.evaluation.tasks.base import Task
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.recipes import RunConfig
-from unmask.report.records import plot_locality, records_table
+from unmask.report.figures import plot_locality
+from unmask.report.tables import records_grid
 from unmask.runs.config import Answering, Tokenized, load_model, load_run, tokenizer_of
 from unmask.sampling import Decoding
 from unmask.store.checkpoint import saved
@@ -151,7 +152,7 @@ def evaluate(words: list[str]) -> None:
     with Progress(console=standard_error()) as progress:
         found = {what: MEASURES[what](subjects, dataset, options, progress) for what in options.what}
     for what, records in found.items():
-        console.print(records_table(records, title=what))
+        console.print(records_grid(records, what).rich())
     places = sorted({str(subject.run / "evaluation") for subject in subjects})
     print(f"Records and plots: {', '.join(places)}")
 

@@ -19,7 +19,7 @@ from unmask.parts.maskings import MEASURED
 from unmask.processes import IndependentMasking
 from unmask.recipes import RECIPES
 from unmask.report.figures import plot_variance
-from unmask.report.tables import variance_table
+from unmask.report.tables import variance_grid
 from unmask.runs.config import Tokenized, load_model, load_run, tokenizer_of
 from unmask.runs.prepare import looked_up
 from unmask.store.folder import check_out
@@ -104,7 +104,7 @@ def variance(words: list[str]) -> None:
     )
     save_variance(out / "variance.json", arms, to_json({"title": title, "options": options}))
     plot_variance(arms, out / "variance.png", title=title)
-    console.print(variance_table(arms, "loss"), variance_table(arms, "gradient"))
+    console.print(variance_grid(arms, "loss").rich(), variance_grid(arms, "gradient").rich())
     print(f"Record and plot: {out}")
 
 

@@ -22,9 +22,8 @@ from unmask.evaluation.speedup import MEASURES, Run
 from unmask.evaluation.variance import VARIANCE, load_variance
 from unmask.report.advice import advice_grid, advice_lines
 from unmask.report.curves import COSTS, costs_of, curve_figure, measures_of, ranking_figure, ratio_figure
-from unmask.report.figures import variance_figure
+from unmask.report.figures import locality_figure, variance_figure
 from unmask.report.grid import Grid
-from unmask.report.records import locality_figure
 from unmask.report.steps import density_figure, norm_figure, rate_figure
 from unmask.report.study import (
     Finding,
