@@ -114,6 +114,13 @@ def test_what_has_no_such_parts_is_refused(model, rows, masking):
         compare_variance(model, rows, {"other": (masking, RowMean())}, 4, Nested(3, 2, 2), seed=0)
 
 
+def test_arms_may_be_called_anything(model, rows, capsys):
+    """Names are no markup of the terminal."""
+    found = compare_variance(model, rows, {"a[/b]": INDEPENDENT}, 4, Nested(3, 2, 2), seed=0)
+    assert list(found) == ["a[/b]"]
+    assert "variance of a[/b]: 1 of 1 arms" in capsys.readouterr().out
+
+
 def test_compared_arms_are_fitted_first_and_saved(model, rows, tmp_path):
     arms = {
         "independent": INDEPENDENT,

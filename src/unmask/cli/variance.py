@@ -92,7 +92,7 @@ def variance(words: list[str]) -> None:
         except ValueError as error:
             if options.arms:
                 raise
-            console.print(f"without {name}: {error}")
+            console.print(f"without {name}: {error}", markup=False)
     arms = compare_variance(
         model.to(device),
         at_hand(data.load()),

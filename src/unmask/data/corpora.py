@@ -15,8 +15,8 @@ from typing import Any, cast
 
 from datasets import Dataset, IterableDataset, load_dataset
 
-from unmask.config import check_name, require
-from unmask.data.columns import PathLike
+from unmask.config import check_name
+from unmask.data.columns import PathLike, check_column
 from unmask.data.documents import Source, Split, belongs, source_hash, stream_documents
 from unmask.data.endings import Ending
 from unmask.data.supervised import TooLong, as_prompt, prompt_rows
@@ -77,8 +77,8 @@ class Corpus:
         own = split if self.splits else "train"
         stream = load_dataset(self.hub, self.subset, split=own, revision=revision, streaming=True)
         for record in cast(IterableDataset, stream):
-            missing = [column for column in self.columns if column not in record]
-            require(not missing, f"{self.hub} lacks the columns {missing}; it has {list(record)}")
+            for column in self.columns:
+                check_column(self.hub, column, record)
             document = {column: record[column] for column in self.columns}
             if belongs(document, part, self.columns):
                 yield document

@@ -53,6 +53,11 @@ class Measure:
         """Whether it is written in percent."""
         return self.form.endswith("%")
 
+    @property
+    def heading(self) -> str:
+        """The label with a capital."""
+        return self.label[:1].upper() + self.label[1:]
+
     def good(self, value: float) -> float:
         """The value, its sign turned where less is better; what is no number is worse than any."""
         if math.isnan(value):

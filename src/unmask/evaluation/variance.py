@@ -20,6 +20,7 @@ from typing import Any, cast
 import torch
 from datasets import Dataset
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, TaskID
 from torch import Tensor
 
@@ -34,6 +35,7 @@ from unmask.objectives import ELBO, Objective
 from unmask.processes import IndependentMasking
 from unmask.processes.guides import add_entropies
 from unmask.processes.refit import evaluation_field, loss_and_gradient, measure_profile
+from unmask.store.folder import replace_text
 from unmask.times import TimeDistribution
 from unmask.token_rates import GIFT
 
@@ -199,11 +201,11 @@ def compare_variance(
             if not progress.console.is_terminal and (progress.tasks[task].finished or done * nested.row_sets < 1.5):
                 left = (perf_counter() - began) * (len(arms) / done - 1) / 60
                 said = f"variance of {name}: {int(done)} of {len(arms)} arms, about {left:.1f} minutes left"
-                progress.console.print(said, highlight=False)
+                progress.console.print(said, markup=False, highlight=False)
 
         for name, (masking, objective) in pairs.items():
             rows = add_entropies(model, others) if isinstance(masking.mask, GIFT) else others
-            task = progress.add_task(name, total=nested.row_sets)
+            task = progress.add_task(escape(name), total=nested.row_sets)
             if (wanted := _wanted(masking.time)) is not None:
                 rates = cast(FittedTime, masking.time).start()
                 rates.refit(measure_profile(model, held_out, masking.mask, wanted, seed))
@@ -249,13 +251,13 @@ def _refuse_unfitted(masking: IndependentMasking) -> None:
 
 
 def save_variance(path: Path, arms: dict[str, dict[str, Decomposition]], about: dict[str, Any]) -> None:
-    """Write what was measured, and with which settings, as JSON."""
+    """Write what was measured, and with which settings, as JSON, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {
         "about": about,
         "arms": {name: {of: asdict(d) for of, d in parts.items()} for name, parts in arms.items()},
     }
-    path.write_text(json.dumps(record, indent=2) + "\n")
+    replace_text(path, json.dumps(record, indent=2) + "\n")
 
 
 def load_variance(path: Path) -> dict[str, dict[str, Decomposition]]:

@@ -132,8 +132,8 @@ class _Page:
         results = self.results
         again = (
             "the records do not have it; where the runs' folders are still there, the command that made the study "
+            "adds it and trains nothing again"
         )
-        again += "adds it and trains nothing again"
         one = shlex.quote(str(self._folder(results.of_seed(results.control, self.largest).values())))
         return [
             (self._advice(), ""),
@@ -188,7 +188,7 @@ class _Page:
         for steps in reversed(self.budgets):
             for measure in measures_of(self.results, steps):
                 for of in costs_of(self.results, steps):
-                    title = f"{_capital(measure.label)}, {steps} steps"
+                    title = f"{measure.heading}, {steps} steps"
                     figure = curve_figure(self.results, measure, of, steps)
                     name = f"curve-{len(shown)}-{_plain(measure.key)}-{of}-{steps}"
                     told = f"against {COSTS[of]}; the numbers are in the tables below"
@@ -261,10 +261,9 @@ class _Page:
         return Section("variance", "Variance", lead, figures=shown)
 
     def _densities(self) -> Section:
-        first = {run.arm: run for run in reversed(self.results.runs) if run.steps == self.largest}
         found = (
-            (density_figure(first[arm]), f"density-{number}", f"{arm}, seed {first[arm].seed}")
-            for number, arm in enumerate(arm for arm in self.results.arms if arm in first)
+            (density_figure(run), f"density-{number}", f"{run.arm}, seed {run.seed}")
+            for number, run in enumerate(self._first_runs())
         )
         lead = "The mask rates that an arm has learnt to train at: the palest line after the first fit."
         return Section("densities", "Learnt mask rates", lead, figures=self._drawn(found))
@@ -304,15 +303,13 @@ class _Page:
             weights = run.record.get("provenance", {}).get(WEIGHTS, "")
             rows.append([run.arm, str(run.steps), str(run.seed), digest, weights])
             details.setdefault(f"Config of {run.arm}", text)
-        largest = [run for run in self.results.runs if run.steps == self.largest]
-        first = {run.arm: run for run in reversed(largest)}
         measure = self.results.measure
         words = ["unmask", "report", str(self.out), "--measure", measure.key]
         words += ["--rises"] if measure.rises and measure not in MEASURES else []
         commands = [*commands_of(self.results), f"{shlex.join(words)}  # this page"]
         commands += [
             f"unmask train {shlex.quote(str(self._folder([run]) / 'config.json'))} --out again"
-            for run in first.values()
+            for run in self._first_runs()
             if (self._folder([run]) / "config.json").is_file()
         ]
         note = "SHA-256, the first digits; that of a config leaves out seed and steps."
@@ -324,6 +321,11 @@ class _Page:
             commands=commands,
             details=details,
         )
+
+    def _first_runs(self) -> list[Run]:
+        """Of each arm the first run at the largest budget, in the order of the arms."""
+        found = (self.results.of_seed(arm, self.largest) for arm in self.results.arms)
+        return [next(iter(runs.values())) for runs in found if runs]
 
     def _folder(self, runs: Iterable[Run]) -> Path:
         """Where the first of the runs lies, if the study's folder has its runs."""
@@ -363,10 +365,6 @@ def _final(trace: dict[str, Any]) -> list[str]:
         for position, word in step:
             words[position] = word
     return ["" if word is None else word for word in words]
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _plain(text: str) -> str:

@@ -121,7 +121,7 @@ def ends(results: Results, final: str | None = None) -> list[Grid]:
         unit = ", %" if measure.is_share else ""
         grids.append(
             Grid(
-                f"{measure.label[:1].upper()}{measure.label[1:]} {at}, {steps} steps{unit}",
+                f"{measure.heading} {at}, {steps} steps{unit}",
                 ["arm", "seeds", *names],
                 rows,
             )

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from unmask.batch import TokenBatch
 from unmask.config import positive_int, require
+from unmask.data.columns import check_column
 from unmask.data.documents import JSON_LINES, json_lines
 from unmask.data.tokenizers import TextTokenizer
 from unmask.evaluation.tasks.base import DecodingTask
@@ -50,7 +51,7 @@ class TextTask(DecodingTask):
 
     def load(self, limit: int | None = None) -> Dataset:
         """The questions as rows: prompt, then `answer_length` maskable positions."""
-        tokenizer, rows = TextTokenizer.load(self.tokenizer), []
+        tokenizer, rows = self._tokenizer, []
         for example in self.examples(limit):
             prompt = prompt_tokens(tokenizer, self.prompt, example["question"])
             answer = tokenizer.encode(example["answer"]).tolist()[: self.answer_length]
@@ -100,6 +101,6 @@ def read_rows(source: str, subset: str | None, split: str, columns: tuple[str, .
         require(Path(source).is_file(), f"cannot read questions from {source}: there is no such file")
         return Dataset.from_list(list(islice(json_lines(Path(source), columns), limit)))
     rows: Any = load_dataset(source, subset, split=split)
-    missing = set(columns) - set(rows.column_names)
-    require(not missing, f"{source} lacks the column {' and '.join(sorted(missing))}; it has {rows.column_names}")
+    for column in columns:
+        check_column(source, column, rows.column_names)
     return rows if limit is None else rows.select(range(min(limit, len(rows))))
