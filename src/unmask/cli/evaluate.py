@@ -32,7 +32,7 @@ from unmask.report.tables import records_grid
 from unmask.runs.config import Answering, Tokenized, load_model, load_run, tokenizer_of
 from unmask.sampling import Decoding
 from unmask.store.checkpoint import saved
-from unmask.training.heard import standard_error
+from unmask.training.console import standard_error
 
 What = Literal["likelihood", "tasks", "locality", "generation"]
 USAGE = """usage: unmask evaluate RUN [RUN ...] [options]

@@ -31,7 +31,7 @@ from unmask.processes import Blockwise, IndependentMasking, ProgressiveUnmasking
 from unmask.recipes import RECIPES, RunConfig, TextModel
 from unmask.schedules import Ramp, Schedule, parse_schedule
 from unmask.times import TimeDistribution
-from unmask.training.heard import standard_error
+from unmask.training.console import standard_error
 
 RunConfigs = dict[str, RunConfig]
 MASKINGS = (IndependentMasking, ProgressiveUnmasking, Blockwise)

@@ -10,8 +10,8 @@ from rich.markup import escape
 from unmask.cli import COMMANDS
 from unmask.config import nearest
 from unmask.recipes import RECIPES
+from unmask.training.console import told_as_lines
 from unmask.training.ending import RankError
-from unmask.training.warned import told_as_lines
 
 
 def run(words: list[str]) -> None:

@@ -23,7 +23,7 @@ from unmask.report.tables import variance_grid
 from unmask.runs.config import Tokenized, load_model, load_run, tokenizer_of
 from unmask.runs.prepare import looked_up
 from unmask.store.folder import check_out
-from unmask.training.heard import standard_error
+from unmask.training.console import standard_error
 
 ARMS = {
     name: (named.masking, named.objective)

@@ -42,7 +42,7 @@ from unmask.runs.prepare import looked_up, with_guide
 from unmask.runs.study import Change, Study
 from unmask.store.folder import replace_text
 from unmask.training import TrainingStep
-from unmask.training.heard import standard_error
+from unmask.training.console import standard_error
 from unmask.training.platform import autocast_dtype
 
 COSTS, ROWS = "costs.json", "rows"

@@ -33,8 +33,8 @@ from unmask.runs.config import EvaluationConfig, ReadsText, RunConfig, load_mode
 from unmask.store import checkpoint
 from unmask.store.folder import CONFIG_FILE, check_folder, read_config, replace_text
 from unmask.store.metrics import logged
+from unmask.training.console import told_as_lines
 from unmask.training.platform import autocast_dtype
-from unmask.training.warned import told_as_lines
 
 FINALS, PROVENANCE = "finals", "provenance.json"
 DIGITS = 16

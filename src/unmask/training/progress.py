@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from unmask.training.heard import standard_error
+from unmask.training.console import standard_error
 
 LINE_SECONDS = 30.0
 """Where there is no terminal: seconds from one line about a run's steps to the next."""

@@ -1,14 +1,17 @@
-"""Standard error for people to read, who may stop reading: what is said then is lost, and nothing else."""
+"""What a process says to people: on standard error, which nobody may be reading, and warnings as lines of it."""
 
 from __future__ import annotations
 
 import errno
 import os
 import sys
-from contextlib import suppress
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 from rich.console import Console
+from rich.markup import escape
 
 
 class Heard:
@@ -49,3 +52,22 @@ class Heard:
 def standard_error(**options: Any) -> Console:
     """A console on standard error that no run ends by; `options` are those of rich."""
     return Console(file=cast(Any, Heard(sys.stderr)), **options)
+
+
+@contextmanager
+def told_as_lines() -> Iterator[None]:
+    """A context in which every warning, ours or a library's, is one line on standard error, and told once.
+
+    For programs of the library's own: from Python warnings stay what they are, to be caught and filtered.
+    """
+    told: set[str] = set()
+
+    def tell(message: Warning | str, category: type[Warning], *_: Any) -> None:
+        text = " ".join(str(message).split())
+        if text not in told:
+            told.add(text)
+            standard_error(soft_wrap=True).print(f"[bold yellow]warning:[/] {escape(text)}", highlight=False)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = tell
+        yield
