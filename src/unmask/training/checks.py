@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -175,32 +175,36 @@ def check_start(nll: float, choices: int) -> None:
         )
 
 
-def not_finite(
+def check_finite(
     model: MaskedDiffusionLM,
     dtype: torch.dtype | None,
     step: int,
     checkpoints: Path,
-    loss: float,
-    norm: float,
+    figures: Mapping[str, Any],
     batch: MaskedBatch,
     nll: Tensor,
-) -> FloatingPointError:
-    """The error that ends a run whose loss or gradient is not finite, with its first source where that is found.
+) -> None:
+    """End a run whose loss or gradient is not finite, with its first source where that is found.
 
     Args:
         model: unwrapped; nothing is looked for in one that is spread over ranks.
         dtype: of the run's products under autocast; None for none.
         step: steps done.
         checkpoints: folder of the run's.
-        loss: of the step.
-        norm: of its gradient.
+        figures: of the step: its "loss", and the "grad_norm", None where it was skipped for an overflow.
         batch: this rank's rows.
         nll: [B, L] of the step.
+
+    Raises:
+        FloatingPointError: naming step, rows and the last good checkpoint.
     """
+    loss, norm = figures["loss"], math.nan if figures["grad_norm"] is None else figures["grad_norm"]
+    if math.isfinite(loss) and (figures["grad_norm"] is None or math.isfinite(norm)):
+        return
     last, source = newest(checkpoints), None if is_sharded(model) else first_not_finite(model, dtype, batch, nll)
     bad = ~nll.isfinite().all(1)
     rows = (batch.clean.row[bad] if bad.any() else batch.clean.row).tolist()
-    return FloatingPointError(
+    raise FloatingPointError(
         f"step {step}: the loss is {loss} and the gradient norm {norm}. "
         f"Rows of the data set {'with a bad loss' if bad.any() else 'in the batch'}: {rows[:16]}. "
         f"The last good checkpoint is {last or 'none: none was written yet'}. "
@@ -222,7 +226,7 @@ def first_not_finite(
 
     Args:
         model: unwrapped, its weights whole.
-        dtype: as for `not_finite`: what overflows in it alone is found.
+        dtype: as for `check_finite`: what overflows in it alone is found.
         batch: this rank's rows.
         nll: [B, L] of them.
     """

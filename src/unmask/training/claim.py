@@ -2,57 +2,33 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from unmask import __version__
-from unmask.config import to_json
-from unmask.data.tokenizers import TextTokenizer
 from unmask.distributed import gather_counts, raise_together
 from unmask.store import checkpoint
 from unmask.store.folder import LOCK_FILE, begin_run, check_folder, empty_run, lock_folder
-from unmask.training.config import TrainingConfig
 from unmask.training.ending import clear_words, ending_together
 
 VISIBLE_WITHIN = 30.0
 """Seconds within which every node sees what one wrote; network file systems keep what they knew for a few."""
 
 
-@dataclass(frozen=True)
-class Description:
-    """What a folder says of its run.
-
-    Attributes:
-        run: all that makes it, configs by name.
-        config: the loop's settings.
-        given: names of what was handed to the trainer instead of a setting.
-        tokenizer: what made the rows' tokens, if they are text.
-        parameters: of the model.
-    """
-
-    run: dict[str, Any]
-    config: TrainingConfig
-    given: dict[str, str]
-    tokenizer: TextTokenizer | None
-    parameters: int
-
-
 @contextmanager
 def claimed_folder(
     out: Path,
-    description: Description,
+    description: dict[str, Any],
+    changes: Callable[[dict[str, Any], int], list[str]],
     resume: bool,
     overwrite: bool,
     rank: int,
     ranks: int,
+    minutes: float,
     wait: Callable[[], None],
 ) -> Iterator[Callable[[], None]]:
     """Hold the folder against other writers; refuse one that holds something else; give what writes the config.
@@ -62,40 +38,21 @@ def claimed_folder(
 
     Args:
         out: the folder.
-        description: of the run.
+        description: of the run, as its config.json will have it.
+        changes: what keeps a saved run from going on as this one, as for `check_folder`.
         resume: the folder may hold this run.
         overwrite: what the folder holds goes.
         rank: of this process.
         ranks: how many there are; each must call this.
+        minutes: for which ranks wait for one another.
         wait: returns once every rank has called it.
     """
-    run, config, given = to_json(description.run), description.config, description.given
-    tokenizer = None if description.tokenizer is None else description.tokenizer.fingerprint
-    described = {
-        "unmask": __version__,
-        "run": run,
-        "training": to_json(config),
-        "given": given,
-        "tokenizer": tokenizer,
-        "started_in": os.path.relpath(Path.cwd(), out.resolve()),  # where relative paths of the run begin
-        "parameters": description.parameters,
-    }
 
     def look() -> None:
-        check_folder(out, run, partial(config.changes_from, given=given), resume, overwrite, tokenizer)
+        check_folder(out, description["run"], changes, resume, overwrite, description["tokenizer"])
 
     look()
     wait()  # all ranks look before one writes
-
-    def first(work: Callable[[], None]) -> None:
-        """Have the first rank do what concerns all."""
-        problem = None
-        try:
-            if rank == 0:
-                work()
-        except (ValueError, OSError) as error:
-            problem = error
-        raise_together(ranks, problem, ValueError)
 
     with ExitStack() as held:
 
@@ -109,11 +66,11 @@ def claimed_folder(
             checkpoint.clear_unfinished(out / "checkpoints")
             clear_words(out)
 
-        first(lock)
+        _first(rank, ranks, lock)
         check_shared(out, rank, ranks)
-        first(clear)
-        with ending_together(out, rank, ranks, config.rank_timeout_minutes):
-            yield lambda: first(lambda: begin_run(out, described))
+        _first(rank, ranks, clear)
+        with ending_together(out, rank, ranks, minutes):
+            yield lambda: _first(rank, ranks, lambda: begin_run(out, description))
 
 
 def check_shared(out: Path, rank: int, ranks: int) -> None:
@@ -132,21 +89,25 @@ def check_shared(out: Path, rank: int, ranks: int) -> None:
     if ranks == 1:
         return
     token = str(gather_counts(secrets.randbits(62), ranks)[0])
-    problem = None
-    try:
-        if rank == 0:
-            (out / LOCK_FILE).write_text(token)
-    except OSError as error:
-        problem = error
-    raise_together(ranks, problem, ValueError)
+    _first(rank, ranks, lambda: (out / LOCK_FILE).write_text(token))
     until = time.monotonic() + VISIBLE_WITHIN
     while not (seen := _reads(out / LOCK_FILE, token)) and time.monotonic() < until:
         time.sleep(0.1)
-    if not seen:
-        problem = ValueError(
-            f"{out} on {platform.node()} is not the folder that rank 0 writes to: the ranks of a run share its "
-            "folder. Give --out on a file system that all nodes see"
-        )
+    unseen = ValueError(
+        f"{out} on {platform.node()} is not the folder that rank 0 writes to: the ranks of a run share its "
+        "folder. Give --out on a file system that all nodes see"
+    )
+    raise_together(ranks, None if seen else unseen, ValueError)
+
+
+def _first(rank: int, ranks: int, work: Callable[[], object]) -> None:
+    """Have the first rank do what concerns all; what it meets, all raise."""
+    problem = None
+    try:
+        if rank == 0:
+            work()
+    except (ValueError, OSError) as error:
+        problem = error
     raise_together(ranks, problem, ValueError)
 
 

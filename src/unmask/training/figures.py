@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +13,6 @@ from unmask.batch import MaskedBatch
 from unmask.training.diagnostics import Diagnostics
 from unmask.training.later import Later
 from unmask.training.micro import StepOutputs
-
-Broken = Callable[[float, float, MaskedBatch, Tensor], Exception]
 
 
 @dataclass(frozen=True)
@@ -44,16 +41,13 @@ class Figures:
     shown: dict[str, Any]
     broken: bool
 
-    def read(
-        self, diagnostics: Diagnostics, ranks: int, total: Callable[[Tensor], Tensor], broken: Broken
-    ) -> dict[str, Any]:
+    def read(self, diagnostics: Diagnostics, ranks: int, total: Callable[[Tensor], Tensor]) -> dict[str, Any]:
         """The figures for the log; every rank must call it.
 
         Args:
             diagnostics: of the run.
             ranks: how many there are.
             total: the sum of a tensor over them.
-            broken: makes the error for a loss or gradient norm that is not finite, of loss, norm, rows and nll.
         """
         found = self.outputs.read()
         weights = self.weights if found.factor is None else self.weights * found.factor
@@ -61,8 +55,6 @@ class Figures:
         loss, nats, balance = total(torch.stack([value.double() for value in own])).tolist()
         loss /= float(self.normaliser)
         norm = None if self.norm is None else float(self.norm.read())
-        if not (math.isfinite(loss) and (norm is None or math.isfinite(norm))):
-            raise broken(loss, math.nan if norm is None else norm, self.batch, found.nll)
         extra: dict[str, Any] = {}
         if found.balance is not None:  # experts used evenly; not part of "loss"
             extra["balance"] = balance / ranks

@@ -7,6 +7,7 @@ process observes the scores of the same forwards. So the gradient does not depen
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -19,10 +20,9 @@ from datasets import Dataset, IterableDataset
 from torch import Tensor
 from torch.distributed.fsdp import register_fsdp_forward_method
 
-from unmask import noise
+from unmask import __version__, noise
 from unmask.batch import MaskedBatch
 from unmask.config import require, to_json
-from unmask.data.stream import RowStream
 from unmask.data.streamed import rows_of
 from unmask.data.tokenizers import TextTokenizer
 from unmask.distributed import is_sharded, sum_over_ranks, whole
@@ -36,8 +36,8 @@ from unmask.store import checkpoint
 from unmask.store.metrics import MetricsLog, logged
 from unmask.training import platform
 from unmask.training.callbacks import Callback
-from unmask.training.checks import check_measured, check_results, check_start, check_unused, not_finite, notes
-from unmask.training.claim import Description, claimed_folder
+from unmask.training.checks import check_finite, check_measured, check_results, check_start, check_unused, notes
+from unmask.training.claim import claimed_folder
 from unmask.training.config import TrainingConfig
 from unmask.training.diagnostics import Diagnostics
 from unmask.training.ema import WeightAverage
@@ -52,7 +52,6 @@ from unmask.training.optimizer import OptimizerFactory, adamw, parameter_groups,
 from unmask.training.progress import Display, TrainingProgress, shown_of
 from unmask.training.ranks import accelerator_of
 from unmask.training.state import Counters, Parts, load_training, save_training
-from unmask.training.tracking import tracker_settings
 
 Evaluation = Callable[[MaskedDiffusionLM, bool], dict[str, Any]]
 
@@ -196,10 +195,8 @@ class Trainer:
         begins()
         main, config = self.accelerator.is_main_process, self.config
         metrics = MetricsLog(self.out, after=self.step if self.step else -1) if main else None
-        log = RunLog(metrics, self.accelerator, config.tracker != "none")
-        if config.tracker != "none":
-            settings = {"run": to_json(self.run), "training": to_json(config)}
-            self.accelerator.init_trackers(**tracker_settings(config.tracker, self.name, settings))
+        settings = {"run": to_json(self.run), "training": to_json(config)}
+        log = RunLog(metrics, self.accelerator, config.tracker, self.name, settings)
         self.wrapped.train()
         ranks, told = self.accelerator.num_processes, main and logged(self.out, "evaluation", self.step)
         occasions = Occasions(config, self.callbacks, ranks, self.step or None)
@@ -235,8 +232,7 @@ class Trainer:
                 progress.note(f"ends at step {self.step}: {reason}")
         if occasions.saved != self.step:
             self._save(occasions)
-        for tracker in self.accelerator.trackers:  # not end_training: a later run needs the process group
-            tracker.finish()
+        log.close()
         return checkpoint.folder_of(self.checkpoints, self.step)
 
     def _one_step(self, log: RunLog, progress: TrainingProgress) -> None:
@@ -259,8 +255,9 @@ class Trainer:
             return
         (figures, place, fit), self._unread = self._unread, None
         step, ranks = place["step"], self.accelerator.num_processes
-        broken = partial(not_finite, self.model, self.dtype, step - 1, self.checkpoints)
-        metrics = figures.read(self.diagnostics, ranks, self._sum, broken)
+        metrics = figures.read(self.diagnostics, ranks, self._sum)
+        nll = figures.outputs.read().nll
+        check_finite(self.model, self.dtype, step - 1, self.checkpoints, metrics, figures.batch, nll)
         if fit:  # under the step that it served: a run resumed from the one before fits again
             log.write("time", place, fit)
         if step == 1 and metrics["masked_share"] > 0:
@@ -338,11 +335,11 @@ class Trainer:
         tokens, masked, bad = self._sum(torch.stack([batch.clean.attention.sum(), batch.masked.sum(), bad])).tolist()
         if learns and not bad:
             self.process.observe(outputs.scores())
-        extra = dict(getattr(self.process, "metrics", {}))
-        if self.loss_scale is not None:
-            extra["loss_scale"] = self.loss_scale.value
         self.counters.tokens += tokens
-        shown = {"learning_rate": self.learning_rate(self.step), "masked_share": masked / tokens, **extra}
+        shown = {"learning_rate": self.learning_rate(self.step), "masked_share": masked / tokens}
+        shown |= getattr(self.process, "metrics", {})
+        if self.loss_scale is not None:
+            shown["loss_scale"] = self.loss_scale.value
         return Figures(batch, weights, normaliser, outputs, None if skipped else late, looks, masked, shown, bad > 0)
 
     def _sum(self, value: Tensor) -> Tensor:
@@ -384,17 +381,20 @@ class Trainer:
 
     def _place(self) -> dict[str, Any]:
         """How far the run has come, for the log."""
-        rows: RowStream = self.process.rows  # type: ignore[attr-defined]
-        return {
-            "step": self.step,
-            "epoch": rows.epoch,
-            "seconds": self.counters.seconds,
-            "tokens": self.counters.tokens,
-        }
+        done, rows = self.counters, self.process.rows  # type: ignore[attr-defined]
+        return {"step": done.step, "epoch": rows.epoch, "seconds": done.seconds, "tokens": done.tokens}
 
     def _claimed_folder(self, resume: bool, overwrite: bool) -> AbstractContextManager[Callable[[], None]]:
         """Hold the folder against other writers; refuse one that holds anything else; give what writes the config."""
-        parameters = sum(p.numel() for p in self.model.parameters())
-        description = Description(self.run, self.config, self.given, self.tokenizer, parameters)
-        wait = self.accelerator.wait_for_everyone
-        return claimed_folder(self.out, description, resume, overwrite, *self.ranks, wait)
+        description = {
+            "unmask": __version__,
+            "run": to_json(self.run),
+            "training": to_json(self.config),
+            "given": self.given,
+            "tokenizer": None if self.tokenizer is None else self.tokenizer.fingerprint,
+            "started_in": os.path.relpath(Path.cwd(), self.out.resolve()),  # where relative paths of the run begin
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+        }
+        changes = partial(self.config.changes_from, given=self.given)
+        minutes, wait = self.config.rank_timeout_minutes, self.accelerator.wait_for_everyone
+        return claimed_folder(self.out, description, changes, resume, overwrite, *self.ranks, minutes, wait)

@@ -12,7 +12,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from unmask import Bell, IndependentMasking
 from unmask.config import to_json
 from unmask.training import read_metrics
-from unmask.training.tracking import flattened, tracker_settings
+from unmask.training.log import flattened, tracker_settings
 
 
 @pytest.mark.parametrize("tracker", sorted(LOGGER_TYPE_TO_CLASS))
