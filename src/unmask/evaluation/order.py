@@ -146,11 +146,11 @@ def order_over_training(
         told = "data" in saved["run"]
         require(told, f"the run in {run} does not say what its data are: give the rows by `dataset`")
         dataset = cast(Dataset, from_json(saved["run"]["data"]).held_out())
-    folders = checkpoint.saved(run / "checkpoints")
+    folders = checkpoint.saved(checkpoint.root_of(run))
     require(len(folders) > 0, f"the run in {run} has no checkpoint yet")
     steps = [checkpoint.check(folder)["step"] for folder in folders]
     batch = RowStream(dataset).rows(torch.arange(min(rows, len(dataset))))
-    final = folders[-1] / ("ema" if (folders[-1] / "ema").is_dir() else "model")
+    final = checkpoint.weights_of(folders[-1])
     decoded = generate(MaskedDiffusionLM.from_pretrained(final), batch, Decoding(policy=masking.policy), seed=seed)
     records = []
     for step, folder in zip(steps, folders, strict=True):

@@ -216,7 +216,7 @@ class RunConfig:
             self.data.check()
             tokenizer = self.data.tokenizer().fingerprint if resume else None
         check_folder(Path(out), to_json(self.described), self.training.changes_from, resume, overwrite, tokenizer)
-        self.training.check_begun(checkpoint.steps_of(Path(out) / "checkpoints") if resume else 0)
+        self.training.check_begun(checkpoint.steps_of(checkpoint.root_of(Path(out))) if resume else 0)
         tokenizer = self.data.tokenizer() if isinstance(self.data, Tokenized) else None
         if tokenizer is not None and isinstance(self.model, TextModel):
             tokenizer.check_model(self.model.mask, self.model.vocab_size)
@@ -336,7 +336,7 @@ def _checkpoint_of(folder: Path) -> Path:
     if root != folder:
         checkpoint.check(folder)
         return folder
-    newest = checkpoint.newest(root / "checkpoints")
+    newest = checkpoint.newest(checkpoint.root_of(root))
     if newest is None:
         raise ValueError(f"the run in {folder} has no checkpoint yet")
     return newest
@@ -351,7 +351,7 @@ def _drawn(rows: Dataset | IterableDataset, seed: int, count: int = 256) -> Data
 def _put_weights(model: MaskedDiffusionLM, run: Path) -> None:
     """Put the weights of a run's newest checkpoint into a model: the averaged ones where there are some."""
     folder = _checkpoint_of(run)
-    weights = folder / "ema" if (folder / "ema").is_dir() else folder / "model"
+    weights = checkpoint.weights_of(folder)
     if model.is_hugging_face and (weights / "config.json").is_file():
         other = other_sizes(model.hugging_face.config, weights)
         require(not other, f"the model to start from, in {folder}, has other sizes: {'; '.join(other)}")
@@ -372,7 +372,7 @@ def load_model(folder: Path, modules: Iterable[str | ModuleType] = ()) -> Masked
         ValueError: for adapters, or a model that is not Hugging Face's, where the run does not say what they are of.
     """
     config = folder.parent.parent / CONFIG_FILE
-    folder = folder / "ema" if (folder / "ema").is_dir() else folder / "model"
+    folder = checkpoint.weights_of(folder)
     adapted = (folder / ADAPTERS_FILE).is_file()
     if (folder / "config.json").is_file() and not adapted:
         return MaskedDiffusionLM.from_pretrained(folder)

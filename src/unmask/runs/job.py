@@ -71,7 +71,7 @@ class Job:
     @property
     def last(self) -> Path:
         """Folder of the last step's checkpoint."""
-        return checkpoint.folder_of(self.out / "checkpoints", self.config.training.steps)
+        return checkpoint.folder_of(checkpoint.root_of(self.out), self.config.training.steps)
 
     @property
     def is_trained(self) -> bool:
@@ -85,7 +85,7 @@ class Job:
     @property
     def steps_done(self) -> int:
         """Of the newest checkpoint."""
-        return checkpoint.steps_of(self.out / "checkpoints")
+        return checkpoint.steps_of(checkpoint.root_of(self.out))
 
     @property
     def is_whole(self) -> bool:

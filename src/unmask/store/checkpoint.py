@@ -78,6 +78,16 @@ def unmapped(state: Any) -> Any:
     return state.clone() if isinstance(state, Tensor) else state
 
 
+def root_of(run: Path) -> Path:
+    """Where the checkpoints of a run's folder lie."""
+    return run / "checkpoints"
+
+
+def weights_of(folder: Path) -> Path:
+    """Where the weights to use lie in a checkpoint: the averaged ones where there are some."""
+    return folder / "ema" if (folder / "ema").is_dir() else folder / "model"
+
+
 def folder_of(root: Path, step: int) -> Path:
     """Where the checkpoint of a step lies."""
     return root / f"step-{step:08d}"

@@ -14,7 +14,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from unmask.config import completed, differences
 from unmask.data.tokenizers import TextTokenizer
-from unmask.store.checkpoint import newest, others, steps_of
+from unmask.store.checkpoint import newest, others, root_of, steps_of
 
 CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"
@@ -79,7 +79,7 @@ def check_folder(
         named = _as_named(
             completed(saved["run"]), run, out / saved.get("started_in", os.path.relpath(Path.cwd(), out))
         )
-        changed = differences(named, run) + changes(before, steps_of(out / "checkpoints"))
+        changed = differences(named, run) + changes(before, steps_of(root_of(out)))
         if changed:
             raise ValueError(f"{out} holds another run, it cannot be resumed: {'; '.join(changed)}")
         if saved.get("tokenizer") is not None and tokenizer is None:
@@ -91,7 +91,7 @@ def check_folder(
                 "--overwrite or in another --out"
             )
     elif overwrite:
-        spared = others(out / "checkpoints")
+        spared = others(root_of(out))
         if spared:
             raise ValueError(
                 f"{spared[0]} is a checkpoint of another version of unmask, which --overwrite does not delete: "
@@ -133,7 +133,7 @@ def _same_place(folder: Path, before: str, now: str) -> bool:
 
 def _kept_tokenizer(out: Path) -> str | None:
     """Fingerprint of the tokenizer in the run's newest checkpoint, as the library at hand writes it."""
-    last = newest(out / "checkpoints")
+    last = newest(root_of(out))
     return None if last is None else TextTokenizer.load(last / "model").fingerprint
 
 

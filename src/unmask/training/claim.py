@@ -63,7 +63,7 @@ def claimed_folder(
         def clear() -> None:
             if overwrite:
                 empty_run(out)
-            checkpoint.clear_unfinished(out / "checkpoints")
+            checkpoint.clear_unfinished(checkpoint.root_of(out))
             clear_words(out)
 
         _first(rank, ranks, lock)

@@ -159,7 +159,7 @@ class Trainer:
     @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints."""
-        return self.out / "checkpoints"
+        return checkpoint.root_of(self.out)
 
     def train(self, resume: bool = False, overwrite: bool = False) -> Path:
         """Run to the last step.
