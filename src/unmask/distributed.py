@@ -44,6 +44,12 @@ def gather_rows(world_size: int, *columns: Tensor) -> tuple[Tensor, ...]:
     return tuple(joined)
 
 
+def place_among_ranks() -> tuple[int, int]:
+    """This process's rank and how many there are: 0 of 1 without torch.distributed."""
+    joined = dist.is_available() and dist.is_initialized()
+    return (dist.get_rank(), dist.get_world_size()) if joined else (0, 1)
+
+
 def sum_over_ranks(world_size: int, value: Tensor) -> Tensor:
     """Sum a tensor over all ranks; on the CPU, the same bits on every rank."""
     return value if world_size == 1 else gather_rows(world_size, value[None])[0].sum(0)

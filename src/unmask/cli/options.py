@@ -32,6 +32,7 @@ from unmask.recipes import RECIPES, RunConfig, TextModel
 from unmask.schedules import Ramp, Schedule, parse_schedule
 from unmask.times import TimeDistribution
 from unmask.training.console import standard_error
+from unmask.training.platform import default_device
 
 RunConfigs = dict[str, RunConfig]
 MASKINGS = (IndependentMasking, ProgressiveUnmasking, Blockwise)
@@ -91,10 +92,8 @@ def _printed_configs(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None
 
 def chosen_device(name: str) -> torch.device:
     """The device of that name; of "auto" the GPU where there is one. ValueError where it cannot be used."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return torch.empty(0, device=name).device
+        return torch.empty(0, device=default_device() if name == "auto" else name).device
     except (RuntimeError, AssertionError) as error:  # AssertionError: a torch built without it
         raise ValueError(f"--device {name} cannot be used: {error}") from None
 

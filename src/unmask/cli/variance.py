@@ -20,7 +20,7 @@ from unmask.processes import IndependentMasking
 from unmask.recipes import RECIPES
 from unmask.report.figures import plot_variance
 from unmask.report.tables import variance_grid
-from unmask.runs.config import Tokenized, load_model, load_run, tokenizer_of
+from unmask.runs.config import load_model, load_run, tokenizer_of
 from unmask.runs.prepare import looked_up
 from unmask.store.folder import check_out
 from unmask.training.console import standard_error
@@ -76,7 +76,7 @@ def variance(words: list[str]) -> None:
             raise ValueError(f"{options.run} has no data of its own: {trained}, then unmask variance DIR")
         torch.manual_seed(options.seed)
         model, out = config.model.build(), options.out or Path("runs") / f"variance-{options.run}"
-        tokenizer = config.data.tokenizer() if isinstance(config.data, Tokenized) else None
+        tokenizer = config.tokenizer()
     else:
         config, folder = load_run(options.run, options.module)
         model, out = load_model(folder, options.module), options.out or Path(options.run) / "variance"

@@ -36,14 +36,14 @@ from unmask.kinds import kinds_checked
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.parts import HeldOutLikelihood, HeldOutRows
 from unmask.parts.maskings import MASKINGS
-from unmask.runs.config import RunConfig, Tokenized, load_model
+from unmask.runs.config import RunConfig, load_model
 from unmask.runs.launch import check_asked, default_devices, default_jobs
 from unmask.runs.prepare import looked_up, with_guide
 from unmask.runs.study import Change, Study
 from unmask.store.folder import replace_text
 from unmask.training import TrainingStep
 from unmask.training.console import standard_error
-from unmask.training.platform import autocast_dtype
+from unmask.training.platform import autocast, autocast_dtype, default_device
 
 COSTS, ROWS = "costs.json", "rows"
 LEAST_STEPS = 20
@@ -122,8 +122,7 @@ def advise(
     _say(len(study.cells()), steps, costs, probe, devices, config.training.steps, console)
     study.run(out, workers=workers, devices=devices, console=console, command=command)
     first, seed = next(iter(arms)), config.training.seed
-    model = load_model(study.job(study.cells([first], [seed])[0], out).last)
-    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_model(study.job(study.cells([first], [seed])[0], out).last).to(default_device())
     seconds = 60 * MEASURED * probe.minutes / 2
     row_seconds = costs[first] / config.training.batch_size
     _split(model, at_hand(config.data.load()), out, seconds, row_seconds, console)
@@ -149,7 +148,7 @@ def read_advice(out: Path, *, steps: int, horizon: int, locality: tuple[Curve, .
 
 def _study(config: RunConfig, arms: Mapping[str, Change], probe: ProbeConfig, steps: int) -> Study:
     """The short runs. Each anneals its learning rate, as the whole run would."""
-    training, warmup = config.training, 0.1
+    training = config.training
     return Study(
         name=f"advise-{config.recipe}",
         base=replace(
@@ -162,7 +161,7 @@ def _study(config: RunConfig, arms: Mapping[str, Change], probe: ProbeConfig, st
         seeds=tuple(range(training.seed, training.seed + probe.seeds)),
         budgets=(steps,),
         finals={ROWS: HeldOutRows(rows=probe.rows)},
-        warmup=warmup,
+        warmup=0.1,
         evaluate=0.25,
         checkpoint=None,
     )
@@ -185,11 +184,10 @@ def _costs(study: Study, out: Path, console: Console) -> dict[str, float]:
 
 def seconds_a_step(config: RunConfig, steps: int = 3) -> float:
     """Median time of a run's training steps, of a few after the first one: all but the optimiser's part."""
-    training, device = config.training, torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    training, device = config.training, default_device()
     torch.manual_seed(training.seed)
     model, dtype = config.model.build().to(device), autocast_dtype(training.precision, device)
-    tokenizer = config.data.tokenizer() if isinstance(config.data, Tokenized) else None
-    masking, objective = looked_up((config.masking, config.objective), tokenizer)
+    masking, objective = looked_up((config.masking, config.objective), config.tokenizer())
     rows = at_hand(config.data.load(), most := ROWS_TIMED * training.batch_size)
     rows = rows.select(range(min(len(rows), most)))
     step = TrainingStep(
@@ -205,7 +203,7 @@ def seconds_a_step(config: RunConfig, steps: int = 3) -> float:
     found = []
     for _ in range(1 + steps):
         began = time.perf_counter()
-        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+        with autocast(device, dtype):
             step(model)
         if device.type == "cuda":
             torch.cuda.synchronize()

@@ -11,12 +11,12 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from datasets import Dataset, IterableDataset
 
 from unmask.config import from_json, ours, require, to_json
 from unmask.data.streamed import at_hand
 from unmask.data.tokenizers import TOKENIZER_FILE, TextTokenizer
+from unmask.distributed import place_among_ranks
 from unmask.evaluation.trace import Example, trace_of
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.models.families import other_sizes
@@ -195,6 +195,10 @@ class RunConfig:
         found = {name: part.found_from(folder) for name, part in parts.items() if isinstance(part, Findable)}
         return replace(self, **found, start=None if self.start is None else found_from(folder, self.start))
 
+    def tokenizer(self) -> TextTokenizer | None:
+        """What makes the rows' tokens, if they are text."""
+        return self.data.tokenizer() if isinstance(self.data, Tokenized) else None
+
     def check(self, out: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:
         """Raise ValueError for what can be refused without building anything: see `train`."""
         check_launch()
@@ -211,13 +215,13 @@ class RunConfig:
             f"rows of up to {length} tokens do not fit into a model of {positions} positions: --data.length "
             f"{positions}, or --model.positions {length}",
         )
-        tokenizer = None
         if isinstance(self.data, Tokenized):
             self.data.check()
-            tokenizer = self.data.tokenizer().fingerprint if resume else None
-        check_folder(Path(out), to_json(self.described), self.training.changes_from, resume, overwrite, tokenizer)
+        tokenizer = self.tokenizer() if resume else None  # it takes long to learn, and the folder tells at once
+        fingerprint = None if tokenizer is None else tokenizer.fingerprint
+        check_folder(Path(out), to_json(self.described), self.training.changes_from, resume, overwrite, fingerprint)
         self.training.check_begun(checkpoint.steps_of(checkpoint.root_of(Path(out))) if resume else 0)
-        tokenizer = self.data.tokenizer() if isinstance(self.data, Tokenized) else None
+        tokenizer = self.tokenizer()
         if tokenizer is not None and isinstance(self.model, TextModel):
             tokenizer.check_model(self.model.mask, self.model.vocab_size)
         looked_up((self.masking, self.objective), tokenizer)
@@ -237,11 +241,10 @@ class RunConfig:
         out = Path(out)
         self.check(out, resume=resume, overwrite=overwrite)
         torch.manual_seed(self.training.seed)
-        model, tokenizer = self.model.build(), None
+        model, tokenizer = self.model.build(), self.tokenizer()
         if self.start is not None:
             _put_weights(model, Path(self.start))
-        if isinstance(self.data, Tokenized):
-            tokenizer = self.data.tokenizer()
+        if tokenizer is not None:
             model.check_tokenizer(tokenizer)
         masking, objective = looked_up((self.masking, self.objective), tokenizer)
         held_out, rows = self.data.held_out(), self.data.load()
@@ -257,7 +260,7 @@ class RunConfig:
             self.training,
             out=out,
             held_out=_drawn(rows, self.training.seed),
-            evaluate=self._evaluate(Path(out), held_out, tokenizer),
+            evaluate=self._evaluate(out, held_out, tokenizer),
             run=self.described,
             tokenizer=tokenizer,
             name=name or out.name,
@@ -282,7 +285,7 @@ class RunConfig:
             results = evaluate(model, last)
             if last:
                 trace = trace_of(model, example, self.training.seed)
-                if PartialState().is_main_process:
+                if place_among_ranks()[0] == 0:
                     trace.save(out)
             return results
 

@@ -18,7 +18,7 @@ import platform
 import sys
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from unmask.store import checkpoint
 from unmask.store.folder import CONFIG_FILE, check_folder, read_config, replace_text
 from unmask.store.metrics import logged
 from unmask.training.console import told_as_lines
-from unmask.training.platform import autocast_dtype
+from unmask.training.platform import autocast, autocast_dtype, default_device
 
 FINALS, PROVENANCE = "finals", "provenance.json"
 DIGITS = 16
@@ -134,8 +134,7 @@ class Job:
 
     def _provenance(self) -> dict[str, Any]:
         made = {COMMAND: self.command} if self.command else {}
-        made |= provenance(self.config) | self._hashes()
-        return made
+        return made | provenance(self.config) | self._hashes()
 
     def _hashes(self) -> dict[str, str]:
         """Of rows, tokenizer and weights: SHA-256, the first digits of it."""
@@ -154,35 +153,32 @@ class Job:
 
     def _evaluate(self, final: EvaluationConfig | ReadsText) -> dict[str, Any]:
         """In the precision of the training steps."""
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = autocast_dtype(self.config.training.precision, device)
+        device = default_device()
         model = load_model(self.last, self.modules).to(device).eval()
         evaluate = started(final, self.config.data.held_out(), tokenizer_of(self.last))
-        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+        with autocast(device, autocast_dtype(self.config.training.precision, device)):
             return evaluate(model, True)
 
     def save(self, path: Path) -> None:
         """Write what `load` reads."""
-        plain = {"name": self.name, "config": to_json(self.config), "out": str(self.out), "reduce": self.reduce}
-        plain["command"] = self.command
-        plain |= {"finals": to_json(self.finals), "after": None if self.after is None else str(self.after)}
+        plain = {f.name: to_json(getattr(self, f.name)) for f in fields(self)}
         replace_text(path, json.dumps(plain, indent=2) + "\n")
 
     @classmethod
     def load(cls, path: Path, modules: Iterable[str] = ()) -> Job:
         """Read a job; `modules` are those of the classes not of unmask that its configs may name."""
         saved = json.loads(path.read_text())
-        after = None if saved["after"] is None else Path(saved["after"])
-        config, finals = (from_json(saved[part], modules) for part in ("config", "finals"))
-        return cls(saved["name"], config, Path(saved["out"]), finals, after, saved["reduce"], saved["command"])
+        made = {part: from_json(saved[part], modules) for part in ("config", "finals")}
+        made |= {part: saved[part] and Path(saved[part]) for part in ("out", "after")}
+        return cls(**saved | made)
 
 
 def provenance(config: RunConfig) -> dict[str, Any]:
     """What a run was made on and with: device, numbers' type, threads, versions."""
-    on_gpu = torch.cuda.is_available()
-    dtype = autocast_dtype(config.training.precision, torch.device("cuda" if on_gpu else "cpu"))
+    device = default_device()
+    dtype = autocast_dtype(config.training.precision, device)
     return {
-        "device": torch.cuda.get_device_name() if on_gpu else _processor(),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "dtype": str(dtype or torch.float32).removeprefix("torch."),

@@ -23,6 +23,7 @@ from unmask.processes.progressive import ProgressiveProcess
 from unmask.processes.refit import fitted_time_of
 from unmask.store.checkpoint import newest
 from unmask.training.config import TrainingConfig
+from unmask.training.platform import autocast
 
 CHAINS = 2
 """Times that a chain should move from end to end in a run, at least."""
@@ -249,7 +250,7 @@ def first_not_finite(
     ]
     try:
         if bad.any():
-            with torch.autocast(nll.device.type, dtype, enabled=dtype is not None):
+            with autocast(nll.device, dtype):
                 model(batch[bad.nonzero()[:, 0]])
     finally:
         for hook in hooks:

@@ -64,6 +64,16 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if device.type == "cpu" and torch.cpu._is_amx_tile_supported() else None
 
 
+def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
+    """A context with matrix products in `dtype`; None for plain fp32."""
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)
+
+
+def default_device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def name_of(dtype: torch.dtype | None) -> str:
     """The precision setting that gives this dtype of matrix products."""
     return next(name for name, known in DTYPES.items() if known == dtype)
@@ -207,7 +217,7 @@ def measuring(
     """Matrix products in `dtype`; compiled layers run as written, as their shapes would be new ones."""
     eager = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
     try:
-        with eager, torch.autocast(device.type, dtype, enabled=dtype is not None):
+        with eager, autocast(device, dtype):
             yield
     finally:
         reshard(model)

@@ -1,4 +1,4 @@
-"""The ranks of a run and where they compute, by Hugging Face accelerate; this is the one file that imports it."""
+"""The ranks of a run and where they compute, by Hugging Face accelerate."""
 
 from __future__ import annotations
 

@@ -14,7 +14,6 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 
@@ -22,7 +21,7 @@ from unmask.batch import MaskedBatch
 from unmask.config import require
 from unmask.data.importance import RowImportance
 from unmask.data.streamed import rows_of
-from unmask.distributed import is_sharded
+from unmask.distributed import is_sharded, place_among_ranks
 from unmask.kinds import kinds_checked
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.models.output import MaskedOutput
@@ -77,7 +76,7 @@ class TrainingStep:
             f"micro_batch_size must be at least 1, got {micro_batch_size}",
         )
         self.micro_batch_size = micro_batch_size
-        self.rank, self.ranks = _place_among_ranks()
+        self.rank, self.ranks = place_among_ranks()
         self._dataset = dataset
         self._model: MaskedDiffusionLM | None = None  # known from the first call on
         self._unchecked: list[tuple[Dataset, int]] = []
@@ -135,7 +134,7 @@ class TrainingStep:
         inside = getattr(model, "module", model)
         MaskedDiffusionLM.check(inside)
         if self._model is None:
-            there = _place_among_ranks()
+            there = place_among_ranks()
             require(  # else each rank would train on all rows, the same ones
                 there == (self.rank, self.ranks),
                 f"this step was made as rank {self.rank} of {self.ranks}, and is called as rank {there[0]} of "
@@ -162,9 +161,3 @@ class TrainingStep:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken, on as many ranks."""
         self.process.load_state_dict(state)
-
-
-def _place_among_ranks() -> tuple[int, int]:
-    """This process's rank and how many there are: 0 of 1 without torch.distributed."""
-    joined = dist.is_available() and dist.is_initialized()
-    return (dist.get_rank(), dist.get_world_size()) if joined else (0, 1)

@@ -352,7 +352,7 @@ class Trainer:
         scale = 1.0 if self.loss_scale is None else self.loss_scale.value
 
         def forward(part: MaskedBatch, own: Tensor) -> MaskedOutput:
-            with torch.autocast(self.accelerator.device.type, self.dtype, enabled=self.dtype is not None):
+            with platform.autocast(self.accelerator.device, self.dtype):
                 return self.wrapped(self.model.prepare(part, own), needs=needs, objective=self.objective)
 
         def backward(loss: Tensor) -> None:  # only the head's knows the loss scale, and it rounds to fp16 last
