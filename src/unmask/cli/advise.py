@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from unmask.cli.options import about, chosen_arms, configured, differing, opened
+from unmask.cli.options import RUN_SIDE_BY_SIDE, about, changes_of, chosen_arms, configured, opened
 from unmask.evaluation.advice import ADVICE
 from unmask.evaluation.results import Results, read_records
 from unmask.evaluation.variance import VARIANCE, load_variance
@@ -23,9 +23,9 @@ def advise(words: list[str]) -> None:
     command = shlex.join(["unmask", "advise", *words])
     recipe, words, settled = opened("advise", words)
     arms, words = chosen_arms(recipe, "advise", words)
-    own, default = differing(arms), ProbeConfig()
+    first, changes, default = next(iter(arms)), changes_of(arms), ProbeConfig()
     config, options = configured(
-        next(iter(arms.values())),
+        arms[first],
         "advise",
         words,
         [
@@ -34,16 +34,15 @@ def advise(words: list[str]) -> None:
             ("seeds", about(int, "Runs of each arm, from --seed on."), default.seeds),
             ("probe_steps", about(int | None, "Steps of each short run. None: what fits into the minutes."), None),
             ("rows", about(int, "Held-out rows that arms are compared on, at most."), default.rows),
-            ("jobs", about(int | None, "Runs at a time. None: one for each GPU or core."), None),
-            ("devices", about(tuple[int, ...] | None, "Numbers of the GPUs to use. None: all."), None),
+            *RUN_SIDE_BY_SIDE,
         ],
-        hidden=(*own, "evaluation"),
+        hidden=(*changes[first], "evaluation"),
         settled=settled,
     )
     out: Path = options["out"]
     probe = probe_arms(
         config,
-        {name: {field: getattr(arm, field) for field in own} for name, arm in arms.items()},
+        changes,
         out,
         ProbeConfig(options["minutes"], options["seeds"], options["probe_steps"], options["rows"]),
         workers=options["jobs"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from unmask.cli.options import about, chosen_arms, configured, differing, flag, opened
+from unmask.cli.options import RUN_SIDE_BY_SIDE, about, changes_of, chosen_arms, configured, flag, opened
 from unmask.cli.report import show
 from unmask.config import positive_int, require
 from unmask.evaluation.results import RECORDS
@@ -19,9 +19,9 @@ def compare(words: list[str]) -> None:
     command = shlex.join(["unmask", "compare", *words])
     recipe, words, settled = opened("compare", words)
     arms, words = chosen_arms(recipe, "compare", words)
-    names, own = list(arms), differing(arms)
+    control, changes = next(iter(arms)), changes_of(arms)
     config, options = configured(
-        arms[names[0]],
+        arms[control],
         "compare",
         words,
         [
@@ -37,10 +37,9 @@ def compare(words: list[str]) -> None:
                 flag("Delete these runs where --out holds them, and its records; else what is whole stays."),
                 False,
             ),
-            ("jobs", about(int | None, "Runs at a time. None: one for each GPU or core."), None),
-            ("devices", about(tuple[int, ...] | None, "Numbers of the GPUs to use. None: all."), None),
+            *RUN_SIDE_BY_SIDE,
         ],
-        hidden=tuple(own),
+        hidden=tuple(changes[control]),
         settled=settled,
     )
     positive_int("seeds", options["seeds"])
@@ -56,8 +55,8 @@ def compare(words: list[str]) -> None:
     study = Study(
         name=config.recipe,
         base=config,
-        arms={name: {field: getattr(arm, field) for field in own} for name, arm in arms.items()},
-        control=names[0],
+        arms=changes,
+        control=control,
         seeds=tuple(range(training.seed, training.seed + options["seeds"])),
         budgets=budgets or None,
         warmup=training.warmup_steps / training.steps if budgets else None,

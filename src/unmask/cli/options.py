@@ -46,48 +46,35 @@ REGISTRY = ConstructorRegistry()
 @REGISTRY.primitive_rule
 def _printed_configs(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
     """Small configs are typed the way they print; a policy is typed by its name."""
-    if info.type in (TimeDistribution, MaskRule, Objective):
-        base = info.type
-        return PrimitiveConstructorSpec(
-            nargs=1,
-            metavar="NAME(...)",
-            instance_from_str=lambda words: parse(words[0], base),
-            is_instance=lambda value: isinstance(value, base),
-            str_from_instance=lambda value: [repr(value)],
+    kind: Any = info.type
+    if kind in (TimeDistribution, MaskRule, Objective):
+        return _typed("NAME(...)", lambda word: parse(word, kind), lambda value: isinstance(value, kind))
+    if kind == RowImportance | None:
+        return _typed(
+            "RowImportance(...)|None",
+            lambda word: None if word == "None" else parse(word, RowImportance),
+            lambda value: value is None or isinstance(value, RowImportance),
         )
-    if info.type == RowImportance | None:
-        return PrimitiveConstructorSpec(
-            nargs=1,
-            metavar="RowImportance(...)|None",
-            instance_from_str=lambda words: None if words[0] == "None" else parse(words[0], RowImportance),
-            is_instance=lambda value: value is None or isinstance(value, RowImportance),
-            str_from_instance=lambda value: [repr(value)],
-        )
-    if info.type == Schedule:
-        return PrimitiveConstructorSpec(
-            nargs=1,
-            metavar="SCHEDULE",
-            instance_from_str=lambda words: parse_schedule(words[0]),
-            is_instance=lambda value: isinstance(value, (int, float, tuple, Ramp)),
-            str_from_instance=lambda value: [repr(value)],
-        )
-    if info.type == RowsSource:
-        return PrimitiveConstructorSpec(
-            nargs=1,
-            metavar="SOURCE",
-            instance_from_str=lambda words: words[0],
-            is_instance=lambda value: value is None or isinstance(value, str) or callable(value),
-            str_from_instance=lambda value: [str(value)],
-        )
-    if info.type == str | Policy:
-        return PrimitiveConstructorSpec(
-            nargs=1,
-            metavar="NAME",
-            instance_from_str=lambda words: words[0],
-            is_instance=lambda value: isinstance(value, str) or callable(value),
-            str_from_instance=lambda value: [str(value)],
-        )
+    if kind == Schedule:
+        return _typed("SCHEDULE", parse_schedule, lambda value: isinstance(value, int | float | tuple | Ramp))
+    if kind == RowsSource:
+        return _typed("SOURCE", str, lambda value: value is None or isinstance(value, str) or callable(value), str)
+    if kind == str | Policy:
+        return _typed("NAME", str, lambda value: isinstance(value, str) or callable(value), str)
     return None
+
+
+def _typed(
+    metavar: str, read: Callable[[str], Any], fits: Callable[[Any], bool], shown: Callable[[Any], str] = repr
+) -> PrimitiveConstructorSpec:
+    """An option of one word: how it is read, which values are of its kind, how one is shown as a default."""
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=lambda words: read(words[0]),
+        is_instance=fits,
+        str_from_instance=lambda value: [shown(value)],
+    )
 
 
 def chosen_device(name: str) -> torch.device:
@@ -106,6 +93,13 @@ def about(kind: Any, help_text: str) -> Any:
 def flag(help_text: str) -> Any:
     """The type of an option that is on where it is named."""
     return about(tyro.conf.FlagCreatePairsOff[bool], help_text)
+
+
+RUN_SIDE_BY_SIDE = [
+    ("jobs", about(int | None, "Runs at a time. None: one for each GPU or core."), None),
+    ("devices", about(tuple[int, ...] | None, "Numbers of the GPUs to use. None: all."), None),
+]
+"""Options of the commands that train several runs."""
 
 
 def _description(recipe: str, command: str) -> str:
@@ -130,7 +124,7 @@ def configured(
     extra: list[tuple[str, Any, Any]],
     hidden: tuple[str, ...] = (),
     settled: bool = False,
-) -> Any:
+) -> tuple[RunConfig, dict[str, Any]]:
     """Parse `words` into the fields of `default`, less the hidden ones, and extra options (name, type, default).
 
     Where the data are settled (see `opened`), they are the default's, and what was chosen is said.
@@ -235,11 +229,11 @@ def named_recipe(command: str, words: list[str]) -> tuple[Callable[..., RunConfi
         print(f"usage: unmask {command} RECIPE [options]\n\nrecipes:\n" + "\n".join(lines))
         print(f"\n`unmask {command} RECIPE --help` explains every option.")
         raise SystemExit(0 if words else 2)
-    if words[0] not in RECIPES and (advice := _advice(words[0])):
+    if words[0] in RECIPES:
+        return RECIPES[words[0]], words[1:]
+    if advice := _advice(words[0]):
         raise ValueError(f"{words[0]} is no recipe, but data for one: unmask {command} {advice} --out DIR")
-    if words[0] not in RECIPES:
-        raise ValueError(f"unknown recipe '{words[0]}'{nearest(words[0], RECIPES)}")
-    return RECIPES[words[0]], words[1:]
+    raise ValueError(f"unknown recipe '{words[0]}'{nearest(words[0], RECIPES)}")
 
 
 def _advice(word: str) -> str | None:
@@ -289,9 +283,10 @@ def chosen_arms(recipe: Callable[..., RunConfig], command: str, words: list[str]
     return arms, words
 
 
-def differing(arms: RunConfigs) -> list[str]:
-    """The fields that typed arms differ in."""
-    return ["masking", *(["objective"] if len({arm.objective for arm in arms.values()}) > 1 else [])]
+def changes_of(arms: RunConfigs) -> dict[str, dict[str, Any]]:
+    """What each arm has of the fields that typed arms differ in, as a study takes it."""
+    differ = ["masking", *(["objective"] if len({arm.objective for arm in arms.values()}) > 1 else [])]
+    return {name: {field: getattr(arm, field) for field in differ} for name, arm in arms.items()}
 
 
 def named_arm(text: str) -> tuple[str, str]:
