@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +13,7 @@ from unmask.data import TextTokenizer
 from unmask.data.beginnings import Beginning
 from unmask.data.corpora import GSM8K, LM1B, OPENWEBTEXT, TINYGSM, PromptCorpus
 from unmask.data.endings import Ending
+from unmask.parts.once import once
 from unmask.parts.places import found_from
 from unmask.parts.text import (
     SAVED,
@@ -70,9 +70,10 @@ class CorpusData:
                 f"{self.corpus} has a test part of its own: set both source and held_out_source, or none"
             )
 
+    @once
     def tokenizer(self) -> TextTokenizer:
         """What makes the tokens; it is loaded once."""
-        return self._tokenizer
+        return pretrained_tokenizer(self.tokenizer_name, self.mask_token, self.end_token, self.beginning)
 
     def with_tokenizer(self, folder: Path) -> CorpusData:
         """The same texts by a tokenizer that a run has saved."""
@@ -85,10 +86,7 @@ class CorpusData:
 
     def found_from(self, folder: Path) -> CorpusData:
         """The same texts, with local files and tokenizer looked for in a folder too."""
-        source, apart = (
-            None if files is None else files_found_from(folder, files)
-            for files in (self.source, self.held_out_source)
-        )
+        source, apart = (files_found_from(folder, files) for files in (self.source, self.held_out_source))
         name = found_from(folder, self.tokenizer_name)
         return replace(self, source=source, held_out_source=apart, tokenizer_name=name)
 
@@ -111,10 +109,6 @@ class CorpusData:
         else:
             rows = self._rows("validation", self.source)
         return spread(rows, self.held_out_rows)
-
-    @cached_property
-    def _tokenizer(self) -> TextTokenizer:
-        return pretrained_tokenizer(self.tokenizer_name, self.mask_token, self.end_token, self.beginning)
 
     def _rows(self, split: str, source: Files | None) -> Dataset:
         rows = CORPORA[self.corpus].load(

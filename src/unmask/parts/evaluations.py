@@ -26,10 +26,14 @@ from unmask.sampling import Decoding, generate
 Evaluate = Callable[[MaskedDiffusionLM, bool], dict[str, Any]]
 
 
-def _summary(found: RowNats) -> dict[str, Any]:
+def nats_figures(found: RowNats) -> dict[str, Any]:
+    """What a likelihood comes to: "nats_per_token", its "interval" over rows, and "rows"."""
     nats = found.nats_per_token
-    value = {"nats_per_token": nats.value, "loss": nats.value}
-    return {**value, "interval": (nats.low, nats.high), "rows": len(found.nats)}
+    return {"nats_per_token": nats.value, "interval": (nats.low, nats.high), "rows": len(found.nats)}
+
+
+def _summary(found: RowNats) -> dict[str, Any]:
+    return {"loss": found.nats_per_token.value, **nats_figures(found)}
 
 
 @dataclass(frozen=True)

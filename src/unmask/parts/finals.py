@@ -12,16 +12,11 @@ from unmask.data import TextTokenizer, load_text
 from unmask.data.documents import Split
 from unmask.evaluation.exact import order_likelihood
 from unmask.evaluation.generative import distinct, sample_tokens, unigram_entropy
-from unmask.evaluation.likelihood import LikelihoodConfig, RowNats, likelihood
+from unmask.evaluation.likelihood import LikelihoodConfig, likelihood
 from unmask.models.denoiser import MaskedDiffusionLM
-from unmask.parts.evaluations import Evaluate
+from unmask.parts.evaluations import Evaluate, nats_figures
 from unmask.parts.text import spread
 from unmask.sampling import Decoding
-
-
-def _result(found: RowNats) -> dict[str, Any]:
-    nats = found.nats_per_token
-    return {"nats_per_token": nats.value, "interval": (nats.low, nats.high), "rows": len(found.nats)}
 
 
 @dataclass(frozen=True)
@@ -36,7 +31,7 @@ class LikelihoodBy:
     def start(self, held_out: Dataset) -> Evaluate:
         """Return evaluate(model, last). It gives "nats_per_token", its "interval" over rows and "rows"."""
         curve = spread(held_out, self.rows)
-        return lambda model, last: _result(likelihood(model, held_out if last else curve, self.noise))
+        return lambda model, last: nats_figures(likelihood(model, held_out if last else curve, self.noise))
 
 
 @dataclass(frozen=True)
@@ -50,7 +45,8 @@ class OrderLikelihood:
 
     def start(self, held_out: Dataset) -> Evaluate:
         """Return evaluate(model, last), which gives what `LikelihoodBy` gives."""
-        return lambda model, last: _result(order_likelihood(model, held_out, self.policy, block_size=self.block_size))
+        size = self.block_size
+        return lambda model, last: nats_figures(order_likelihood(model, held_out, self.policy, block_size=size))
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,7 @@ class TextLikelihood:
     def start_text(self, held_out: Dataset, tokenizer: TextTokenizer) -> Evaluate:
         """Return evaluate(model, last), which gives what `LikelihoodBy` gives."""
         rows = spread(load_text(self.source, self.split, tokenizer=tokenizer, length=self.length), self.rows)
-        return lambda model, last: _result(likelihood(model, rows, self.noise))
+        return lambda model, last: nats_figures(likelihood(model, rows, self.noise))
 
 
 @dataclass(frozen=True)

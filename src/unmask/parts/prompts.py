@@ -16,6 +16,7 @@ from unmask.data.columns import columns_named_by
 from unmask.data.documents import Split, belongs, read_documents
 from unmask.data.endings import Ending
 from unmask.data.supervised import as_prompt, template_columns
+from unmask.parts.once import once
 from unmask.parts.places import found_from
 from unmask.parts.sizes import fitting_length
 from unmask.parts.text import (
@@ -104,9 +105,13 @@ class PromptData:
             data = replace(data, length=fitting_length(both, most=512))
         return data
 
+    @once
     def tokenizer(self) -> TextTokenizer:
         """What makes the tokens; it is learnt, or loaded, once."""
-        return self._tokenizer
+        if self.vocabulary not in LEARNT:
+            return pretrained_tokenizer(self.vocabulary, self.mask_token, self.end_token, self.beginning)
+        vocabulary = fitting_vocabulary(self._texts) if self.vocabulary == "auto" else self.vocabulary
+        return learnt_tokenizer(vocabulary, self._texts, self.vocab_size)
 
     def with_tokenizer(self, folder: Path) -> PromptData:
         """The same rows by a tokenizer that a run has saved."""
@@ -114,9 +119,8 @@ class PromptData:
 
     def found_from(self, folder: Path) -> PromptData:
         """The same rows, with files and tokenizer looked for in a folder too."""
-        apart = None if self.held_out_source is None else files_found_from(folder, self.held_out_source)
+        source, apart = (files_found_from(folder, files) for files in (self.source, self.held_out_source))
         vocabulary = self.vocabulary if self.vocabulary in LEARNT else found_from(folder, self.vocabulary)
-        source = files_found_from(folder, self.source)
         return replace(self, source=source, held_out_source=apart, vocabulary=vocabulary)
 
     @columns_named_by("prompt", "response")
@@ -125,13 +129,17 @@ class PromptData:
         check_source(self.source)
         check_parts(self.source, self.held_out_source, self.columns, least=2)  # an interval needs two
 
+    @once
     def load(self) -> Dataset:
         """Rows of the training part: `tokens` and `maskable`."""
-        return self._training_rows
+        return self._rows(self._training)
 
+    @once
     def held_out(self) -> Dataset:
         """Rows that are not trained on."""
-        return self._held_out_rows
+        apart = self.held_out_source
+        documents = self._documents(self.source, "validation") if apart is None else self._documents(apart, "all")
+        return spread(self._rows(documents), self.held_out_rows)
 
     def left_for_tests(self) -> int:
         """How many rows of `source` are neither trained on nor held out."""
@@ -140,25 +148,8 @@ class PromptData:
         return sum(belongs(row, "test", self.columns) for row in read_documents(self.source, "all", self.columns))
 
     @cached_property
-    def _tokenizer(self) -> TextTokenizer:
-        if self.vocabulary not in LEARNT:
-            return pretrained_tokenizer(self.vocabulary, self.mask_token, self.end_token, self.beginning)
-        vocabulary = fitting_vocabulary(self._texts) if self.vocabulary == "auto" else self.vocabulary
-        return learnt_tokenizer(vocabulary, self._texts, self.vocab_size)
-
-    @cached_property
     def _training(self) -> Dataset:
         return self._documents(self.source, "train" if self.held_out_source is None else "all")
-
-    @cached_property
-    def _held_out_rows(self) -> Dataset:
-        apart = self.held_out_source
-        documents = self._documents(self.source, "validation") if apart is None else self._documents(apart, "all")
-        return spread(self._rows(documents), self.held_out_rows)
-
-    @cached_property
-    def _training_rows(self) -> Dataset:
-        return self._rows(self._training)
 
     @property
     def _texts(self) -> list[str]:

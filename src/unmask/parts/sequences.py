@@ -15,6 +15,7 @@ from unmask.data.columns import columns_named_by
 from unmask.data.documents import Split, belongs, files_of, has_columns, rows_of_table
 from unmask.data.endings import Ending
 from unmask.data.sequences import ALPHABETS, ENDINGS, found_alphabet, letters_of, read_sequences
+from unmask.parts.once import once
 from unmask.parts.sizes import fitting_length
 from unmask.parts.text import SAVED, Files, check_apart, check_count, check_source, files_found_from, spread
 
@@ -63,9 +64,13 @@ class SequenceData:
             data = replace(data, length=fitting_length(lengths, most=256))
         return data
 
+    @once
     def tokenizer(self) -> TextTokenizer:
         """A token for each letter, and one for the end."""
-        return self._tokenizer
+        if self.alphabet.startswith(SAVED):
+            return TextTokenizer.load(self.alphabet.removeprefix(SAVED))
+        found = found_alphabet(self._own) if self.alphabet == "auto" else self.alphabet
+        return character_tokenizer([letters_of(found)])
 
     def with_tokenizer(self, folder: Path) -> SequenceData:
         """The same sequences by the vocabulary that a run has saved."""
@@ -73,8 +78,8 @@ class SequenceData:
 
     def found_from(self, folder: Path) -> SequenceData:
         """The same sequences, with files looked for in a folder too."""
-        apart = None if self.held_out_source is None else files_found_from(folder, self.held_out_source)
-        return replace(self, source=files_found_from(folder, self.source), held_out_source=apart)
+        source, apart = (files_found_from(folder, files) for files in (self.source, self.held_out_source))
+        return replace(self, source=source, held_out_source=apart)
 
     def check(self) -> None:
         """Raise ValueError where too few sequences are held out, a file is trained on too, or a letter is unknown."""
@@ -82,37 +87,26 @@ class SequenceData:
         apart = self.held_out_source
         if apart is not None:
             check_apart(*(files_of(files, ENDINGS) for files in (self.source, apart)))
-        part = self._part(self.source, "validation") if apart is None else self._part(apart, "all")
-        check_count(len(part), self.source, apart)
+        check_count(len(self._apart), self.source, apart)
 
+    @once
     def load(self) -> Dataset:
         """Rows of the sequences to train on: `tokens` and `maskable`."""
-        return self._training_rows
+        return self._rows(self._part(self.source, "train" if self.held_out_source is None else "all"))
 
+    @once
     def held_out(self) -> Dataset:
         """Rows of sequences that are not trained on."""
-        return self._held_out_rows
+        return spread(self._rows(self._apart), self.held_out_rows)
 
     def left_for_tests(self) -> int:
         """How many sequences, or windows of them, of `source` are neither trained on nor held out."""
         return 0 if self.held_out_source is not None else len(self._part(self.source, "test"))
 
-    @cached_property
-    def _tokenizer(self) -> TextTokenizer:
-        if self.alphabet.startswith(SAVED):
-            return TextTokenizer.load(self.alphabet.removeprefix(SAVED))
-        found = found_alphabet(self._own) if self.alphabet == "auto" else self.alphabet
-        return character_tokenizer([letters_of(found)])
-
-    @cached_property
-    def _held_out_rows(self) -> Dataset:
+    @property
+    def _apart(self) -> list[str]:
         apart = self.held_out_source
-        part = self._part(self.source, "validation") if apart is None else self._part(apart, "all")
-        return spread(self._rows(part), self.held_out_rows)
-
-    @cached_property
-    def _training_rows(self) -> Dataset:
-        return self._rows(self._part(self.source, "train" if self.held_out_source is None else "all"))
+        return self._part(self.source, "validation") if apart is None else self._part(apart, "all")
 
     @cached_property
     def _own(self) -> list[str]:

@@ -30,6 +30,7 @@ from unmask.data.passages import passages
 from unmask.data.streamed import at_hand
 from unmask.data.text import Packing
 from unmask.models.pretrained import load_tokenizer, located
+from unmask.parts.once import once
 from unmask.parts.places import found_from
 
 Files = str | tuple[str, ...]
@@ -104,9 +105,14 @@ class TextData:
             data = replace(data, vocabulary=fitting_vocabulary(data._texts(data.source, data._training)))
         return data
 
+    @once
     def tokenizer(self) -> TextTokenizer:
         """What makes the tokens; it is learnt, or loaded, once."""
-        return self._tokenizer
+        if self.vocabulary == "letters":
+            return character_tokenizer(alphabet="27")
+        if self.vocabulary not in ("characters", "bpe"):
+            return pretrained_tokenizer(self.vocabulary, self.mask_token, self.end_token, self.beginning)
+        return learnt_tokenizer(self.vocabulary, self._texts(self.source, self._training), self.vocab_size)
 
     def with_tokenizer(self, folder: Path) -> TextData:
         """The same texts by a tokenizer that a run has saved."""
@@ -115,7 +121,7 @@ class TextData:
     def found_from(self, folder: Path) -> TextData:
         """The same texts, with files and tokenizer looked for in a folder too."""
         source = self.source if self.source == "sotu" else files_found_from(folder, self.source)
-        apart = None if self.held_out_source is None else files_found_from(folder, self.held_out_source)
+        apart = files_found_from(folder, self.held_out_source)
         vocabulary = self.vocabulary if self.vocabulary in LEARNT else found_from(folder, self.vocabulary)
         return replace(self, source=source, held_out_source=apart, vocabulary=vocabulary)
 
@@ -132,12 +138,9 @@ class TextData:
         """Rows of the training texts. Of a stream each caller gets one of its own."""
         return self._rows(self.source, self._training) if self.stream else self._training_rows
 
+    @once
     def held_out(self) -> Dataset:
         """Rows of the held-out texts."""
-        return self._held_out_rows
-
-    @cached_property
-    def _held_out_rows(self) -> Dataset:
         apart = self.held_out_source
         rows = self._rows(self.source, "validation") if apart is None else self._rows(apart, "all")
         return spread(at_hand(rows, self.held_out_rows), self.held_out_rows)
@@ -150,14 +153,6 @@ class TextData:
     def _training(self) -> Split:
         """Which part of `source` is trained on."""
         return "train" if self.held_out_source is None else "all"
-
-    @cached_property
-    def _tokenizer(self) -> TextTokenizer:
-        if self.vocabulary == "letters":
-            return character_tokenizer(alphabet="27")
-        if self.vocabulary not in ("characters", "bpe"):
-            return pretrained_tokenizer(self.vocabulary, self.mask_token, self.end_token, self.beginning)
-        return learnt_tokenizer(self.vocabulary, self._texts(self.source, self._training), self.vocab_size)
 
     def _texts(self, source: Files, split: Split) -> Iterator[str]:
         """The texts of a part, one document in memory at a time: documents, or passages of them."""
@@ -236,10 +231,10 @@ def learnt_tokenizer(vocabulary: str, texts: Iterable[str], vocab_size: int) -> 
     return character_tokenizer(texts) if vocabulary == "characters" else bpe_tokenizer(texts, vocab_size)
 
 
-def files_found_from(folder: Path, files: Files) -> Files:
-    """The files, each looked for in a folder too."""
-    if isinstance(files, str):
-        return found_from(folder, files)
+def files_found_from(folder: Path, files: Files | None) -> Files | None:
+    """The files, if there are any, each looked for in a folder too."""
+    if files is None or isinstance(files, str):
+        return files and found_from(folder, files)
     return tuple(found_from(folder, file) for file in files)
 
 
