@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from scripts.pages.publish import DOCS, EXPERIMENTS, publish
 from unmask.cli.variance import ESTIMATES
+from unmask.evaluation.decomposition import load_variance
 from unmask.evaluation.results import Results, read_records
-from unmask.evaluation.variance import load_variance
 from unmask.parts.maskings import MEASURED
 from unmask.report.curves import plot_results, ranking_figure
 from unmask.report.grid import Grid

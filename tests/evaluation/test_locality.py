@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig
 
 from unmask import IndependentMasking, MaskedBatch, MaskedDiffusionLM
+from unmask.evaluation.curve import share_within
 from unmask.evaluation.likelihood import LikelihoodConfig
-from unmask.evaluation.locality import LocalityConfig, beyond, locality, nearest_visible, share_within
+from unmask.evaluation.locality import LocalityConfig, beyond, locality, nearest_visible
 from unmask.testing import TabularWorld, tabular_model
 
 

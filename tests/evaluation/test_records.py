@@ -13,15 +13,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from unmask.config import to_json
+from unmask.evaluation.hashes import data_hash, weights_hash
 from unmask.evaluation.likelihood import LikelihoodConfig
 from unmask.evaluation.records import (
     Protocol,
     Record,
-    data_hash,
     load_records,
     mismatches,
     save_records,
-    weights_hash,
 )
 from unmask.report.tables import records_grid
 

@@ -20,12 +20,12 @@ from unmask import (
     RowStream,
 )
 from unmask.data import load_sudoku
+from unmask.evaluation.decomposition import save_variance
 from unmask.evaluation.variance import (
     Nested,
     _Statistics,
     compare_variance,
     decompose,
-    save_variance,
 )
 from unmask.fitted_times import RateProfile
 from unmask.parts.maskings import MEASURED

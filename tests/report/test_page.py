@@ -11,11 +11,11 @@ from importlib.resources import files
 import numpy as np
 import pytest
 
+from unmask.evaluation.curve import Curve, Point
+from unmask.evaluation.decomposition import VARIANCE, Decomposition, load_variance, save_variance
 from unmask.evaluation.estimate import Estimate
-from unmask.evaluation.locality import Curve, Point
 from unmask.evaluation.results import RECORDS, Results
 from unmask.evaluation.speedup import ONE_SEED
-from unmask.evaluation.variance import VARIANCE, Decomposition, load_variance, save_variance
 from unmask.report.advice import advice_grid, advice_lines
 from unmask.report.page import FIGURES, PAGE, write_page
 from unmask.report.study import verdicts

@@ -18,8 +18,8 @@ from datasets import Dataset
 from unmask import ExactCount, IndependentMasking, Trainer, TrainingConfig, Uniform
 from unmask.cli import main
 from unmask.config import _OURS, from_json, to_json
+from unmask.evaluation.decomposition import load_variance
 from unmask.evaluation.records import load_records
-from unmask.evaluation.variance import load_variance
 from unmask.parts import HeldOutLikelihood, RowsOnDisk, SavedModel, TextData, TextModel
 from unmask.recipes import sotu
 from unmask.runs.config import RunConfig, load_model, load_run

@@ -18,7 +18,7 @@ import torch
 
 from unmask import ProgressiveUnmasking
 from unmask.cli.study import load_studies
-from unmask.evaluation.records import data_hash
+from unmask.evaluation.hashes import data_hash
 from unmask.evaluation.results import Report, Results
 from unmask.evaluation.tasks import SudokuTask
 from unmask.report.study import title_of

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from unmask.store.folder import replace_text
+from unmask.store.files import replace_text
 
 
 def test_readers_find_what_one_of_several_writers_wrote(tmp_path):

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from unmask.cli.options import RUN_SIDE_BY_SIDE, about, changes_of, chosen_arms, configured, opened
 from unmask.evaluation.advice import ADVICE
+from unmask.evaluation.decomposition import VARIANCE, load_variance
 from unmask.evaluation.results import Results, read_records
-from unmask.evaluation.variance import VARIANCE, load_variance
 from unmask.report.advice import advice_grid, advice_lines
 from unmask.report.page import write_page
 from unmask.report.tables import variance_grid

@@ -19,15 +19,17 @@ from unmask.cli.options import REGISTRY, chosen_device, take_option
 from unmask.config import positive_int, require, to_json
 from unmask.data.streamed import at_hand
 from unmask.data.tokenizers import TextTokenizer
+from unmask.evaluation.curve import Curve
 from unmask.evaluation.estimate import Estimate
 from unmask.evaluation.generative import generative_perplexity, open_reader, text_length
+from unmask.evaluation.hashes import data_hash, weights_hash
 from unmask.evaluation.likelihood import LikelihoodConfig, RowNats, characters, likelihood
-from unmask.evaluation.locality import Curve, LocalityConfig, locality
-from unmask.evaluation.records import Protocol, Record, data_hash, save_records, weights_hash
+from unmask.evaluation.locality import LocalityConfig, locality
+from unmask.evaluation.records import Protocol, Record, save_records
 from unmask.evaluation.tasks.base import Task
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.recipes import RunConfig
-from unmask.report.figures import plot_locality
+from unmask.report.locality import plot_locality
 from unmask.report.tables import records_grid
 from unmask.runs.config import Answering, Tokenized, load_model, load_run, tokenizer_of
 from unmask.sampling import Decoding

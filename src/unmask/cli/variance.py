@@ -12,14 +12,15 @@ from rich.console import Console
 from unmask.cli.options import chosen_device, named_arm, typed_masking
 from unmask.config import check_name, to_json
 from unmask.data.streamed import at_hand
-from unmask.evaluation.variance import Nested, compare_variance, save_variance
+from unmask.evaluation.decomposition import save_variance
+from unmask.evaluation.variance import Nested, compare_variance
 from unmask.objectives import ELBO, InverseRate, Objective
 from unmask.parts import RowsOnDisk
 from unmask.parts.maskings import MEASURED
 from unmask.processes import IndependentMasking
 from unmask.recipes import RECIPES
-from unmask.report.figures import plot_variance
 from unmask.report.tables import variance_grid
+from unmask.report.variance import plot_variance
 from unmask.runs.config import load_model, load_run, tokenizer_of
 from unmask.runs.prepare import looked_up
 from unmask.store.folder import check_out

@@ -27,9 +27,9 @@ import torch
 from numpy.typing import ArrayLike
 
 from unmask.config import from_json, ours, require, to_json
+from unmask.evaluation.curve import Curve, Point
 from unmask.evaluation.estimate import Estimate, mean_of, ratio, student
-from unmask.evaluation.locality import Curve, Point
-from unmask.store.folder import replace_text
+from unmask.store.files import replace_text
 
 ADVICE = "advice.json"
 LEVEL = 0.95

@@ -21,8 +21,8 @@ from unmask.batch import TokenBatch
 from unmask.config import positive_int, require
 from unmask.data.tokenizers import TextTokenizer
 from unmask.evaluation.estimate import Estimate, ratio
+from unmask.evaluation.hashes import weights_hash
 from unmask.evaluation.likelihood import RowNats
-from unmask.evaluation.records import weights_hash
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.models.families import longest_row
 from unmask.models.pretrained import located, read_model, unpacked

@@ -15,7 +15,6 @@ Taken for the checkpoints of a run they are learning curves: how fast each rate 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -26,40 +25,12 @@ from torch import Tensor
 from unmask import noise
 from unmask.batch import MaskedBatch, begins_of
 from unmask.config import ours, positive_int
-from unmask.evaluation.estimate import Estimate, ratio
+from unmask.evaluation.curve import Curve, Point
+from unmask.evaluation.estimate import ratio
 from unmask.evaluation.likelihood import LikelihoodConfig, losses, masked_nll
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.models.families import evaluating
 from unmask.processes import IndependentMasking
-
-
-@dataclass(frozen=True)
-class Point:
-    """One place on a curve.
-
-    Attributes:
-        label: the bin, as it is shown.
-        loss: nats per masked token there.
-        floor: irreducible part: exactly, or an upper bound on it, where a reference was given.
-        learnable: loss - floor, paired by row.
-        tokens: masked tokens it is the mean of.
-        rows: rows that they are from.
-    """
-
-    label: str
-    loss: Estimate
-    floor: Estimate | None
-    learnable: Estimate | None
-    tokens: int
-    rows: int
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Points along `against`, in ascending order; bins met in fewer than two rows are left out."""
-
-    against: str
-    points: tuple[Point, ...]
 
 
 @dataclass(frozen=True)
@@ -174,16 +145,6 @@ def beyond(target: Tensor, radius: int, batch: MaskedBatch, shifted: bool = Fals
     if shifted:
         hidden &= ~begins_of(torch.zeros_like(place)[None] if batch.clean.document is None else batch.clean.document)
     return MaskedBatch(batch.clean, batch.masked | hidden, None, None, batch.block)
-
-
-def share_within(curve: Curve) -> list[tuple[str, float]]:
-    """Of what the model draws from context, the share found within each radius: (radius, share).
-
-    The drop of the loss from the first radius to this one over its drop to "all"; needs radius 0 for the first.
-    """
-    first, last = curve.points[0].loss.value, curve.points[-1].loss.value
-    drop = first - last
-    return [(p.label, (first - p.loss.value) / drop if drop > 0 else math.nan) for p in curve.points]
 
 
 _TARGET = 1  # sets the choice of targets apart from the orders of unmask.evaluation.exact

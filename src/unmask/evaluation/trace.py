@@ -17,7 +17,7 @@ from unmask.config import require
 from unmask.data.stream import RowStream
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.sampling import Decoding, generate
-from unmask.store.folder import replace_text
+from unmask.store.files import replace_text
 
 TRACE = "trace.json"
 

@@ -8,14 +8,11 @@ whole batches of equally many forwards, so that couplings and mirrored pairs cou
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from time import perf_counter
-from typing import Any, cast
+from typing import cast
 
 import torch
 from datasets import Dataset
@@ -27,7 +24,8 @@ from torch import Tensor
 from unmask import noise
 from unmask.config import positive_int, require
 from unmask.data.stream import RowStream
-from unmask.evaluation.estimate import Estimate, bootstrap
+from unmask.evaluation.decomposition import Decomposition
+from unmask.evaluation.estimate import bootstrap
 from unmask.fitted_times import FittedTime, Measurement, RunningTime, is_fitted, measured_for
 from unmask.models.denoiser import MaskedDiffusionLM
 from unmask.models.families import evaluating
@@ -35,47 +33,11 @@ from unmask.objectives import ELBO, Objective
 from unmask.processes import IndependentMasking
 from unmask.processes.guides import add_entropies
 from unmask.processes.refit import evaluation_field, loss_and_gradient, measure_profile
-from unmask.store.folder import replace_text
 from unmask.times import TimeDistribution
 from unmask.token_rates import GIFT
 
-VARIANCE = Path("variance") / "variance.json"
-"""In the folder of a run, a study or a probe."""
-
 Measured = IndependentMasking | tuple[IndependentMasking, Objective]
 """A masking, with an objective where that is not the ELBO."""
-
-
-@dataclass(frozen=True)
-class Decomposition:
-    """Variance of a batch quantity times the number of forwards, so that batch sizes compare.
-
-    Attributes:
-        masks: A.
-        rates: B.
-        rows: C.
-        total: of single draws, estimated apart from the parts.
-        signal: squared length of the mean.
-    """
-
-    masks: Estimate
-    rates: Estimate
-    rows: Estimate
-    total: Estimate
-    signal: float
-
-    @property
-    def parts(self) -> float:
-        """A + B + C; agrees with `total` within the intervals."""
-        return self.masks.value + self.rates.value + self.rows.value
-
-    @property
-    def over_signal(self) -> float:
-        """A + B + C over the squared mean: as many forwards in a batch make noise and signal alike.
-
-        Of arms with other objectives, and so other means, this compares. NaN where the mean cannot be told from zero.
-        """
-        return self.parts / self.signal if self.signal > 0 else math.nan
 
 
 @dataclass(frozen=True)
@@ -248,29 +210,6 @@ def _refuse_unfitted(masking: IndependentMasking) -> None:
         f"{type(time).__name__} has not been fitted, so the rates that it begins with would be measured for it: give "
         "it as it runs, after its fit (`process.time`), or let `compare_variance` fit it, without online=True",
     )
-
-
-def save_variance(path: Path, arms: dict[str, dict[str, Decomposition]], about: dict[str, Any]) -> None:
-    """Write what was measured, and with which settings, as JSON, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    record = {
-        "about": about,
-        "arms": {name: {of: asdict(d) for of, d in parts.items()} for name, parts in arms.items()},
-    }
-    replace_text(path, json.dumps(record, indent=2) + "\n")
-
-
-def load_variance(path: Path) -> dict[str, dict[str, Decomposition]]:
-    """Read the arms that `save_variance` wrote; ValueError for another file."""
-    try:
-        saved = json.loads(path.read_text())["arms"]
-        return {name: {of: _decomposition(**d) for of, d in parts.items()} for name, parts in saved.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} holds no variances: {error!r}") from None
-
-
-def _decomposition(signal: float, **parts: dict[str, float]) -> Decomposition:
-    return Decomposition(**{name: Estimate(**part) for name, part in parts.items()}, signal=signal)
 
 
 class _Statistics:

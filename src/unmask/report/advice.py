@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 
 from unmask.evaluation.advice import Advice, Gap, Probe
-from unmask.evaluation.locality import share_within
+from unmask.evaluation.curve import share_within
+from unmask.evaluation.decomposition import Decomposition
 from unmask.evaluation.speedup import ONE_SEED
-from unmask.evaluation.variance import Decomposition
 from unmask.report.grid import Grid
 
 Variances = Mapping[str, Mapping[str, Decomposition]]

@@ -1,4 +1,4 @@
-"""Figures, drawn from saved records only."""
+"""Figures of mask rates and of orders, drawn from saved records only."""
 
 from __future__ import annotations
 
@@ -14,63 +14,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from unmask.evaluation.locality import Curve
-from unmask.evaluation.variance import Decomposition
 from unmask.processes.ppots import EPRFit
-from unmask.report.style import INK, PALETTE, styled
 from unmask.store.metrics import read_metrics
-
-
-@styled
-def plot_variance(arms: dict[str, dict[str, Decomposition]], path: str | Path, title: str = "") -> None:
-    """Draw A, B and C of loss and gradient as stacked bars, the first arm's sum being 1.
-
-    Args:
-        arms: by name, what `decompose` returned.
-        path: PNG or SVG to write.
-        title: above the figure.
-    """
-    figure = Figure(figsize=(10, 1.3 + 0.42 * len(arms)), layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
-    for axis, of in zip(axes, ("loss", "gradient"), strict=True):
-        _stack(axis, arms, of)
-        axis.set(title=f"variance of the {of} at equal forwards")
-    axes[0].invert_yaxis()
-    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    figure.suptitle(title)
-    figure.savefig(path, dpi=150)
-
-
-@styled
-def variance_figure(arms: dict[str, dict[str, Decomposition]], of: str) -> Figure:
-    """One of the two panels of `plot_variance`: "loss" or "gradient"."""
-    figure = Figure(figsize=(5.4, 1.5 + 0.36 * len(arms)), layout="constrained")
-    axis = figure.subplots()
-    _stack(axis, arms, of)
-    axis.invert_yaxis()
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    return figure
-
-
-def _stack(axis: Axes, arms: dict[str, dict[str, Decomposition]], of: str) -> None:
-    names = list(arms)
-    unit = arms[names[0]][of].parts
-    left = [0.0] * len(names)
-    for part, label, colour in (
-        ("masks", "A: masks", "arm-0"),
-        ("rates", "B: rates", "arm-1"),
-        ("rows", "C: rows", "arm-2"),
-    ):
-        # A part near zero may be estimated below it; a bar cannot be.
-        width = [max(0.0, getattr(arms[name][of], part).value / unit) for name in names]
-        axis.barh(names, width, left=left, label=label, color=PALETTE[colour][0])
-        left = [a + b for a, b in zip(left, width, strict=True)]
-    total = [arms[name][of].total for name in names]
-    low = [max(0.0, (t.value - t.low) / unit) for t in total]
-    high = [max(0.0, (t.high - t.value) / unit) for t in total]
-    axis.errorbar([t.value / unit for t in total], names, xerr=[low, high], fmt=".", color=INK, label="total, apart")
-    axis.set(xlabel=f"{names[0]} = 1")
-    axis.grid(axis="y", visible=False)
 
 
 def plot_times(
@@ -134,47 +79,6 @@ def plot_order(runs: dict[str, list[dict[str, Any]]], path: str | Path, title: s
     axis.legend(loc="lower right")
     figure.suptitle(title)
     figure.savefig(path, dpi=150)
-
-
-def plot_locality(curves: dict[str, Sequence[Curve]], path: str | Path, title: str = "") -> None:
-    """Write `locality_figure` to a PNG or SVG, with a title above it."""
-    figure = locality_figure(curves)
-    figure.suptitle(title)
-    figure.savefig(path, dpi=150)
-
-
-@styled
-def locality_figure(curves: dict[str, Sequence[Curve]], against: str | None = None) -> Figure:
-    """Draw loss against rate, distance and radius, one panel each, lines coloured from the first to the last entry.
-
-    Args:
-        curves: by label (a model, a step of training), what `unmask.evaluation.locality` measured; a single one may
-            go without.
-        against: one of the panels alone, by what its curves are against.
-    """
-    panels = [curve.against for curve in next(iter(curves.values())) if against in (None, curve.against)]
-    figure = Figure(figsize=(4.2 * len(panels) + 1.2 * (len(panels) == 1), 3.8), layout="constrained")
-    colours = matplotlib.colormaps["viridis"]([i / max(1, len(curves) - 1) for i in range(len(curves))])
-    for axis, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        for (label, found), colour in zip(curves.items(), colours, strict=True):
-            _draw_locality(axis, next(curve for curve in found if curve.against == panel), label, colour)
-    dotted = any(line.get_linestyle() == ":" for axis in figure.axes for line in axis.lines)
-    figure.axes[0].set(ylabel="nats per masked token" + " (dotted: irreducible)" * dotted)
-    if any(curves):
-        figure.axes[-1].legend(fontsize=7)
-    return figure
-
-
-def _draw_locality(axis: Axes, curve: Curve, label: str, colour: Any) -> None:
-    place = range(len(curve.points))
-    value, low, high = ([getattr(point.loss, of) for point in curve.points] for of in ("value", "low", "high"))
-    axis.plot(place, value, color=colour, marker="o", markersize=3, label=label)
-    axis.fill_between(place, low, high, color=colour, alpha=0.15, linewidth=0)
-    if all(point.floor is not None for point in curve.points):
-        floor = [0.0 if point.floor is None else point.floor.value for point in curve.points]
-        axis.plot(place, floor, color=colour, linestyle=":")
-    axis.set_xticks(list(place), [point.label for point in curve.points], rotation=60, fontsize=8)
-    axis.set(xlabel=curve.against)
 
 
 def _plot_fit(axis: Axes, line: dict[str, Any]) -> None:

@@ -17,13 +17,13 @@ from matplotlib.figure import Figure
 
 from unmask import __version__
 from unmask.evaluation.advice import ADVICE, Probe
+from unmask.evaluation.decomposition import VARIANCE, load_variance
 from unmask.evaluation.results import RECORDS, WEIGHTS, Results
 from unmask.evaluation.speedup import MEASURES, Run
-from unmask.evaluation.variance import VARIANCE, load_variance
 from unmask.report.advice import advice_grid, advice_lines
 from unmask.report.curves import COSTS, costs_of, curve_figure, measures_of, ranking_figure, ratio_figure
-from unmask.report.figures import locality_figure, variance_figure
 from unmask.report.grid import Grid
+from unmask.report.locality import locality_figure
 from unmask.report.steps import density_figure, norm_figure, rate_figure
 from unmask.report.study import (
     Finding,
@@ -41,6 +41,7 @@ from unmask.report.study import (
 )
 from unmask.report.style import PALETTE, arm_styles, styled
 from unmask.report.svg import inline, png_of, svg_of
+from unmask.report.variance import variance_figure
 
 PAGE, FIGURES = "report.html", "figures"
 

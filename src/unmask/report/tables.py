@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from unmask.config import require
+from unmask.evaluation.decomposition import Decomposition
 from unmask.evaluation.estimate import Estimate
 from unmask.evaluation.records import Record, mismatches
-from unmask.evaluation.variance import Decomposition
 from unmask.report.grid import Grid
 
 

@@ -27,10 +27,12 @@ from rich.console import Console
 from unmask.config import positive_int, require, to_json
 from unmask.data.streamed import at_hand
 from unmask.evaluation.advice import ADVICE, Probe, advise_by
+from unmask.evaluation.curve import Curve
+from unmask.evaluation.decomposition import VARIANCE, load_variance, save_variance
 from unmask.evaluation.likelihood import LikelihoodConfig
-from unmask.evaluation.locality import Curve, LocalityConfig, locality
+from unmask.evaluation.locality import LocalityConfig, locality
 from unmask.evaluation.results import read_records
-from unmask.evaluation.variance import VARIANCE, Nested, compare_variance, load_variance, save_variance
+from unmask.evaluation.variance import Nested, compare_variance
 from unmask.fitted_times import measured_for
 from unmask.kinds import kinds_checked
 from unmask.models.denoiser import MaskedDiffusionLM
@@ -40,7 +42,7 @@ from unmask.runs.config import RunConfig, load_model
 from unmask.runs.launch import check_asked, default_devices, default_jobs
 from unmask.runs.prepare import looked_up, with_guide
 from unmask.runs.study import Change, Study
-from unmask.store.folder import replace_text
+from unmask.store.files import replace_text
 from unmask.training import TrainingStep
 from unmask.training.console import standard_error
 from unmask.training.platform import autocast, autocast_dtype, default_device

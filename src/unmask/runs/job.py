@@ -27,11 +27,12 @@ import torch
 from datasets import Dataset
 
 from unmask.config import completed, differences, from_json, modules_of, to_json
-from unmask.evaluation.records import data_hash
+from unmask.evaluation.hashes import data_hash
 from unmask.evaluation.results import COMMAND, WEIGHTS
 from unmask.runs.config import EvaluationConfig, ReadsText, RunConfig, load_model, started, tokenizer_of
 from unmask.store import checkpoint
-from unmask.store.folder import CONFIG_FILE, check_folder, read_config, replace_text
+from unmask.store.files import replace_text
+from unmask.store.folder import CONFIG_FILE, check_folder, read_config
 from unmask.store.metrics import logged
 from unmask.training.console import told_as_lines
 from unmask.training.platform import autocast, autocast_dtype, default_device

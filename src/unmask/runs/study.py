@@ -33,7 +33,8 @@ from unmask.runs.changes import Change, changed
 from unmask.runs.config import EvaluationConfig, ReadsText, RunConfig
 from unmask.runs.job import PROVENANCE, Job
 from unmask.runs.launch import run_jobs
-from unmask.store.folder import CONFIG_FILE, replace_text
+from unmask.store.files import replace_text
+from unmask.store.folder import CONFIG_FILE
 from unmask.store.metrics import read_metrics
 
 

@@ -8,13 +8,13 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from filelock import BaseFileLock, FileLock, Timeout
 
 from unmask.config import completed, differences
 from unmask.data.tokenizers import TextTokenizer
 from unmask.store.checkpoint import newest, others, root_of, steps_of
+from unmask.store.files import replace_text
 
 CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"
@@ -190,19 +190,3 @@ def empty_run(out: Path) -> None:
 def _begun(path: Path) -> bool:
     """Whether a file is what a run that was killed in its first moment leaves."""
     return path.name == LOCK_FILE or path.match(f".{CONFIG_FILE}.*new")
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: a crash or a full disk leaves what was there before.
-
-    Several may write it at once: readers find what one of them wrote.
-    """
-    aside = path.with_name(f".{path.name}.{uuid4().hex}.new")
-    try:
-        with aside.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from unmask.store.folder import replace_text
+from unmask.store.files import replace_text
 
 FILE_NAME = "metrics.jsonl"
 
