@@ -30,7 +30,7 @@ ORDER = (
 )
 NEVER = {("training", "evaluation"), ("training", "report")}  # what trains is not what measures
 MATHEMATICS = {"batch", "config", "distributed", "kinds", "masks", "noise", "objectives", "policies", "reweighted"}
-MATHEMATICS |= {"schedules", "times", "fitted_times", "token_rates"}
+MATHEMATICS |= {"lazy", "schedules", "times", "fitted_times", "token_rates"}
 LONGEST = 400
 
 MODULES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import unmask
+from unmask.lazy import homes
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "unmask"
@@ -91,6 +93,37 @@ finally:
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert "  train      Train one model: " in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "heavy"),
+    [
+        (["report", "nowhere"], {"transformers", "datasets", "accelerate", "sympy", "pandas"}),
+        (["train", "sudoku"], set()),  # the control: this one needs them
+    ],
+)
+def test_a_report_needs_no_model_and_no_rows(words, heavy, tmp_path):
+    script = f"""
+import sys
+from unmask.cli import main
+try:
+    main({[*words, "--out", str(tmp_path), "--nothing"]})
+except SystemExit:
+    print(sorted({{'transformers', 'datasets', 'accelerate', 'sympy', 'pandas'}} - set(sys.modules)))
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ended.stdout.splitlines()[-1] == str(sorted(heavy)), ended.stderr
+
+
+def test_packages_hand_on_what_their_stubs_name():
+    stubs = sorted(SOURCE.rglob("__init__.pyi"))
+    assert len(stubs) > 1
+    for stub in stubs:
+        package = importlib.import_module(".".join(stub.parent.relative_to(SOURCE.parent).parts))
+        assert package.__all__ == sorted(homes(str(stub)))
+        assert all(getattr(package, name) is not None for name in package.__all__)
+        with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+            package.nothing  # noqa: B018
 
 
 def test_a_name_that_there_is_not_is_refused():

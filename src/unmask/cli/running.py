@@ -9,7 +9,6 @@ from rich.markup import escape
 
 from unmask.cli import COMMANDS
 from unmask.config import nearest
-from unmask.recipes import RECIPES
 from unmask.training.console import told_as_lines
 from unmask.training.ending import RankError
 
@@ -19,6 +18,8 @@ def run(words: list[str]) -> None:
     name = words[0]
     try:
         if name not in COMMANDS:
+            from unmask.recipes import RECIPES  # here alone: it takes seconds
+
             hint = f": it is a recipe, as in `unmask train {name}`." if name in RECIPES else ""
             raise ValueError(f"unknown command '{name}'{hint or nearest(name, COMMANDS)}")
         with told_as_lines():

@@ -1,9 +1,6 @@
 """The training loop and what it leaves behind."""
 
-from unmask.store.metrics import read_metrics
-from unmask.training.callbacks import BestCheckpoint, Callback, EarlyStopping
-from unmask.training.config import TrainingConfig
-from unmask.training.step import TrainingStep
-from unmask.training.trainer import Trainer
+from unmask.lazy import homes, loader
 
-__all__ = ["BestCheckpoint", "Callback", "EarlyStopping", "Trainer", "TrainingConfig", "TrainingStep", "read_metrics"]
+__all__ = sorted(homes(__file__))
+__getattr__ = loader(__name__, homes(__file__))

@@ -10,8 +10,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-
 PATIENCE = 10.0
 """Seconds in which the ranks that still run leave word."""
 
@@ -59,6 +57,8 @@ def clear_words(out: Path) -> None:
 
 def broke_off(error: BaseException | None) -> bool:
     """Whether an error, or what it was raised from, is that of an exchange between ranks."""
+    import torch.distributed as dist  # who has ranks has it: a command that has none need not wait for torch
+
     while error is not None:
         if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
             return True
