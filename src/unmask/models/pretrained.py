@@ -211,7 +211,7 @@ def load_adapted(folder: str | Path) -> MaskedDiffusionLM:
     hf: Any = layout.load(base, dtype="float32") if layout else read_model(auto_class(config), base, dtype="float32")
     rows = text_config(config).vocab_size
     if text_config(hf.config).vocab_size != rows:  # a mask token was added
-        hf.resize_token_embeddings(rows)
+        _grow(hf, rows)
     unused = unspanned(getattr(config, "unmask_unused", ()))
     model = MaskedDiffusionLM.from_hf(hf, config.mask_token_id, getattr(config, "unmask_shifted", False), unused)
     targets = settings["target_modules"]
@@ -345,15 +345,30 @@ def _with_mask_token(
         named = tokenizer.convert_ids_to_tokens(saved) if saved in known else named
     token = _name_mask_token(tokenizer, str(mask_token or named or DEFAULT_MASK_TOKEN))
     if (last := max(token, *known)) >= rows:
-        model.resize_token_embeddings(last + 1)
+        _grow(model, last + 1)
     elif token not in known and has_values(model):
         _embed_as_known(cast(Tensor, model.get_input_embeddings().weight), token, known)
     return token
 
 
+def _grow(model: PreTrainedModel, rows: int) -> None:
+    """Give a vocabulary so many rows, new ones the mean of the others, in the embedding and in the read-out.
+
+    Transformers draws them near the mean, from torch's generator: the same folder would be another model in every
+    process, and on every rank.
+    """
+    known = range(cast(Tensor, model.get_input_embeddings().weight).shape[0])
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    if has_values(model):
+        embedding, output = model.get_input_embeddings(), cast(Any, model.get_output_embeddings())
+        for table in (embedding.weight, output.weight, getattr(output, "bias", None)):
+            for token in range(len(known), rows if table is not None else 0):
+                _embed_as_known(cast(Tensor, table), token, known)
+
+
 @torch.no_grad()
 def _embed_as_known(table: Tensor, token: int, known: Collection[int]) -> None:
-    """Give a token that takes a spare row the mean embedding of those known, as transformers gives to new rows.
+    """Give a token the mean of what the table has for those known.
 
     Rows that fill a table up are zeros in some models, which no norm can read, and were never trained in any.
     """
