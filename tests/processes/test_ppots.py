@@ -153,6 +153,16 @@ def test_losses_that_are_too_few_for_a_fit_wait_for_more():
     assert running.fitted
 
 
+@pytest.mark.parametrize("grid", [20, 30, 50, 70])
+def test_the_rate_of_a_count_falls_into_the_bin_that_ends_there(grid):
+    """Bins are (i/grid, (i+1)/grid]: 14 of 50 tokens are of the fourteenth, whatever 14/50 is rounded to."""
+    for length in range(1, 301):
+        running, count = PPOTS(online=True, grid=grid).start(), torch.arange(1, length + 1)
+        running.observe(count.double() / length, torch.ones(length, dtype=torch.float64))
+        due = torch.bincount(-(-count * grid // length) - 1, minlength=grid)
+        assert torch.equal(running.state_dict()["sums"][:, 0].long(), due)
+
+
 def test_few_losses_give_the_plain_second_moment_and_an_unbiased_variance():
     """A square of a mean of n draws is too large by v / n: with six to a bin the optimum was off by tenths."""
     generator = torch.Generator().manual_seed(0)

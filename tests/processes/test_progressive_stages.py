@@ -202,6 +202,17 @@ def test_units_without_a_maskable_position_end_at_once_and_disturb_no_other(toke
     assert (restaged >= 0).all()
 
 
+@pytest.mark.parametrize("percent", range(100))
+def test_a_chain_ends_just_where_its_masked_share_comes_down_to_the_support(token_batch, percent):
+    """Where the share is the support's own low end, 53 of 100 at .53, rounding must not keep the chain running."""
+    chain = ProgressiveUnmasking(time=Clipped(percent / 100, 1.0)).chain(8, seed=1)
+    for length in (1, 3, 20, 100, 300):
+        revealed = torch.ones(length + 1, length, dtype=torch.bool).tril(-1)  # none, one, ..., all of them
+        units = token_batch(torch.zeros(length + 1, length, dtype=torch.int64))
+        ended = chain.ended(units, revealed, torch.zeros(length + 1, dtype=torch.int64))
+        assert ended.tolist() == [100 * (length - count) <= percent * length for count in range(length + 1)]
+
+
 @pytest.mark.parametrize("threshold", [None, 0.5])
 def test_a_chain_advances_the_same_whatever_units_are_beside_it(token_batch, random_scores, threshold):
     clean, zero = token_batch(torch.arange(40).view(5, 8)), torch.zeros(5, dtype=torch.int64)

@@ -96,9 +96,7 @@ class Chain:
 
     def ended(self, units: TokenBatch, revealed: Tensor, stage: Tensor) -> Tensor:
         """[N] bool, units whose chain has ended; one without a maskable position begins so."""
-        length = units.effective_length
-        count = (units.maskable & revealed).sum(1)
-        return (stage >= self.stages) | (count >= length) | (length - count <= self.time.support[0] * length)
+        return (stage >= self.stages) | ((units.maskable & revealed).sum(1) > self._most(units))
 
     def restaged(self, units: TokenBatch, revealed: Tensor, ended: Tensor) -> Tensor:
         """[N] the stage of each unit's revealed ratio, for units whose K has changed; those that ended stay so."""
@@ -120,9 +118,12 @@ class Chain:
         within = self.uniforms(units, 1, noise.Purpose.STAGE, stage)[:, 0]
         level = ((stage + within) / self.stages).clamp(max=1.0)
         ratio = 1 - self.time.quantile(1 - level)
-        length = units.effective_length
-        most = ((1 - self.time.support[0]) * length.double() - 1e-9).ceil().long() - 1
-        return torch.minimum((ratio * length).round().long(), most)
+        return torch.minimum((ratio * units.effective_length).round().long(), self._most(units))
+
+    def _most(self, units: TokenBatch) -> Tensor:
+        """[N] most tokens that are revealed of a unit whose chain runs: more masked than the support's low end."""
+        # In float64, with a margin: a share that is the end itself must not come out above it.
+        return ((1 - self.time.support[0]) * units.effective_length.double() - 1e-9).ceil().long() - 1
 
     def _stage_of(self, units: TokenBatch, revealed: Tensor) -> Tensor:
         """[N] the stage that holds the unit's revealed ratio."""

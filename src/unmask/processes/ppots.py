@@ -164,7 +164,8 @@ class RunningPPOTS(Tabulated, RunningTime):
     def observe(self, rate: Tensor, loss: Tensor, world_size: int = 1) -> None:
         """Add a step's losses to their bins, over all ranks."""
         size = self.config.grid
-        bin_ = (rate * size).ceil().long().clamp(1, size) - 1
+        # The rate of a count, as 14/50, times the bins may be rounded to just above an edge.
+        bin_ = (rate * size * (1 - 2**-51)).ceil().long().clamp(1, size) - 1
         step = torch.stack(
             [torch.bincount(bin_, w.double(), size) for w in (torch.ones_like(loss), loss, loss**2)], 1
         )
