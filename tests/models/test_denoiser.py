@@ -254,6 +254,13 @@ def test_what_a_model_does_to_its_logits_is_kept(batch):
     assert 0.1 < float(ours[:, :MASK].abs().max()) <= 0.5
 
 
+@pytest.mark.parametrize("vocab_size", [1, 2])
+def test_a_vocabulary_with_nothing_to_choose_among_is_refused(vocab_size):
+    config = LlamaConfig(**SIZES | {"vocab_size": vocab_size}, bos_token_id=0, eos_token_id=0)
+    with pytest.raises(ValueError, match=f"vocabulary of {vocab_size} leaves {vocab_size - 1} tokens"):
+        MaskedDiffusionLM.from_config(config, 0)
+
+
 def test_models_and_folders_that_cannot_work_are_refused(tmp_path):
     with pytest.raises(ValueError, match="outside the vocabulary of 23"):
         MaskedDiffusionLM.from_config(LlamaConfig(**SIZES), V)

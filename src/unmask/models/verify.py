@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from unmask.config import require
 from unmask.models.attention import PADDING, BlockLayout, DocumentLayout, layer_kinds
 from unmask.models.families import evaluating, longest_row, text_config
 from unmask.models.head import MaskedHead
@@ -82,13 +83,18 @@ def trial_rows(model: PreTrainedModel, barred: Collection[int], within: bool = T
     """[2, L] tokens of two rows that differ in the last one; short enough for the model's positions.
 
     None of them is one of `barred`: the mask token, and ids that no token has, whose embeddings may all be equal.
-    Within: short enough for its windows too.
+    Within: short enough for its windows too. ValueError where fewer than two tokens are left.
     """
     config, weight = text_config(model.config), cast(Any, model.get_output_embeddings()).weight
     window = getattr(config, "sliding_window", None) if within else None
     length = max(2, min(LENGTH, longest_row(model) or LENGTH, window if isinstance(window, int) else LENGTH))
     # From the end of the vocabulary: special tokens (padding, images), which a family may treat by itself, are rare.
     free = [token for token in reversed(range(len(weight))) if token not in barred]
+    require(
+        len(free) > 1,
+        f"a vocabulary of {len(weight)} leaves {len(free)} tokens to predict, without the mask token and ids that no "
+        "token has: there is nothing to choose among, so give the model two at least",
+    )
     tokens = [free[i % len(free)] for i in range(2, length + 2)]
     other = next(token for token in free if token != tokens[-1])
     return torch.tensor([tokens, [*tokens[:-1], other]], device=weight.device)
