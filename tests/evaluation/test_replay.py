@@ -45,6 +45,14 @@ def test_noise_of_one_seed_is_that_of_its_evaluations():
         assert list(replay(one, 0.5, single=False)) == []  # nothing that all seeds would add
 
 
+@pytest.mark.parametrize(("own", "best", "near"), [(0.16, 0.14, True), (0.14, 0.16, True), (0.12, 0.12, False)])
+def test_noise_of_two_evaluations_adds_up_in_squares(own, best, near):
+    """Of ends .1 apart no interval reaches the other end by itself; together .16 and .14 do, and twice .12 do not."""
+    records = [*_runs("a", 2.0, 0.8, seeds=1, width=own), *_runs("b", 2.5, 0.9, seeds=1, width=best)]
+    (one,) = comparisons_of(Results.of(records))
+    assert one.best == ("b", {"a", "b"} if near else {"b"})
+
+
 def test_arms_of_other_seeds_and_lone_arms_are_left_out():
     runs = [*_runs("a", 2.0, 0.8), *_runs("b", 2.5, 0.9, seeds=2), *_runs("c", 2.5, 0.9)]
     runs += _runs("b", 2.0, 0.8, steps=80)
