@@ -65,6 +65,16 @@ def test_known_variances_are_recovered():
     assert found.signal == pytest.approx(75, rel=0.05)
 
 
+def test_the_noise_of_the_mean_is_not_taken_for_signal():
+    """The squared length of a mean over 8 sets holds their noise, here 2000 / 8, beside the mean's own 20."""
+    generator, mean = torch.Generator().manual_seed(2), 0.1
+    statistics = _Statistics(Nested(row_sets=8, rates=2, masks=2))
+    for _ in range(8):
+        row = torch.randn(1, 1, 2000, generator=generator)
+        statistics.add(mean + row + 0.1 * torch.randn(2, 2, 2000, generator=generator))
+    assert statistics.result(batch_size=1, seed=0).signal == pytest.approx(20, abs=30)
+
+
 def test_a_part_that_is_not_there_is_estimated_as_zero():
     """Unbiased means that the noise of masks is not taken for variance of rates or rows."""
     nested = Nested(row_sets=2000, rates=2, masks=2)
