@@ -14,9 +14,17 @@ def scales():
     return found
 
 
+def weights_of_each(scales):
+    """[N] the weight that each row gets where it is drawn."""
+    q = scales.probability
+    row, _, weights = scales.choose(q.cumsum(0) - q / 2)
+    assert row.tolist() == list(range(len(q)))
+    return weights
+
+
 def test_weights_undo_the_uneven_draw_exactly(scales):
     q, values = scales.probability, torch.tensor([3.0, -1, 2, 5, 0, 7], dtype=torch.float64)
-    weights = 1 / (len(q) * q)
+    weights = weights_of_each(scales)
     assert float((q * weights * values).sum()) == pytest.approx(float(values.mean()), abs=1e-12)
     assert float(q.sum()) == pytest.approx(1, abs=1e-12)
     # A negative control: without the weights the expectation is another one.
@@ -68,7 +76,7 @@ def test_the_elbo_under_uneven_draws_is_the_data_sets(dataset_of):
     process.observe(Scores(torch.zeros(batch.masked.shape), nll=batch.masked * (1.0 + batch.clean.row[:, None])))
     q = rows._scales.probability
     each = torch.tensor([n * 0.7 + i for i, n in enumerate(lengths)], dtype=torch.float64)  # any row ELBOs
-    weights = 1 / (len(q) * q)
+    weights = weights_of_each(rows._scales)
     z = float(ELBO().normaliser(process.draw())) / 4
     assert float((q * weights * each).sum()) / z == pytest.approx(float(each.sum() / sum(lengths)))
 

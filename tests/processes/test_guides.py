@@ -80,6 +80,30 @@ def test_an_entropy_bound_reveals_as_many_as_it_allows(bound, steps):
         assert torch.equal(guide, plain)
 
 
+@pytest.mark.parametrize("policy", ["entropy", "left_to_right"])
+@pytest.mark.parametrize("bound", [0.2, 0.5, 0.69, 1.2])
+def test_an_entropy_bound_is_on_all_entropies_of_a_step_but_the_largest(bound, policy):
+    """By hand, over every string: as many of the policy's first as the rule allows, and one at least."""
+    guide = torch.tensor(add_order(MODEL, rows(), policy, entropy_bound=bound)["guide"])
+    for tokens, order in zip(STRINGS, guide.tolist(), strict=True):
+        hidden, step, due = [0, 1, 2], 0, [0.0] * 3
+        while hidden:
+            masked = torch.tensor([[i in hidden for i in range(3)]])
+            p = WORLD.log_probabilities(tokens[None], masked)[0].exp()
+            entropy = torch.special.entr(p).sum(-1).tolist()
+            ranked = sorted(hidden, key=entropy.__getitem__) if policy == "entropy" else hidden
+            count = 1
+            while count < len(ranked):
+                more = [entropy[i] for i in ranked[: count + 1]]
+                if sum(more) - max(more) > bound:
+                    break
+                count += 1
+            for i in ranked[:count]:
+                due[i] = step
+            hidden, step = sorted(ranked[count:]), step + 1
+        assert order == due
+
+
 def moved(order):
     """By how much a chain along `order` [strings, L] moves what is learnt, in total variation: by enumeration."""
 

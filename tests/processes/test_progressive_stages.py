@@ -9,7 +9,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from unmask import Bell, Beta, Clipped, ProgressiveUnmasking, Ramp, Uniform
+from unmask import Bell, Beta, Clipped, ProgressiveUnmasking, Ramp, Scores, Uniform
 from unmask.noise import Purpose
 from unmask.schedules import integer_at
 
@@ -200,6 +200,24 @@ def test_units_without_a_maskable_position_end_at_once_and_disturb_no_other(toke
     restaged = chain.restaged(mixed, seen, chain.ended(mixed, seen, zero))
     assert restaged[[1, 3]].tolist() == [3, 3]
     assert (restaged >= 0).all()
+
+
+class Rounded(Uniform):
+    """A law of one's own whose cdf leads back to the quantile but for what `check_law` lets pass."""
+
+    def cdf(self, t):
+        return (t + 9e-4).clamp(0, 1)
+
+
+def test_a_chain_that_ran_ahead_is_never_put_behind_its_next_stage(token_batch):
+    """Its stage is found by the law's cdf, which may be off by more than the token that it is ahead."""
+    chain = ProgressiveUnmasking(64, "left_to_right", threshold=0.5, time=Rounded()).chain(64, seed=1)
+    units, stage = token_batch(torch.zeros(300, 2000, dtype=torch.int64)), torch.full((300,), 10)
+    confidence = torch.full((300, 2000), 0.1).log()
+    confidence[:, -1] = math.log(0.9)
+    _, after, extra = chain.advance(units, chain.entry(units, stage), stage, Scores(confidence))
+    assert extra.sum() > 200
+    assert (after >= 11).all()
 
 
 @pytest.mark.parametrize("percent", range(100))

@@ -89,8 +89,8 @@ class Chain:
             extra = (sure & ~reveal).sum(1)
             reveal |= sure
         revealed = revealed | reveal
-        # A fast-forwarded unit has overtaken its stage: find it anew, but never behind the next one, or a unit
-        # whose last token stays below the threshold would never end.
+        # A fast-forwarded unit has overtaken its stage: find it anew, but never behind the next one, by whatever
+        # the law's cdf is off.
         overtaken = torch.maximum(following, self._stage_of(units, revealed))
         return revealed, torch.where(extra > 0, overtaken, following), extra
 
