@@ -68,6 +68,15 @@ def test_a_model_that_knows_the_truth_has_nothing_left_to_learn():
     world = TabularWorld.random(3, 2)
     for curve in locality(tabular_model(world), sampled(world, 40), config_of(world), reference=tabular_model(world)):
         assert all(abs(point.learnable.value) < 1e-12 for point in curve.points)
+        assert all(point.learnable.high - point.learnable.low < 1e-12 for point in curve.points)  # paired by row
+
+
+def test_a_masked_share_falls_into_the_bin_that_holds_it():
+    """Three strata of three tokens mask one, two and three of them: one third lies below a half, the others above."""
+    world = TabularWorld.random(3, 2)
+    config = LocalityConfig(LikelihoodConfig(samples=3), bins=2, nearest=2)
+    curve = locality(tabular_model(world), sampled(world, 20), config)[0]
+    assert [(point.label, point.tokens) for point in curve.points] == [("0–0.5", 20), ("0.5–1", 100)]
 
 
 def test_radius_finds_how_far_information_lies():
