@@ -47,6 +47,17 @@ def test_callbacks_are_told_of_steps_evaluations_and_checkpoints(trainer, tmp_pa
     ]
 
 
+@pytest.mark.parametrize("rises", [False, True])
+@pytest.mark.parametrize("least", [0.0, 0.5])
+def test_an_improvement_is_more_than_the_least(least, rises):
+    """A figure that stands still, or moves by just the least, is none."""
+    better = 1 if rises else -1
+    stopping = EarlyStopping("loss", patience=2, least=least, rises=rises)
+    for value in (8.0, 8.0 + better * least, 8.0 + better * (least + 0.25), 8.0 + better * (2 * least + 0.25)):
+        stopping.evaluation(0, {"loss": value})
+    assert (stopping.best, stopping.waited) == (8.0 + better * (least + 0.25), 1)
+
+
 def test_run_without_improvement_ends_early_and_stays_ended(trainer, tmp_path):
     last = _trainer(trainer, "run", [EarlyStopping(patience=3)], steps=10).train()
     assert last.name == "step-00000005"  # the best was at 2

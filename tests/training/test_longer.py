@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
+from unmask import TrainingConfig
 from unmask.store import checkpoint
 
 
@@ -104,3 +106,10 @@ def test_a_run_that_cannot_go_on_stays_what_it_was(trainer, tmp_path, changed, l
     with pytest.raises(ValueError, match=message):
         trainer(**settings, **longer).train(resume=True)
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_a_decay_that_would_begin_in_the_warm_up_begins_behind_it():
+    config = TrainingConfig(steps=10, warmup_steps=6, schedule="warmup_stable_decay", decay_steps=8)
+    rates = [config.learning_rate_at(step) / config.learning_rate for step in range(10)]
+    assert rates[:7] == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1, 1])
+    assert rates[7:] == pytest.approx([0.5 * (1 + math.cos(math.pi * k / 4)) for k in (1, 2, 3)])
