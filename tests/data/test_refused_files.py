@@ -73,6 +73,16 @@ def test_a_table_whose_rows_have_more_fields_than_its_header_is_refused(tmp_path
         list(read_table(file, ["q"]))
 
 
+@pytest.mark.parametrize(("ending", "comma"), [(".csv", ","), (".tsv", "\t")])
+def test_a_column_that_is_named_twice_is_refused(tmp_path, ending, comma):
+    path = tmp_path / f"qa{ending}"
+    path.write_text("\n".join(comma.join(row) for row in (("question", "answer", "answer"), ("a", "b", "c"))))
+    with pytest.raises(ValueError, match="names 'answer' more than once in its first line"):
+        list(read_table(path))
+    path.write_text("\n".join(comma.join(row) for row in (("", "question", "", "answer"), ("0", "a", "1", "b"))))
+    assert [row["answer"] for row in read_table(path)] == ["b"]  # columns without a name are as many as there are
+
+
 def test_a_table_of_one_column_is_one(tmp_path):
     (tmp_path / "one.csv").write_text("text\nhello\n")
     assert list(read_table(tmp_path / "one.csv")) == [{"text": "hello"}]

@@ -1,3 +1,5 @@
+import warnings
+
 import datasets
 import pytest
 import torch
@@ -83,17 +85,17 @@ def test_endings_of_replies(ending, tokens, maskable):
 def test_any_row_that_fits_is_whole_and_nothing_else_is_there(rows, length, ending):
     tokenizer = character_tokenizer(["ab {}xyz\n"])
     fit = [(p, r) for p, r in rows if len(p) + 1 + len(r) + 1 <= length]
-    if len(fit) < len(rows):
-        with (
-            pytest.warns(UserWarning, match=f"{len(rows) - len(fit)} of {len(rows)} rows")
-            if fit
-            else (pytest.raises(ValueError, match="no row to train on"))
-        ):
-            made = prompt_rows(pairs(*rows), tokenizer, length=length, ending=ending)
-    else:
-        made = prompt_rows(pairs(*rows), tokenizer, length=length, ending=ending)
     if not fit:
+        with pytest.raises(ValueError, match=f"no row to train on: left out {len(rows)} of {len(rows)} rows"):
+            prompt_rows(pairs(*rows), tokenizer, length=length, ending=ending)
         return
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        made = prompt_rows(pairs(*rows), tokenizer, length=length, ending=ending)
+    bare = sum(not p.strip() for p, _ in fit)
+    counts = {"left out": len(rows) - len(fit), "kept": bare}
+    said = {f"{what} {count} of {len(rows)} rows" for what, count in counts.items() if count}
+    assert {str(warning.message).split(" rows")[0] + " rows" for warning in told} == said
     decoded = [tokenizer.decode(t for t in row["tokens"] if t != tokenizer.eos_token_id) for row in made]
     assert decoded == [f"{p}\n{r}" for p, r in fit]
     learnt = [[t for t, m in zip(row["tokens"], row["maskable"], strict=True) if m] for row in made]
@@ -136,9 +138,12 @@ def test_long_rows_are_never_cut_unasked(tokenizers):
     assert [len(row) for row in exact["tokens"]] == [10, 5, 11]
 
 
-def test_empty_replies_are_left_out_and_other_types_refused(tokenizers):
-    data = pairs(("a", "b"), ("a", None), (None, "c"), ("a", "  "))
-    with pytest.warns(UserWarning, match="left out 2 of 4 rows that have no reply, first document 1$"):
+def test_empty_replies_are_left_out_empty_prompts_told_and_other_types_refused(tokenizers):
+    data = pairs(("a", "b"), ("a", None), (None, "c"), ("a", "  "), (" ", None))
+    with (
+        pytest.warns(UserWarning, match="left out 3 of 5 rows that have no reply, first document 1$"),
+        pytest.warns(UserWarning, match="kept 1 of 5 rows whose prompt is empty, first document 2: leave"),
+    ):
         rows = prompt_rows(data, tokenizers["bpe"], length=20)
     assert [replies_of(row, tokenizers["bpe"]) for row in rows] == [["b<|endoftext|>"], ["c<|endoftext|>"]]
     with pytest.raises(ValueError, match="no row to train on: left out 1 of 1"):
@@ -400,9 +405,9 @@ def test_a_reply_that_the_tokenizer_cannot_write_is_told_from_none():
     rows = datasets.Dataset.from_list([{"prompt": "two", "response": r} for r in ("four", "4", "")])
     with pytest.warns(UserWarning, match="left out") as told:
         assert len(prompt_rows(rows, letters, length=20)) == 1
-    said = [str(warning.message) for warning in told]
-    assert "left out 1 of 3 rows that have no reply, first document 2" in said[0]
-    assert "left out 1 of 3 rows of whose reply the tokenizer has no character, first document 1" in said[1]
+    characters, reply = (str(warning.message) for warning in told)
+    assert "left out 1 of 3 rows of whose reply the tokenizer has no character, first document 1" in characters
+    assert "left out 1 of 3 rows that have no reply, first document 2" in reply
     with pytest.raises(
         ValueError, match=r"no row to train on: .*2 of 2 rows of whose reply the tokenizer has no char"
     ):

@@ -57,6 +57,7 @@ def prompt_rows(
         tokenizer: what makes the tokens. It reads no special tokens from texts, and its prefix begins every row.
         length: L, the most tokens of a row, its end included.
         prompt: a template that names columns of text, as in "Question: {question}\\nAnswer: "; double other braces.
+            Rows in which all of them are empty stay, and a warning counts them.
         response: a template for what is learnt. A document in which a column that it names is empty is left out.
         ending: what follows the response; see `unmask.data.endings`.
         too_long: what to do with longer rows. "drop" leaves them out, "cut" keeps the first L tokens: a response
@@ -86,7 +87,7 @@ def prompt_rows(
 
     def examples() -> Iterator[_Example]:
         for places, values in batches(dataset, columns):
-            texts: list[tuple[str, str]] = []
+            texts: list[tuple[str, str, bool]] = []
             for place, document in zip(places, zip(*values, strict=True), strict=True):
                 named = dict(zip(columns, document, strict=True))
                 for name, value in named.items():
@@ -94,12 +95,13 @@ def prompt_rows(
                         raise TypeError(f"{place}: column {name!r} is {type(value).__name__}, not text")
                 named = {name: value or "" for name, value in named.items()}
                 learnt = all(named[name].strip() for name in template_columns(response))
-                texts.append((prompt.format_map(named), response.format_map(named) if learnt else ""))
-            encoded = tokenizer.encode_all([text for pair in texts for text in pair])
-            for place, (_, text), given, reply in zip(places, texts, encoded[::2], encoded[1::2], strict=True):
+                asks = any(named[name].strip() for name in template_columns(prompt) or columns)
+                texts.append((prompt.format_map(named), response.format_map(named) if learnt else "", asks))
+            encoded = tokenizer.encode_all([text for *pair, _ in texts for text in pair])
+            for place, (_, text, asks), given, reply in zip(places, texts, encoded[::2], encoded[1::2], strict=True):
                 maskable = np.arange(len(given) + len(reply)) >= len(given)
-                unwritten = len(text) > 0 and len(reply) == 0
-                yield _Example(place, np.concatenate([given, reply]), maskable, ended=False, unwritten=unwritten)
+                lacks = "reply" if not text else "characters" if len(reply) == 0 else None if asks else "prompt"
+                yield _Example(place, np.concatenate([given, reply]), maskable, ended=False, lacks=lacks)
 
     rows = _rows(examples(), tokenizer, length, ending, too_long)
     settings = {
@@ -200,27 +202,38 @@ def chat_rows(
 
 
 class _Example(NamedTuple):
-    """A row before its end: tokens [n] and maskable [n]; `ended` where it brings its own end-of-text token.
-
-    `unwritten`: there is a reply, and the tokenizer makes no token of it.
-    """
+    """A row before its end: tokens [n] and maskable [n]; `ended` where it brings its own end-of-text token."""
 
     place: str
     tokens: np.ndarray
     maskable: np.ndarray
     ended: bool
-    unwritten: bool = False
+    lacks: Literal["reply", "characters", "prompt"] | None = None
+
+
+_LACKS = {
+    "reply": "left out {} of {} rows that have no reply, first {}",
+    "characters": "left out {} of {} rows of whose reply the tokenizer has no character, first {}: take another "
+    "(--data.vocabulary)",
+    "prompt": "kept {} of {} rows whose prompt is empty, first {}: leave them out where that is not meant",
+}
+_LONG = {
+    "drop": "left out {} of {} rows that are longer than {length} tokens (--data.length), first {}",
+    "cut": "cut (or left out where the prompt fills them) {} of {} rows that are longer than {length} tokens "
+    "(--data.length), first {}",
+}
 
 
 def _rows(
     examples: Iterator[_Example], tokenizer: TextTokenizer, length: int, ending: Ending | Rainbow, too_long: TooLong
 ) -> Iterator[Rows]:
     """Begin and end the rows, treat those that are too long, and say at the end what was left out."""
-    total, kept, made, empty, unwritten, long = 0, 0, [], [], [], []
-    for place, tokens, maskable, ended, is_unwritten in examples:
+    total, kept, made = 0, 0, []
+    told: dict[str, list[str]] = {}  # places, by what is said of them
+    for place, tokens, maskable, ended, lacks in examples:
         total += 1
         if not maskable.any():
-            (unwritten if is_unwritten else empty).append(place)
+            told.setdefault(_LACKS[lacks or "reply"], []).append(place)
             continue
         tokens, maskable = with_prefix(tokenizer.prefix, tokens, maskable)
         row = with_ending(tokens, maskable, ending, tokenizer.eos_token_id, length, ended)
@@ -228,32 +241,23 @@ def _rows(
             require(
                 too_long != "refuse", f"{place} has {len(tokens)} tokens and does not fit into {length} with its end"
             )
-            long.append(place)
+            told.setdefault(_LONG[too_long], []).append(place)
             if too_long == "drop" or not maskable[:length].any():
                 continue
             row = tokens[:length], maskable[:length]
+        if lacks is not None:
+            told.setdefault(_LACKS[lacks], []).append(place)
         made.append(row)
         kept += 1
         if len(made) == 256:
             yield Rows.of(made)
             made = []
     yield Rows.of(made)
-    told = []
-    if empty:
-        told.append(f"left out {len(empty)} of {total} rows that have no reply, first {empty[0]}")
-    if unwritten:
-        told.append(
-            f"left out {len(unwritten)} of {total} rows of whose reply the tokenizer has no character, first "
-            f"{unwritten[0]}: take another (--data.vocabulary)"
-        )
-    if long:
-        done = "left out" if too_long == "drop" else "cut (or left out where the prompt fills them)"
-        told.append(
-            f"{done} {len(long):,} of {total:,} rows that are longer than {length} tokens (--data.length), "
-            f"first {long[0]}"
-        )
-    require(kept > 0, f"there is no row to train on: {'; '.join(told) or 'the data set is empty'}")
-    for message in told:
+    messages = [
+        what.format(f"{len(places):,}", f"{total:,}", places[0], length=length) for what, places in told.items()
+    ]
+    require(kept > 0, f"there is no row to train on: {'; '.join(messages) or 'the data set is empty'}")
+    for message in messages:
         warnings.warn(message, stacklevel=2)
 
 

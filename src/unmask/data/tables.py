@@ -76,6 +76,9 @@ def _rows(source: str | Path) -> Any:
         _check_utf8(path)
         first = pd.read_csv(path, nrows=1, dtype=str, **options)
         names = first.columns
+        named = pd.read_csv(path, nrows=1, header=None, dtype=str, **options).iloc[0].dropna()
+        twice = sorted(set(named[named.duplicated()]))
+        require(not twice, f"{path} names {', '.join(map(repr, twice))} more than once in its first line: rename one")
         require(
             len(names) > 1 or not set(names[0]) & set(";|\t"),
             f"{path} has the one column {names[0]!r}: part columns by commas, or by tabs in a .tsv",
