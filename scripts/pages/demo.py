@@ -21,8 +21,9 @@ from scripts.pages.publish import DOCS, EXPERIMENTS, ROOT, publish
 from unmask.config import from_json
 from unmask.evaluation.results import RECORDS, Results, read_records
 from unmask.parts.maskings import named_by
+from unmask.report.costs import costs
 from unmask.report.curves import plot_results
-from unmask.report.study import costs, ends, seeds_of, verdicts
+from unmask.report.study import ends, seeds_of, verdicts
 
 HERE = EXPERIMENTS / "demo"
 

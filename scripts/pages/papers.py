@@ -12,9 +12,10 @@ from unmask.cli.variance import ESTIMATES
 from unmask.evaluation.decomposition import load_variance
 from unmask.evaluation.results import Results, read_records
 from unmask.parts.maskings import MEASURED
+from unmask.report.costs import costs
 from unmask.report.curves import plot_results, ranking_figure
 from unmask.report.grid import Grid
-from unmask.report.study import caution, costs, ends, matched, seeds_of, spread, verdicts
+from unmask.report.study import caution, ends, matched, seeds_of, spread, verdicts
 
 PAPERS = DOCS / "papers"
 REWEIGHTED = ("papl", "cart", "lift", "cap", "syrm", "half-life")

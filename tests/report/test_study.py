@@ -11,9 +11,10 @@ import pytest
 from rich.console import Console
 
 from unmask.evaluation.results import RECORDS, Results
+from unmask.report.costs import costs
 from unmask.report.curves import curve_figure, plot_results, ranking_figure
 from unmask.report.grid import Grid
-from unmask.report.study import caution, costs, ends, grids_of, matched, numbers, spread, verdicts, write_report
+from unmask.report.study import caution, ends, grids_of, matched, numbers, spread, verdicts, write_report
 
 
 def _record(arm, seed, *values, key="solved", steps=300, role="compare", finals=None):
@@ -194,6 +195,18 @@ def test_tokens_are_shown_where_they_are_not_in_proportion_to_steps():
     puma = next(row for row in grid.rows if row[1] == "puma" and row[4])
     steps, tokens = (float(puma[i].split("x")[0]) for i in (4, 6))
     assert tokens == pytest.approx(steps / 2, abs=0.01)
+
+
+@pytest.mark.parametrize(("slower", "told"), [(1.0, False), (1.4, False), (1.6, True)])
+def test_seconds_of_runs_that_were_not_alone_are_told(slower, told):
+    records = [
+        r | {"curve": [p | {"seconds": p["seconds"] * (slower if (r["arm"], r["seed"]) == ("puma", 3) else 1)}
+                       for p in r["curve"]]}
+        for r in FIVE
+    ]  # fmt: skip
+    (grid,) = costs(Results.of(records))
+    assert ("Seconds tell little: runs of puma took up to 1.6 times as long" in grid.note) == told
+    assert "Seconds" not in costs(Results.of(ONE))[0].note  # another arm's steps may be other work
 
 
 def test_intervals_of_shares_end_at_none_and_all():

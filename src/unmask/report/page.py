@@ -21,6 +21,7 @@ from unmask.evaluation.decomposition import VARIANCE, load_variance
 from unmask.evaluation.results import RECORDS, WEIGHTS, Results
 from unmask.evaluation.speedup import MEASURES, Run
 from unmask.report.advice import advice_grid, advice_lines
+from unmask.report.costs import costs
 from unmask.report.curves import COSTS, costs_of, curve_figure, measures_of, ranking_figure, ratio_figure
 from unmask.report.grid import Grid
 from unmask.report.locality import locality_figure
@@ -29,7 +30,6 @@ from unmask.report.study import (
     Finding,
     caution,
     commands_of,
-    costs,
     ends,
     findings,
     matched,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,9 @@ import numpy as np
 from unmask.config import require
 from unmask.evaluation.estimate import Estimate, deviation_of, mean_of
 from unmask.evaluation.results import COMMAND, RECORDS, WEIGHTS, Results, is_number
-from unmask.evaluation.speedup import CLAIM, Cost, Measure, Paired, Speed, interval_of
+from unmask.evaluation.speedup import CLAIM, Measure, Speed, interval_of
+from unmask.report import written
+from unmask.report.costs import costs
 from unmask.report.curves import plot_results, written_target
 from unmask.report.grid import Grid
 
@@ -59,8 +61,11 @@ def findings(results: Results) -> list[Finding]:
     for (arm, steps), group in itertools.groupby(results.matched(), lambda m: (m.arm, m.steps)):
         first = min(group, key=lambda m: m.control_steps)
         if first.control_steps > steps:
-            what = f"{_difference(first.difference, results.measure)}{unit} with {first.ratio:.3g}x fewer steps than"
-            parts = ((f"{what} {results.control}'s {first.control_steps}", _verdict(first.difference)),)
+            what = (
+                f"{written.difference(first.difference, results.measure)}{unit} with {first.ratio:.3g}x fewer steps"
+            )
+            whose = f"than {results.control}'s {first.control_steps}"
+            parts = ((f"{what} {whose}", written.verdict(first.difference)),)
             found.append(Finding(arm, steps, first.difference.pairs, parts, first.difference.sign))
     for steps in results.budgets(results.control):
         speeds = results.speeds(steps)
@@ -69,14 +74,17 @@ def findings(results: Results) -> list[Finding]:
             end = results.difference(results.values(arm, steps), results.values(results.control, steps))
             if end is None:
                 continue
-            parts, sign = [(f"at the end {_difference(end, results.measure)}{unit}", _verdict(end))], end.sign
+            parts, sign = (
+                [(f"at the end {written.difference(end, results.measure)}{unit}", written.verdict(end))],
+                end.sign,
+            )
             if speed is not None:
                 target, ratio = _where(speed, results), speed.ratio()
                 if ratio is None:
                     parts.insert(0, (f"{speed.verdict()} ({target})", ""))
                     sign = 0
                 else:
-                    parts.insert(0, (f"{_times(ratio)} steps to {target}", speed.verdict()))
+                    parts.insert(0, (f"{written.times(ratio)} steps to {target}", speed.verdict()))
                     sign = ratio.sign
             found.append(Finding(arm, steps, end.pairs, tuple(parts), sign))
     return found
@@ -137,8 +145,8 @@ def ends(results: Results, final: str | None = None) -> list[Grid]:
                     )
                     for column in columns[1:]
                 ]
-                cells = (_difference(d, measure) if d else "" for d in (whole, *found))
-                rows.append([arm, *cells, _verdict(whole)])
+                cells = (written.difference(d, measure) if d else "" for d in (whole, *found))
+                rows.append([arm, *cells, written.verdict(whole)])
         if rows:
             title = f"The same less {results.control}'s, paired by seed{', points' if measure.is_share else ''}"
             grids.append(Grid(title, ["arm", *names, "verdict"], rows))
@@ -152,55 +160,6 @@ def _where(speed: Speed, results: Results) -> str:
     return written_target(speed.target, results)
 
 
-def costs(results: Results) -> list[Grid]:
-    """What it took every arm to reach each target, and how many times less than the control.
-
-    Tokens are shown where they are not in proportion to steps.
-    """
-    grids = []
-    for steps in results.budgets(results.control):
-        rows, last = [], ""
-        speeds = results.speeds(steps)
-        if speeds and all(speed.arm == results.control for speed in speeds):
-            continue  # nothing to compare it with at this budget
-        named: dict[Cost, str] = {"step": "steps", "tokens": "tokens", "seconds": "seconds"}
-        if not any(_of_its_own(speed, "tokens") for speed in speeds):
-            del named["tokens"]
-        for speed in speeds:
-            target = written_target(speed.target, results)
-            shown, last = "" if target == last else target, target
-            got, count = speed.reached
-            row = [shown, speed.arm, f"{got} of {count}"]
-            for cost in named:
-                mean, ratio = speed.mean(cost), None if speed.arm == results.control else speed.ratio(cost)
-                row += ["" if mean is None else _amount(mean), "" if ratio is None else _ratio(ratio)]
-            rows.append([*row, "" if speed.arm == results.control else speed.verdict()])
-        columns = [cell for name in named.values() for cell in (name, "ratio")]
-        head = ["target", "arm", "reached", *columns, "verdict, in steps"]
-        note = f"Ratio: {results.control}'s cost over the arm's. A target is reached where two evaluations hold it."
-        if any(row[0] == written_target(None, results) for row in rows):
-            note += " Weaker end: where the worse run of each pair ends, its last evaluation by itself."
-        if any(row[4].startswith("~") for row in rows):
-            note += " ~: of one seed, so that nothing tells it from chance."
-        if not rows:
-            note = "No run held any target that it did not begin with, so there is no time to compare."
-        grids.append(Grid(f"Cost to reach a target, {steps} steps", head, rows, note))
-    return grids
-
-
-def _amount(value: float) -> str:
-    """Steps, tokens or seconds; of a short run's not nothing."""
-    return f"{value:.0f}" if value >= 1 else f"{value:.2g}"
-
-
-def _of_its_own(speed: Speed, cost: Cost) -> bool:
-    """Whether a cost tells something else than steps: by more than 1%."""
-    ratio, steps = speed.ratio(cost), speed.ratio("step")
-    return (
-        ratio is not None and steps is not None and abs(math.log(ratio.estimate.value / steps.estimate.value)) > 0.01
-    )
-
-
 def matched(results: Results, final: str | None = None) -> list[Grid]:
     """Every arm at the end of a budget against the control at the end of a larger one."""
     measure = results.measure_in(final)
@@ -209,7 +168,7 @@ def matched(results: Results, final: str | None = None) -> list[Grid]:
         return []
     rows = []
     for m in found:
-        ends = [_difference(m.difference, measure), str(m.difference.pairs), _verdict(m.difference)]
+        ends = [written.difference(m.difference, measure), str(m.difference.pairs), written.verdict(m.difference)]
         rows.append([m.arm, str(m.steps), str(m.control_steps), f"{m.ratio:.3g}x", *ends])
     head = ["arm", "its steps", f"{results.control}'s steps", "fewer", "difference", "seeds", "verdict"]
     at = "last evaluation" if final is None else final
@@ -236,9 +195,9 @@ def spread(results: Results) -> list[Grid]:
             rows.append(
                 [
                     *(arm, str(steps), str(len(values))),
-                    _interval(deviation_of(values), measure, signed=False) if len(values) > 1 else "",
-                    "" if area is None else _difference(area, measure),
-                    _amount(float(np.mean(seconds))),
+                    written.interval(deviation_of(values), measure, signed=False) if len(values) > 1 else "",
+                    "" if area is None else written.difference(area, measure),
+                    written.amount(float(np.mean(seconds))),
                     f"{tokens / sum(seconds):,.0f}" if tokens and sum(seconds) else "",
                 ]
             )
@@ -343,46 +302,11 @@ def caution(results: Results) -> str:
 def _end(results: Results, arm: str, steps: int, measure: Measure, final: str | None, stratum: str | None) -> str:
     values = results.values(arm, steps, measure, final, stratum)
     if len(values) != 1:
-        return _interval(mean_of(list(values.values())), measure, signed=False) if values else ""
+        return written.interval(mean_of(list(values.values())), measure, signed=False) if values else ""
     ((seed, value),) = values.items()
     last = results.of_seed(arm, steps)[seed].last(final)
     own = interval_of(last if stratum is None else last["strata"][stratum], measure)
-    return _interval(Estimate(value, *(own or (-math.inf, math.inf))), measure, signed=False)
-
-
-def _interval(estimate: Estimate, measure: Measure, *, signed: bool) -> str:
-    scale, form = (100, ".1f") if measure.is_share else (1, measure.form)
-    low, high = estimate.low, estimate.high
-    if measure.is_share and not signed and math.isfinite(low):  # of few runs a t interval may leave what there is
-        low, high = max(low, 0.0), min(high, 1.0)
-    numbers = (estimate.value, low, high)
-    value, low, high = (format(scale * x, f"{'+' if signed else ''}z{form}") for x in numbers)
-    return f"{value} ({low}{' to ' if signed else '–'}{high})" if all(map(math.isfinite, numbers)) else value
-
-
-def _difference(paired: Paired, measure: Measure) -> str:
-    return _interval(paired.estimate, measure, signed=True)
-
-
-def _ratio(paired: Paired) -> str:
-    """With its interval; of one seed there is none, and that is marked."""
-    found = paired.estimate
-    if paired.pairs == 1:
-        return f"~{found.value:.2f}x"
-    return f"{found.value:.2f}x" + (f" ({found.low:.2f}–{found.high:.2f})" if math.isfinite(found.high) else "")
-
-
-def _times(paired: Paired) -> str:
-    """A ratio of costs in words: so many times fewer, or more where it is below 1."""
-    found = paired.estimate
-    if found.value >= 1:
-        return f"{_ratio(paired)} fewer"
-    inverse = Estimate(*(1 / x if x else math.inf for x in (found.value, found.high, found.low)))
-    return f"{_ratio(replace(paired, estimate=inverse))} more"
-
-
-def _verdict(paired: Paired) -> str:
-    return paired.verdict("better", "worse")
+    return written.interval(Estimate(value, *(own or (-math.inf, math.inf))), measure, signed=False)
 
 
 def found_in(folders: Iterable[Path]) -> list[Path]:
