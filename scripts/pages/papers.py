@@ -5,7 +5,7 @@ python -m scripts.pages.papers
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from scripts.pages.publish import DOCS, EXPERIMENTS, publish
 from unmask.cli.variance import ESTIMATES
@@ -18,6 +18,11 @@ from unmask.report.grid import Grid
 from unmask.report.study import caution, ends, matched, seeds_of, spread, verdicts
 
 PAPERS = DOCS / "papers"
+CHAINS = {  # arms with chains, and those of independent rates that do well in the same study
+    "Sudoku": ("puma_sudoku/confirming", ("puma",), ("higher-rates", "high-rates", "beta")),
+    "Addition": ("addition/five-high", ("puma-high",), ("beta",)),
+    "Worked sums": ("puma_text/worked-sums", ("puma", "puma-margin", "puma-masked-mean"), ("beta", "clipped")),
+}
 REWEIGHTED = ("papl", "cart", "lift", "cap", "syrm", "half-life")
 ORDERS = ("confidence", "random", "left_to_right", "right_to_left")
 PARTS = {"masks": "A, masks", "rates": "B, rates", "rows": "C, rows"}
@@ -26,6 +31,15 @@ PARTS = {"masks": "A, masks", "rates": "B, rates", "rows": "C, rows"}
 def saved(folder: str) -> Results:
     """The compared runs of a study's records."""
     return Results.of(read_records(EXPERIMENTS / folder, "compare"))
+
+
+def against(folder: str, control: str, arms: Collection[str]) -> Results:
+    """Some arms of a study against another of its arms, at the budgets of that one."""
+    records = read_records(EXPERIMENTS / folder, "compare")
+    budgets = {r["steps"] for r in records if r["arm"] == control}
+    return Results.of(
+        [r | {"control": control} for r in records if r["arm"] in (control, *arms) and r["steps"] in budgets]
+    )
 
 
 def shown(grids: Sequence[Grid]) -> str:
@@ -101,6 +115,17 @@ def ranking() -> dict[str, str]:
     return parts | {"spread": tables(results, [*ends(results), *spread(results)])}
 
 
+def chains() -> str:
+    """What chains add to independent rates: the same runs, with the best of the latter as the control."""
+    parts = []
+    for task, (folder, arms, controls) in CHAINS.items():
+        told = [(control, line) for control in controls for line in verdicts(against(folder, control, arms))]
+        parts += [f"**{task}**", "\n".join(f"- against `{control}`: {line}" for control, line in told)]
+    folder, arms, (first, *_) = CHAINS["Sudoku"]
+    less = [grid for grid in ends(against(folder, first, arms)) if "less" in grid.title]
+    return "\n\n".join([*parts, shown(less).rstrip()])
+
+
 def puma() -> dict[str, str]:
     """PUMA on its three tasks, and what its settings on Sudoku were chosen by."""
     eight, horizons, paper = (saved(f) for f in ("addition/eight", "puma_sudoku/horizons", "puma_sudoku/paper"))
@@ -118,6 +143,7 @@ def puma() -> dict[str, str]:
         "short": shown(ends(saved("puma_sudoku/short"))),
         "sudoku-horizons": tables(horizons, [*ends(horizons), *matched(horizons)]),
         "sudoku-paper": tables(paper, ends(paper)),
+        "chains": chains(),
         "sums-screening": shown(ends(saved("puma_text/screening"))),
         "letters": shown(ends(saved("letters"), "test")),
         "eight": tables(eight, [ends(eight, of)[0] for of in (None, *ORDERS)]),
@@ -143,9 +169,7 @@ def reweighting() -> dict[str, str]:
     """Arms that only weigh tokens anew, or only shift their rates, against the arm that lacks just that."""
     parts, base = {}, "unweighted"
     for name, final in (("letters", "test"), ("sums", None)):
-        records = read_records(EXPERIMENTS / "ranking" / name, "compare")
-        kept = [r | {"control": base} for r in records if r["arm"] in (base, *REWEIGHTED)]
-        results = Results.of(kept)
+        results = against(f"ranking/{name}", base, REWEIGHTED)
         parts[name] = tables(results, ends(results, final))
     return parts
 
