@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -40,6 +41,15 @@ from unmask.data.sudoku import MASK_TOKEN, VOCAB_SIZE, load_sudoku
 torch.set_num_threads(1)
 
 WORDS = ["<pad>", "<bos>", "<eos>", *"abcdefghijklmnopqrstuvwxyz", "?", "=", "#"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def heard_signals() -> None:
+    """A shell starts what runs behind it with SIGINT ignored, and nohup with SIGHUP; runs heed that, and tests, and
+    what they start, must not be told so."""
+    for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, default)
 
 
 @pytest.fixture(scope="session")

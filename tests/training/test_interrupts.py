@@ -36,12 +36,15 @@ def test_interrupted_command_saves_its_step_and_says_so(tmp_path, number, code):
     process = multiprocessing.get_context("fork").Process(target=train)  # which has imported all that it needs
     process.start()
     log, began = tmp_path / "run" / "metrics.jsonl", time.monotonic()
-    while process.is_alive() and time.monotonic() - began < 120:
-        if log.is_file() and log.read_text().count('"train"') >= 3:
-            break
-        time.sleep(0.01)
-    os.kill(process.pid, number)
-    process.join(60)
+    try:
+        while process.is_alive() and time.monotonic() - began < 120:
+            if log.is_file() and log.read_text().count('"train"') >= 3:
+                break
+            time.sleep(0.01)
+        os.kill(process.pid, number)
+        process.join(60)
+    finally:
+        process.kill()
     said = (tmp_path / "said").read_text()
     assert process.exitcode == code, said
     (last,) = (tmp_path / "run" / "checkpoints").glob("step-*")
