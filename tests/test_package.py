@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import pkgutil
 import subprocess
 import sys
 import zipfile
@@ -124,6 +125,21 @@ def test_packages_hand_on_what_their_stubs_name():
         assert all(getattr(package, name) is not None for name in package.__all__)
         with pytest.raises(AttributeError, match="no attribute 'nothing'"):
             package.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("stub", sorted(SOURCE.rglob("__init__.pyi")), ids=lambda stub: stub.parent.name)
+def test_a_package_shows_its_names_and_has_its_modules_at_hand(stub):
+    """As after `import unmask.training` alone, where nothing has imported either."""
+    package = ".".join(stub.parent.relative_to(SOURCE.parent).parts)
+    modules = sorted(module.name for module in pkgutil.iter_modules([str(stub.parent)]) if module.name[0] != "_")
+    assert len(modules) > 5
+    script = f"""
+import {package}
+print(sorted(set({package}.__all__) - set(dir({package}))))
+print([name for name in {modules} if getattr({package}, name).__name__ != "{package}." + name])
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ended.stdout.splitlines() == ["[]", "[]"], ended.stderr
 
 
 def test_a_name_that_there_is_not_is_refused():

@@ -4,25 +4,8 @@ The public names are listed in __init__.pyi, and each is loaded when it is first
 `import unmask` alone loads neither torch nor transformers nor datasets.
 """
 
-from importlib import import_module
-from importlib.util import find_spec
-from typing import Any
-
-from unmask.lazy import homes, loader
+from unmask.lazy import lazily
 
 __version__ = "0.1.0"
 
-_HOME = homes(__file__)
-_load = loader(__name__, _HOME)
-
-__all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME and not name.startswith("_") and find_spec(f"unmask.{name}") is not None:
-        return import_module(f"unmask.{name}")
-    return _load(name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__all__, __getattr__, __dir__ = lazily(__name__, __file__)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Callable
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,22 @@ def homes(init: str) -> dict[str, str]:
     }
 
 
-def loader(package: str, home: dict[str, str]) -> Callable[[str], Any]:
-    """The `__getattr__` of a package with these names."""
+def lazily(package: str, init: str) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:
+    """`__all__`, `__getattr__` and `__dir__` of a package that hands on the names of its stub.
+
+    Its modules are at hand too, as `unmask.training.callbacks`, whether or not anything has imported them.
+
+    Args:
+        package: its `__name__`.
+        init: its `__file__`.
+    """
+    home = homes(init)
 
     def load(name: str) -> Any:
-        if name not in home:
-            raise AttributeError(f"module '{package}' has no attribute '{name}'")
-        return getattr(import_module(home[name]), name)
+        if name in home:
+            return getattr(import_module(home[name]), name)
+        if not name.startswith("_") and find_spec(f"{package}.{name}") is not None:
+            return import_module(f"{package}.{name}")
+        raise AttributeError(f"module '{package}' has no attribute '{name}'")
 
-    return load
+    return sorted(home), load, lambda: sorted({*vars(sys.modules[package]), *home})

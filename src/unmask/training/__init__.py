@@ -1,6 +1,5 @@
 """The training loop and what it leaves behind."""
 
-from unmask.lazy import homes, loader
+from unmask.lazy import lazily
 
-__all__ = sorted(homes(__file__))
-__getattr__ = loader(__name__, homes(__file__))
+__all__, __getattr__, __dir__ = lazily(__name__, __file__)
