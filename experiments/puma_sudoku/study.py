@@ -66,7 +66,7 @@ confirming = Study(
         "clipped": Arm(named_masking("clipped"), budgets=(1500,)),
         "beta": Arm({"masking": screened["beta"]}, budgets=(1500,)),
         "high-rates": Arm({"masking": screened["high-rates"]}, budgets=(750, 1500)),
-        "higher-rates": Arm({"masking": replace(COUNTED, time=Clipped(0.7, 1.0))}, budgets=(1500,)),
+        "higher-rates": Arm({"masking": replace(COUNTED, time=Clipped(0.7, 1.0))}, budgets=(750, 1500)),
         "puma": Arm({"masking": HALF}, budgets=(750, 900, 1500, 3000)),
         "puma-16": Arm({"masking": screened["half-16"]}, budgets=(750,)),
         "puma-whole": Arm({"masking": WHOLE}, budgets=(1500,)),
