@@ -53,7 +53,8 @@ short = Study(
     "short",
     judged_by(0),
     {f"half-{k}-{t}": {"masking": replace(HALF, stages=k, threshold=t)} for k, t in chains}
-    | {f"rates-from-{low}": {"masking": replace(COUNTED, time=Clipped(low, 1.0))} for low in (0.5, 0.7)},
+    | {f"rates-from-{low}": {"masking": replace(COUNTED, time=Clipped(low, 1.0))} for low in (0.5, 0.7)}
+    | {"chains-from-0.7": {"masking": replace(HALF, time=Clipped(0.7, 1.0))}},
     seeds=(12, 13, 14),
     budgets=(750,),
     **often | {"control": "half-8-0.8"},
