@@ -205,7 +205,7 @@ def test_seconds_of_runs_that_were_not_alone_are_told(slower, told):
         for r in FIVE
     ]  # fmt: skip
     (grid,) = costs(Results.of(records))
-    assert ("Seconds tell little: runs of puma took up to 1.6 times as long" in grid.note) == told
+    assert ("Seconds tell little: a step of puma took up to 1.6 times as long" in grid.note) == told
     assert "Seconds" not in costs(Results.of(ONE))[0].note  # another arm's steps may be other work
 
 

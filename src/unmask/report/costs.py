@@ -64,11 +64,12 @@ def _uneven(results: Results, steps: int) -> str:
     """What to tell where runs of one arm, whose steps are the same work, took them at other speeds; else nothing."""
     factors = {}
     for arm in results.arms:
-        seconds = [float(run.curve[-1]["seconds"]) for run in results.of_seed(arm, steps).values()]
-        if seconds and min(seconds) > 0:
-            factors[arm] = max(seconds) / min(seconds)
+        last = [run.curve[-1] for run in results.of_seed(arm, steps).values()]
+        each = [float(point["seconds"]) / max(1, point["step"]) for point in last]
+        if each and min(each) > 0:
+            factors[arm] = max(each) / min(each)
     arm = max(factors, key=factors.__getitem__, default=None)
     if arm is None or factors[arm] < UNEVEN:
         return ""
-    longest = f"{factors[arm]:.1f} times as long as others"
-    return f"Seconds tell little: runs of {arm} took up to {longest}, as on a machine that is shared."
+    longest = f"{factors[arm]:.1f} times as long as in others"
+    return f"Seconds tell little: a step of {arm} took up to {longest} in some runs, as on a machine that is shared."
