@@ -85,26 +85,22 @@ def test_the_profile_measures_mean_and_variance_at_each_rate(model, rows):
     assert bernoulli.variance[0] > 3 * bernoulli.variance[-1]
 
 
-def test_ranks_that_share_the_weights_measure_every_rate_together(model, rows, forked_ranks, monkeypatch):
+def test_ranks_that_share_the_weights_measure_every_rate_together(model, rows, forked_ranks, tmp_path, monkeypatch):
     monkeypatch.setattr("unmask.processes.refit.is_sharded", lambda model: True)
-    wanted = Measurement(RATES, rows=3, masks=2)
-    whole = measure_profile(model, rows, Bernoulli(), wanted, seed=4)
-    alone = _forwards(model, lambda: measure_profile(model, rows, Bernoulli(), wanted, seed=4))
-
-    def work(rank: int) -> None:
-        dist.init_process_group("gloo")
-        profiles: list[RateProfile] = []
-        ran = _forwards(model, lambda: profiles.append(measure_profile(model, rows, Bernoulli(), wanted, 4, rank, 2)))
-        assert all(torch.equal(value, getattr(whole, name)) for name, value in vars(profiles[0]).items())
-        assert ran == alone
-        dist.destroy_process_group()
-
-    assert forked_ranks(work) == [0, 0]
+    alone, each = _forwards_on_ranks(model, rows, Measurement(RATES, rows=3, masks=2), forked_ranks, tmp_path)
+    assert each == [alone, alone]
 
 
 @pytest.mark.parametrize("moment", ["loss", "gradient"])
 def test_ranks_share_out_the_rates_and_all_have_the_profile_of_one(model, rows, forked_ranks, tmp_path, moment):
     wanted = Measurement(RATES, rows=3, masks=2, moment=moment)
+    alone, each = _forwards_on_ranks(model, rows, wanted, forked_ranks, tmp_path)
+    assert all(0 < ran < alone for ran in each)
+    assert sum(each) == alone
+
+
+def _forwards_on_ranks(model, rows, wanted, forked_ranks, folder) -> tuple[int, list[int]]:
+    """Forwards of a measurement by one process, and by each of two ranks, all of which must have its profile."""
     whole = measure_profile(model, rows, Bernoulli(), wanted, seed=4)
     alone = _forwards(model, lambda: measure_profile(model, rows, Bernoulli(), wanted, seed=4))
 
@@ -113,12 +109,11 @@ def test_ranks_share_out_the_rates_and_all_have_the_profile_of_one(model, rows, 
         profiles: list[RateProfile] = []
         ran = _forwards(model, lambda: profiles.append(measure_profile(model, rows, Bernoulli(), wanted, 4, rank, 2)))
         assert all(torch.equal(value, getattr(whole, name)) for name, value in vars(profiles[0]).items())
-        assert 0 < ran < alone
-        (tmp_path / str(rank)).write_text(str(ran))
+        (folder / str(rank)).write_text(str(ran))
         dist.destroy_process_group()
 
     assert forked_ranks(work) == [0, 0]
-    assert sum(int(file.read_text()) for file in tmp_path.iterdir()) == alone
+    return alone, [int((folder / str(rank)).read_text()) for rank in range(2)]
 
 
 def _forwards(model, measure):
