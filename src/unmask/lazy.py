@@ -34,13 +34,14 @@ def lazily(package: str, init: str) -> tuple[list[str], Callable[[str], Any], Ca
         package: its `__name__`.
         init: its `__file__`.
     """
-    home = homes(init)
+    home, own = homes(init), vars(sys.modules[package])
 
     def load(name: str) -> Any:
         if name in home:
-            return getattr(import_module(home[name]), name)
+            own[name] = value = getattr(import_module(home[name]), name)  # asked for once
+            return value
         if not name.startswith("_") and find_spec(f"{package}.{name}") is not None:
             return import_module(f"{package}.{name}")
         raise AttributeError(f"module '{package}' has no attribute '{name}'")
 
-    return sorted(home), load, lambda: sorted({*vars(sys.modules[package]), *home})
+    return sorted(home), load, lambda: sorted({*own, *home})

@@ -77,11 +77,10 @@ def prompt_rows(
     """
     TextTokenizer.check(tokenizer)
     _check(length, ending, too_long)
-    columns = template_columns(prompt) + [
-        name for name in template_columns(response) if name not in template_columns(prompt)
-    ]
+    asked, answered = template_columns(prompt), template_columns(response)
+    columns = list(dict.fromkeys(asked + answered))
     require(
-        len(template_columns(response)) > 0,
+        len(answered) > 0,
         f"response must name a column in braces, as in '{{answer}}'; got {response!r}",
     )
 
@@ -94,8 +93,8 @@ def prompt_rows(
                     if not isinstance(value, str | None):
                         raise TypeError(f"{place}: column {name!r} is {type(value).__name__}, not text")
                 named = {name: value or "" for name, value in named.items()}
-                learnt = all(named[name].strip() for name in template_columns(response))
-                asks = any(named[name].strip() for name in template_columns(prompt) or columns)
+                learnt = all(named[name].strip() for name in answered)
+                asks = not asked or any(named[name].strip() for name in asked)
                 texts.append((prompt.format_map(named), response.format_map(named) if learnt else "", asks))
             encoded = tokenizer.encode_all([text for *pair, _ in texts for text in pair])
             for place, (_, text, asks), given, reply in zip(places, texts, encoded[::2], encoded[1::2], strict=True):

@@ -347,7 +347,7 @@ def _with_mask_token(
     if (last := max(token, *known)) >= rows:
         _grow(model, last + 1)
     elif token not in known and has_values(model):
-        _embed_as_known(cast(Tensor, model.get_input_embeddings().weight), token, known)
+        _embed_as_known(cast(Tensor, model.get_input_embeddings().weight), [token], known)
     return token
 
 
@@ -362,19 +362,19 @@ def _grow(model: PreTrainedModel, rows: int) -> None:
     if has_values(model):
         embedding, output = model.get_input_embeddings(), cast(Any, model.get_output_embeddings())
         for table in (embedding.weight, output.weight, getattr(output, "bias", None)):
-            for token in range(len(known), rows if table is not None else 0):
-                _embed_as_known(cast(Tensor, table), token, known)
+            if table is not None:
+                _embed_as_known(cast(Tensor, table), range(len(known), rows), known)
 
 
 @torch.no_grad()
-def _embed_as_known(table: Tensor, token: int, known: Collection[int]) -> None:
-    """Give a token the mean of what the table has for those known.
+def _embed_as_known(table: Tensor, tokens: Collection[int], known: Collection[int]) -> None:
+    """Give tokens the mean of what the table has for those known.
 
     Rows that fill a table up are zeros in some models, which no norm can read, and were never trained in any.
     """
     share = table.new_zeros(len(table), dtype=torch.float32)
     share[sorted(known)] = 1 / len(known)
-    table[token] = (share @ table.float()).to(table.dtype)
+    table[torch.tensor([*tokens], dtype=torch.int64)] = (share @ table.float()).to(table.dtype)
 
 
 def _name_mask_token(tokenizer: PreTrainedTokenizerBase, wanted: str) -> int:

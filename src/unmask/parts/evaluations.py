@@ -33,7 +33,8 @@ def nats_figures(found: RowNats) -> dict[str, Any]:
 
 
 def _summary(found: RowNats) -> dict[str, Any]:
-    return {"loss": found.nats_per_token.value, **nats_figures(found)}
+    figures = nats_figures(found)
+    return {"loss": figures["nats_per_token"], **figures}
 
 
 @dataclass(frozen=True)

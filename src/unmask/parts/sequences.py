@@ -103,7 +103,7 @@ class SequenceData:
         """How many sequences, or windows of them, of `source` are neither trained on nor held out."""
         return 0 if self.held_out_source is not None else len(self._part(self.source, "test"))
 
-    @property
+    @cached_property
     def _apart(self) -> list[str]:
         apart = self.held_out_source
         return self._part(self.source, "validation") if apart is None else self._part(apart, "all")

@@ -61,11 +61,9 @@ def findings(results: Results) -> list[Finding]:
     for (arm, steps), group in itertools.groupby(results.matched(), lambda m: (m.arm, m.steps)):
         first = min(group, key=lambda m: m.control_steps)
         if first.control_steps > steps:
-            what = (
-                f"{written.difference(first.difference, results.measure)}{unit} with {first.ratio:.3g}x fewer steps"
-            )
-            whose = f"than {results.control}'s {first.control_steps}"
-            parts = ((f"{what} {whose}", written.verdict(first.difference)),)
+            what = f"{written.difference(first.difference, results.measure)}{unit}"
+            what += f" with {first.ratio:.3g}x fewer steps than {results.control}'s {first.control_steps}"
+            parts = ((what, written.verdict(first.difference)),)
             found.append(Finding(arm, steps, first.difference.pairs, parts, first.difference.sign))
     for steps in results.budgets(results.control):
         speeds = results.speeds(steps)
@@ -74,10 +72,8 @@ def findings(results: Results) -> list[Finding]:
             end = results.difference(results.values(arm, steps), results.values(results.control, steps))
             if end is None:
                 continue
-            parts, sign = (
-                [(f"at the end {written.difference(end, results.measure)}{unit}", written.verdict(end))],
-                end.sign,
-            )
+            what, sign = f"at the end {written.difference(end, results.measure)}{unit}", end.sign
+            parts = [(what, written.verdict(end))]
             if speed is not None:
                 target, ratio = _where(speed, results), speed.ratio()
                 if ratio is None:
