@@ -1,6 +1,7 @@
 """Documents and tokenizers that the tests of text data share."""
 
 import pytest
+from datasets import Dataset
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
@@ -46,3 +47,49 @@ def chat_tokenizer(tokenizers):
         return made
 
     return make
+
+
+@pytest.fixture(scope="session")
+def two_turns():
+    """A conversation with two replies."""
+    return [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "One and one?"},
+        {"role": "assistant", "content": "Two."},
+        {"role": "user", "content": "And one?"},
+        {"role": "assistant", "content": "Three."},
+        {"role": "user", "content": "Thanks!"},
+    ]
+
+
+@pytest.fixture(scope="session")
+def pairs():
+    def build(*rows):
+        return Dataset.from_list([{"prompt": prompt, "response": response} for prompt, response in rows])
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def chats():
+    def build(*conversations):
+        return Dataset.from_list([{"messages": conversation} for conversation in conversations])
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def replies_of():
+    """A function: the texts of the runs of maskable tokens of a row."""
+
+    def texts(row, tokenizer):
+        runs, previous = [], False
+        for token, maskable in zip(row["tokens"], row["maskable"], strict=True):
+            if maskable and not previous:
+                runs.append([])
+            if maskable:
+                runs[-1].append(token)
+            previous = maskable
+        return [tokenizer.decode(run) for run in runs]
+
+    return texts
